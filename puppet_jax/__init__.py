@@ -1,0 +1,50 @@
+"""Puppet-CNN in JAX: convolutional networks whose kernels and depth are generated for each image.
+
+Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
+"""
+
+from puppet_jax.complexity import complexity, entropy, frequency_map
+from puppet_jax.inference import Prediction, Predictor, compile_predict
+from puppet_jax.model import PuppetCNN, create
+from puppet_jax.presets import PRESETS
+from puppet_jax.puppeteers import (
+    ContinuousPuppeteer,
+    InterpolatedPuppeteer,
+    OdePuppeteer,
+    Puppeteer,
+    StoredPuppeteer,
+    interpolate,
+    interpolation_error,
+)
+from puppet_jax.puppets import LayerSpec, PlainPuppet
+from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
+from puppet_jax.summary import Summary, summary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "ContinuousPuppeteer",
+    "InterpolatedPuppeteer",
+    "LayerSpec",
+    "OdePuppeteer",
+    "PlainPuppet",
+    "Prediction",
+    "Predictor",
+    "PuppetCNN",
+    "Puppeteer",
+    "StoredPuppeteer",
+    "Summary",
+    "compile_predict",
+    "complexity",
+    "create",
+    "depth",
+    "depth_clipped",
+    "entropy",
+    "frequency_map",
+    "initial_value",
+    "interpolate",
+    "interpolation_error",
+    "step_size",
+    "summary",
+]

@@ -1,0 +1,178 @@
+"""Inference without generation: kernels baked at nodes in H, and work in proportion to the depths of a batch."""
+
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax.complexity import complexity
+from puppet_jax.images import as_unit, check_images
+from puppet_jax.model import PuppetCNN
+from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
+from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
+from puppet_jax.puppets import PlainPuppet
+from puppet_jax.schedule import depth
+
+# Images that go through the layers together. On a CPU a chunk's kernels and maps should stay in the caches between
+# their making and their use; on an accelerator a chunk has to fill the device.
+_CPU_CHUNK = 16
+_ACCELERATOR_CHUNK = 64
+_LARGEST_BATCH = 1024
+
+
+class Prediction(NamedTuple):
+    """What :func:`compile_predict`'s function returns, one row for each image, in the order given.
+
+    Attributes:
+        logits: float32, (B, num_classes).
+        complexity: float32, (B,), bits.
+        depth: int32, (B,), the number of layers each image went through.
+    """
+
+    logits: Float[Array, "*batch num_classes"]
+    complexity: Float[Array, "*batch"]
+    depth: Int[Array, "*batch"]
+
+
+class Predictor:
+    """images → :class:`Prediction`; made by :func:`compile_predict`.
+
+    Batches are filled up to the next power of two, so that few programs serve all sizes, and cut beyond 1,024. Filling
+    costs next to nothing: such rows have depth 0. An image's answer does not depend on the others of its batch.
+
+    Attributes:
+        grid: the nodes that the kernels were baked at. ``grid.clamped(prediction.complexity)`` tells which images lie
+            outside its interval.
+        tables: of each layer, the kernels at its nodes: (M_l, K·K·C_in·C_out) in the order the convolution reads them.
+    """
+
+    def __init__(self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, chunk: int | None):
+        self.grid = interpolated.grid
+        self.tables = jax.jit(_bake, static_argnums=0)(*nnx.split(interpolated))
+        self._chunk = chunk
+        self._puppet = puppet
+
+    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
+        """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
+
+        Raises:
+            TypeError: the dtype is neither uint8 nor floating.
+            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
+                channels than the model's, or an image smaller than its strides allow.
+        """
+        images = check_images(images, "predict")
+        if images.ndim > 4:
+            raise ValueError(f"predict: images must be (H, W, C) or (B, H, W, C), got shape {images.shape}")
+        puppet = self._puppet
+        puppet.check(images.shape[-3:], puppet.kernel_shapes, puppet.max_depth)
+        if images.ndim == 3:
+            return jax.tree.map(lambda x: x[0], self(images[None]))
+        if isinstance(images, jax.core.Tracer):
+            return self._run(images, len(images))
+        parts = []
+        for start in range(0, len(images), _LARGEST_BATCH):
+            part = images[start : start + _LARGEST_BATCH]
+            size = 1 << (len(part) - 1).bit_length()
+            filled = jnp.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            parts.append(self._run(filled, len(part)))
+        if len(parts) == 1:
+            return jax.tree.map(lambda rows: rows[: len(images)], parts[0])
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows)[: len(images)], *parts)
+
+    def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
+        chunk = self._chunk or _default_chunk()
+        graphdef, state = nnx.split(self._puppet)
+        return _predict(graphdef, self.grid, min(chunk, len(images)), state, self.tables, images, count)
+
+
+def compile_predict(
+    model: PuppetCNN,
+    *,
+    tolerance: float = 1e-5,
+    interval: tuple[float, float] = FULL_RANGE,
+    dtype: DTypeLike | None = None,
+    chunk: int | None = None,
+) -> Predictor:
+    """Bake a trained model's kernels and return a jitted function images → :class:`Prediction`.
+
+    Kernels are generated here, once, at nodes in H (:func:`interpolate`), never at inference: an image's kernels are
+    then weighted sums of a few stored ones. Images are sorted by depth and taken in chunks, each of which stops at its
+    own deepest image, so that work is proportional to the sum of depths.
+
+    Args:
+        model: the model; an :class:`InterpolatedPuppeteer` inside is used with its own nodes.
+        tolerance: relative error of an interpolated kernel; see :func:`interpolate`.
+        interval: complexities to cover; the default is all there are. Outside, h is clamped to it.
+        dtype: compute type of the convolutions, ``None`` for the model's own.
+        chunk: images that go through the layers together; ``None`` for the platform's own.
+
+    Raises:
+        TypeError: ``model`` is not a :class:`PuppetCNN`.
+        ValueError: ``chunk`` < 1, or what :func:`interpolate` raises.
+    """
+    if not isinstance(model, PuppetCNN):
+        raise TypeError(f"compile_predict: model must be a PuppetCNN, got {type(model).__name__}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"compile_predict: chunk must be at least 1, got {chunk}")
+    model = nnx.clone(model)
+    if dtype is not None:
+        model.puppet.dtype = jnp.dtype(dtype)
+    interpolated = model.puppeteer
+    if not isinstance(interpolated, InterpolatedPuppeteer):
+        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance)
+    return Predictor(model.puppet, interpolated, chunk)
+
+
+def _default_chunk() -> int:
+    if jax.default_backend() != "cpu":
+        return _ACCELERATOR_CHUNK
+    return max(_CPU_CHUNK, min(os.cpu_count() or 1, _ACCELERATOR_CHUNK))
+
+
+def _bake(graphdef, state) -> tuple[Float[Array, "nodes weights"], ...]:
+    tables = nnx.merge(graphdef, state).tables()
+    return tuple(jnp.transpose(t, (0, 3, 4, 2, 1)).reshape(t.shape[0], -1) for t in tables)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict(graphdef, grid: Grid, chunk: int, state, tables, images, count) -> Prediction:
+    puppet = nnx.merge(graphdef, state)
+    h = complexity(images)
+    d = depth(h, puppet.max_depth)
+    batch = len(images)
+    # Deepest first: a chunk's images then need nearly the same number of layers. Rows that only fill up come last.
+    layers = jnp.where(jnp.arange(batch) < count, d, 0)
+    order = jnp.argsort(-layers)
+    rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
+    places = jnp.arange(rows.size).reshape(rows.shape)
+
+    def one_chunk(rows_and_places):
+        rows, places = rows_and_places
+        depths = jnp.where(places < batch, layers[rows], 0)
+        weights = jax.vmap(grid.weights)(h[rows])
+        x = jax.vmap(puppet.stem)(as_unit(images[rows]))
+        features = jnp.zeros((chunk, puppet.head[...].shape[0]))
+        for index, (c_out, c_in, k, _) in enumerate(puppet.kernel_shapes):
+
+            def run(x, features, index=index, shape=(k, k, c_in, c_out)):
+                # The only place where kernels exist: a product with the table, small enough to stay in the cache.
+                kernels = (weights[index] @ tables[index]).reshape(chunk, *shape)
+                y = jax.vmap(functools.partial(puppet.layer, index=index))(x, jnp.transpose(kernels, (0, 4, 3, 1, 2)))
+                leaving = (depths == index + 1)[:, None]
+                return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
+
+            out = jax.eval_shape(run, x, features)[0]
+            x, features = lax.cond(
+                jnp.max(depths) > index, run, lambda x, features, out=out: (jnp.zeros(out.shape, out.dtype), features),
+                x, features,
+            )  # fmt: skip
+        return jax.vmap(puppet.classify)(features)
+
+    logits = lax.map(one_chunk, (rows, places)).reshape(rows.size, -1)[:batch]
+    return Prediction(jnp.zeros_like(logits).at[order].set(logits), h, d)

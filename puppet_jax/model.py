@@ -1,0 +1,136 @@
+"""PuppetCNN: complexity, puppeteer and puppet wired together; and ``create``, which makes one from a preset."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax.complexity import complexity
+from puppet_jax.images import as_unit, check_images
+from puppet_jax.presets import PRESETS
+from puppet_jax.puppeteers import ContinuousPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
+from puppet_jax.puppets import PlainPuppet
+from puppet_jax.schedule import depth
+
+_PUPPETEERS = {
+    "continuous": ContinuousPuppeteer,
+    "ode": OdePuppeteer,
+    "printed": functools.partial(OdePuppeteer, initial="constant", standardise=False),
+    "stored": StoredPuppeteer,
+}
+
+
+class PuppetCNN(nnx.Module):
+    """A CNN whose kernels and depth are made for each image from its complexity.
+
+    Args:
+        puppeteer: the source of kernels, made for ``puppet.kernel_shapes``.
+        puppet: the CNN that the kernels drive.
+
+    Raises:
+        ValueError: the two disagree about the kernels' shapes.
+    """
+
+    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet):
+        if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
+            raise ValueError(
+                f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "
+                f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
+            )
+        self.puppeteer = puppeteer
+        self.puppet = puppet
+
+    @property
+    def max_depth(self) -> int:
+        """D_max, the number of layers of the puppet."""
+        return self.puppet.max_depth
+
+    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Float[Array, "*batch num_classes"]:
+        """Logits.
+
+        Each image gets its own kernels and depth; no image influences another's logits. Works eagerly (compiled once
+        a shape), under ``jit``, ``grad`` and ``vmap``.
+
+        Args:
+            images: one image ``(H, W, C)`` or a batch ``(B, H, W, C)``; uint8, or float in [0, 1].
+
+        Returns:
+            float32 logits ``(num_classes,)`` or ``(B, num_classes)``.
+
+        Raises:
+            TypeError: the dtype is neither uint8 nor floating.
+            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
+                channels than the model's, or an image smaller than its strides allow.
+        """
+        images = self._check(images, "PuppetCNN")
+        return _logits(*nnx.split(self), images)
+
+    def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
+        """Complexity in bits and depth D, clipped to [1, max_depth], of one image or a batch.
+
+        Raises:
+            TypeError, ValueError: as for a call.
+        """
+        h = complexity(self._check(images, "PuppetCNN.measure"))
+        return h, depth(h, self.max_depth)
+
+    def _check(self, images, caller: str):
+        images = check_images(images, caller)
+        if images.ndim > 4:
+            raise ValueError(
+                f"{caller}: images must be one image (H, W, C) or a batch (B, H, W, C), got shape {images.shape}; "
+                "for more batch axes use jax.vmap(model)"
+            )
+        return images
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, state, images):
+    model = nnx.merge(graphdef, state)
+    h, d = model.measure(images)
+
+    def one(image, h, d):
+        return model.puppet(image, model.puppeteer(h), d)
+
+    return (jax.vmap(one) if images.ndim == 4 else one)(as_unit(images), h, d)
+
+
+def create(
+    name: str,
+    *,
+    puppeteer: str = "continuous",
+    num_classes: int = 10,
+    in_channels: int = 3,
+    dtype: DTypeLike = jnp.float32,
+    puppeteer_options: Mapping | None = None,
+    rngs: nnx.Rngs,
+) -> PuppetCNN:
+    """A model from a named preset.
+
+    Args:
+        name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
+            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU).
+        puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
+            P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin).
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        dtype: compute type of the convolutions, float32 or bfloat16.
+        puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
+        rngs: Flax random streams, for example ``nnx.Rngs(0)``.
+
+    Raises:
+        ValueError: an unknown preset or puppeteer, or an option that the puppeteer refuses.
+        TypeError: an option that the puppeteer does not have.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"create: unknown preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    if puppeteer not in _PUPPETEERS:
+        raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(_PUPPETEERS))}")
+    preset = PRESETS[name]
+    puppet = PlainPuppet(preset.layers, in_channels=in_channels, num_classes=num_classes, dtype=dtype, rngs=rngs)
+    options = {**preset.puppeteer_options.get(puppeteer, {}), **(puppeteer_options or {})}
+    return PuppetCNN(_PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet)

@@ -1,0 +1,128 @@
+"""ContinuousPuppeteer: the proposed method. All kernels from one evaluation of an implicit function (§4)."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from puppet_jax.puppeteers.pooling import adaptive_average
+from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
+from puppet_jax.puppeteers.standardise import check_standardisable, standardise
+from puppet_jax.schedule import initial_value, step_size
+
+
+class ContinuousPuppeteer(nnx.Module):
+    """A continuous kernel ψ(x, y, s; H) → (C_out, C_in), sampled at every tap of every layer at once.
+
+    (x, y) in [−1, 1]² is the position inside the kernel and s = l·dl(H) the depth coordinate of layer l, the one the
+    ODE evolves along. A SIREN (Sitzmann et al. 2020, arXiv:2006.09661) maps (x, y, s) to ``basis`` coefficients of
+    learned C_out,max × C_in,max matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's
+    channels. Nothing is sequential in depth, and a kernel of any size is a sampling of the same function.
+
+    Args:
+        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        basis: number of basis matrices; most of what is stored, basis·(C_out,max·C_in,max + hidden).
+        hidden: width of the SIREN.
+        hidden_layers: number of its sine layers, at least 1.
+        omega: frequency scale ω0 of the sines.
+        initial_value_coordinate: give P0(H) / e to the SIREN as a fourth coordinate.
+        standardise: standardise each kernel before use.
+        rngs: Flax random streams; ``params`` is used.
+
+    Raises:
+        ValueError: malformed shapes or an option outside its range.
+    """
+
+    def __init__(
+        self,
+        kernel_shapes: Sequence[KernelShape],
+        *,
+        basis: int = 16,
+        hidden: int = 32,
+        hidden_layers: int = 2,
+        omega: float = 10.0,
+        initial_value_coordinate: bool = False,
+        standardise: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
+        for name, value in (("basis", basis), ("hidden", hidden), ("hidden_layers", hidden_layers)):
+            if value < 1:
+                raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
+        if not omega > 0:
+            raise ValueError(f"ContinuousPuppeteer: omega must be positive, got {omega}")
+        if standardise:
+            check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
+        self.standardise = standardise
+        self.omega = omega
+        self.initial_value_coordinate = initial_value_coordinate
+
+        uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
+        widths = [3 + initial_value_coordinate] + [hidden] * hidden_layers
+        self.weights, self.biases = nnx.List([]), nnx.List([])
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+            # Sitzmann et al. §3.2: arguments of the sines stay spread over ω0, then of unit variance.
+            bound = 1.0 / fan_in if layer == 0 else math.sqrt(6.0 / fan_in) / omega
+            self.weights.append(nnx.Param(uniform(bound, fan_in, fan_out)))
+            self.biases.append(nnx.Param(uniform(1.0 / math.sqrt(fan_in), fan_out)))
+        self.coefficients = nnx.Param(uniform(math.sqrt(6.0 / hidden), hidden, basis))
+        c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
+        # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
+        scale = math.sqrt(2.0 / (9 * c_in * basis))
+        self.basis = nnx.Param(scale * jax.random.normal(rngs.params(), (basis, c_out, c_in)))
+
+    def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
+        """Kernels of one image.
+
+        Args:
+            h: its complexity, a scalar >= 0.
+
+        Returns:
+            One float32 kernel (C_out, C_in, K, K) a layer; layers beyond D(h) continue the function past s = 1.
+
+        Raises:
+            ValueError: ``h`` is not a scalar.
+        """
+        h = check_complexity(h, "ContinuousPuppeteer")
+        coefficients = self._evaluate(h)
+        # One basis for each distinct channel shape, averaged before the product: pooling is linear and the basis is
+        # the same for every image.
+        pooled = {
+            (c_out, c_in): adaptive_average(self.basis[...], (self.basis[...].shape[0], c_out, c_in))
+            for c_out, c_in, _, _ in self.kernel_shapes
+        }
+        kernels, start = [], 0
+        for c_out, c_in, k, _ in self.kernel_shapes:
+            taps = coefficients[start : start + k * k]
+            start += k * k
+            kernel = jnp.einsum("tb,boi->oit", taps, pooled[c_out, c_in])
+            kernels.append(kernel.reshape(c_out, c_in, k, k))
+        return tuple(standardise(kernel) for kernel in kernels) if self.standardise else tuple(kernels)
+
+    def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
+        positions, layers = _tap_coordinates(self.kernel_shapes)
+        s = layers * step_size(h)
+        columns = [jnp.asarray(positions), s[:, None]]
+        if self.initial_value_coordinate:
+            columns.append(jnp.full((len(layers), 1), initial_value(h) / math.e))
+        features = jnp.concatenate(columns, axis=1)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            features = jnp.sin(self.omega * (features @ weight[...] + bias[...]))
+        return features @ self.coefficients[...]
+
+
+def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of every tap of every layer, rows and columns of the kernel at equal steps over [−1, 1], and its layer."""
+    positions, layers = [], []
+    for layer, (_, _, k, _) in enumerate(kernel_shapes, start=1):
+        axis = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
+        y, x = np.meshgrid(axis, axis, indexing="ij")
+        positions.append(np.stack([x.ravel(), y.ravel()], axis=1))
+        layers.append(np.full(k * k, layer))
+    return np.concatenate(positions).astype(np.float32), np.concatenate(layers).astype(np.float32)

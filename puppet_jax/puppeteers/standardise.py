@@ -1,0 +1,34 @@
+"""Kernel standardisation: zero mean and a fixed variance for every output channel, before the kernel is used.
+
+Weight standardisation (Qiao et al. 2019, arXiv:1903.10520) with the He scale folded in. For generated kernels it
+matters more than the generator (it removes the large constant that P0 puts into every weight).
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from puppet_jax.puppeteers.protocol import KernelShape
+
+# Added to the variance: keeps a constant kernel (H = 0) at zero with a finite gradient.
+_EPSILON = 1e-6
+
+
+def standardise(kernel: Float[Array, "c_out c_in k k"]) -> Float[Array, "c_out c_in k k"]:
+    """Each output channel's weights shifted to mean 0 and scaled to variance 2 / fan_in, fan_in = C_in·K²."""
+    fan_in = math.prod(kernel.shape[1:])
+    mean = jnp.mean(kernel, axis=(1, 2, 3), keepdims=True)
+    centred = kernel - mean
+    variance = jnp.mean(centred**2, axis=(1, 2, 3), keepdims=True)
+    return centred * jnp.sqrt(2.0 / fan_in / (variance + _EPSILON))
+
+
+def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:
+    """Raise ``ValueError`` if a kernel has one weight per output channel: with mean 0 it would be 0."""
+    for layer, (_, c_in, k, _) in enumerate(kernel_shapes, start=1):
+        if c_in * k * k == 1:
+            raise ValueError(
+                f"{caller}: layer {layer} has one weight per output channel (1×1 on one channel), which "
+                "standardisation would make zero; use kernel_size >= 2 there, or standardise=False"
+            )

@@ -1,0 +1,337 @@
+"""Convolution of one image with its own kernel, with batching and differentiation rules of its own.
+
+``convolve`` is written for one image and one kernel. What makes it worth a file is what happens under ``jax.vmap``: JAX
+turns a batch of convolutions with a batch of kernels into one grouped convolution, which XLA serves badly (CPU: a tenth
+of the speed of a shared kernel forwards, a hundredth backwards; GPUs: JAX issue 13800). Here the three bilinear maps
+
+    forward          y[p, o]        = sum_{t, i} x[s p + t, i] k[t, i, o]       (image, kernel)      -> output
+    image gradient   x[s p + t, i] += sum_o g[p, o] k[t, i, o]                  (cotangent, kernel)  -> image
+    kernel gradient  k[t, i, o]     = sum_p x[s p + t, i] g[p, o]               (image, cotangent)   -> kernel
+
+are three JAX primitives. The transpose of each in either argument is another of the three, so the set is closed:
+``jvp``, ``grad``, their compositions to any order, and ``vmap`` in any order and over any subset of the arguments
+follow from one bilinear rule and one batching rule, and every one of them gets the fast lowering. (``custom_vjp``
+around ``custom_vmap`` gives neither forward mode nor second derivatives.) The primitives work on G groups of N images
+that share a kernel; ``vmap`` over both arguments multiplies G, ``vmap`` over one of them multiplies that argument's
+free axis (N images, C_in or C_out channels), so a shared kernel remains one ordinary batched convolution.
+
+Which program a primitive becomes is looked up in ``LOWERINGS`` by ``PLATFORMS``.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+
+class Geometry(NamedTuple):
+    """What two of image, kernel and output do not say about the third. Pairs are (vertical, horizontal)."""
+
+    image: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) of each axis
+
+    @property
+    def output(self):
+        return tuple((n + lo + hi - k) // s + 1 for n, k, s, (lo, hi) in zip(*self, strict=True))
+
+
+def convolve(
+    image: Float[Array, "h w c_in"],
+    kernel: Float[Array, "_ _ _ _"],
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME",
+    layout: str = "OIHW",
+    lowering: str | None = None,
+) -> Float[Array, "h_out w_out c_out"]:
+    """Cross-correlate one image with one kernel: y[p, o] = sum_{t, i} image[stride p + t, i] kernel[o, i, t].
+
+    Args:
+        image: (H, W, C_in).
+        kernel: (C_out, C_in, K_h, K_w), or (K_h, K_w, C_in, C_out) with ``layout="HWIO"``.
+        stride: an int, or (vertical, horizontal).
+        padding: "SAME" (output ceil(H / stride), zeros around), "VALID", or ((top, bottom), (left, right)).
+        layout: the order of the kernel's axes. The lowerings compute in "HWIO"; a caller that is free to choose should
+            generate its kernels so, because reordering a batch of kernels costs up to half of the convolution.
+        lowering: a name in ``LOWERINGS``, or None for the platform's own (``PLATFORMS``). For tests and benchmarks.
+
+    Returns:
+        (H', W', C_out), in the common dtype of image and kernel. float32 and bfloat16 accumulate in float32.
+
+    Raises:
+        ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
+    """
+    if layout not in ("OIHW", "HWIO"):
+        raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
+    if lowering is not None and lowering not in LOWERINGS:
+        raise ValueError(f"lowering must be None or one of {sorted(LOWERINGS)}, got {lowering!r}")
+    if image.ndim != 3 or kernel.ndim != 4:
+        raise ValueError(
+            f"convolve takes one image (H, W, C_in) and one kernel ({', '.join(layout)}), got shapes {image.shape} and "
+            f"{kernel.shape}; use jax.vmap for batches"
+        )
+    if layout == "OIHW":
+        kernel = jnp.transpose(kernel, (2, 3, 1, 0))
+    if image.shape[2] != kernel.shape[2]:
+        raise ValueError(f"image has {image.shape[2]} channels, kernel takes {kernel.shape[2]} (layout {layout!r})")
+    geometry = _geometry(image.shape[:2], kernel.shape[:2], stride, padding)
+    dtype = jnp.promote_types(image.dtype, kernel.dtype)
+    image, kernel = image.astype(dtype), kernel.astype(dtype)
+    return forward_p.bind(image[None, None], kernel[None], geometry=geometry, lowering=lowering)[0, 0]
+
+
+def _geometry(image, kernel, stride, padding):
+    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    if len(stride) != 2 or min(stride) < 1:
+        raise ValueError(f"stride must be a positive int or two of them, got {stride}")
+    if isinstance(padding, str):
+        if padding.upper() not in ("SAME", "VALID"):
+            raise ValueError(f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)), got {padding!r}')
+        padding = lax.padtype_to_pads(image, kernel, stride, padding.upper())
+    geometry = Geometry(tuple(image), tuple(kernel), stride, tuple((int(lo), int(hi)) for lo, hi in padding))
+    if min(geometry.output) < 1:
+        raise ValueError(f"kernel {kernel} does not fit the padded image {image}, padding {geometry.padding}; pad more")
+    return geometry
+
+
+# ---- The three maps for one group: images (N, H, W, I), kernel (h, w, I, O), outputs (N, H', W', O)
+
+
+def _convolution(images, kernel, padding, **dilation):
+    """One ordinary convolution, NHWC x HWIO: the only layout that XLA:CPU gives to Eigen (others run a naive loop).
+
+    Computed in float32 for bfloat16 operands too: XLA:CPU has no faster bfloat16 convolution to lose.
+    """
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    strides = dilation.pop("strides", (1, 1))
+    out = lax.conv_general_dilated(
+        images.astype(wide),
+        kernel.astype(wide),
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **dilation,
+    )
+    return out.astype(images.dtype)
+
+
+def _forward(images, kernel, geo):
+    return _convolution(images, kernel, geo.padding, strides=geo.stride)
+
+
+def _image_gradient(cotangents, kernel, geo):
+    """The cotangents, ``stride`` apart, convolved with the kernel turned by 180 degrees, its channels exchanged.
+
+    Everything else is turned instead of the kernel, which is often the largest of the three and is copied anyway.
+    """
+    padding = [(n + lo - 1 - (m - 1) * s, k - 1 - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
+    exchanged = jnp.swapaxes(kernel, 2, 3)
+    return _convolution(cotangents[:, ::-1, ::-1], exchanged, padding, lhs_dilation=geo.stride)[:, ::-1, ::-1]
+
+
+def _kernel_gradient(images, cotangent, geo):
+    """The images convolved with the cotangent as a kernel of H' x W': channels in the place of N, N in theirs.
+
+    Inside, Eigen runs this as the matrix product (K_h K_w C_in, H' W' N) x (H' W' N, C_out), patches formed on the fly.
+    """
+    padding = [(lo, (m - 1) * s + k - n - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
+    out = _convolution(
+        jnp.transpose(images, (3, 1, 2, 0)),
+        jnp.transpose(cotangent, (1, 2, 0, 3)),
+        padding,
+        rhs_dilation=geo.stride,
+    )
+    return jnp.transpose(out, (1, 2, 0, 3))
+
+
+# ---- Lowerings: the maps for G groups, a leading axis on both operands
+
+
+WIDTH = max(4, min(os.cpu_count() or 1, 32))  # more only costs compilation
+FEW = max(16, min(os.cpu_count() or 1, 64))  # images whose patches may exist at once
+
+
+def _independent(function):
+    """A loop over the groups, ``WIDTH`` ordinary convolutions side by side in its body.
+
+    Each runs as one with a shared kernel would, and Eigen spreads each over the threads there are. None depends on
+    another, only their stores are chained. Results are stored in place: stacking them costs a copy.
+    """
+
+    def run(left, right, geo):
+        groups = left.shape[0]
+        one = jax.eval_shape(lambda a, b: function(a, b, geo), left[0], right[0])
+
+        def some(start, out, count):
+            results = [function(_at(left, start + i), _at(right, start + i), geo) for i in range(count)]
+            for i, result in enumerate(results):
+                out = lax.dynamic_update_index_in_dim(out, result, start + i, 0)
+            return out
+
+        out = jnp.zeros((groups, *one.shape), one.dtype)
+        loops, rest = divmod(groups, WIDTH)
+        out = lax.fori_loop(0, loops, lambda i, out: some(i * WIDTH, out, WIDTH), out)
+        return some(loops * WIDTH, out, rest)
+
+    return run
+
+
+def _at(array, index):
+    return lax.dynamic_index_in_dim(array, index, keepdims=False)
+
+
+def _grouped(function):
+    """What ``vmap`` alone does: one grouped convolution. For comparison, and as another formulation for tests."""
+    return lambda left, right, geo: jax.vmap(lambda a, b: function(a, b, geo))(left, right)
+
+
+def _taps(images, geo):
+    """For each of the K_h K_w taps, the pixels it meets: (G, N, H, W, C) -> (G, N, H', W', C), strided slices."""
+    (top, bottom), (left, right) = geo.padding
+    images = jnp.pad(images, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+    (h, w), (s, t) = geo.output, geo.stride
+    for i in range(geo.kernel[0]):
+        for j in range(geo.kernel[1]):
+            yield i, j, images[:, :, i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t]
+
+
+def _wide_einsum(equation, left, right):
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.promote_types(left.dtype, jnp.float32))
+
+
+def _taps_forward(images, kernels, geo):
+    """A sum over taps of batched matrix products: no patches; each product (H' W', C_in) x (C_in, C_out), G times."""
+    out = sum(_wide_einsum("gnhwi,gio->gnhwo", seen, kernels[:, i, j]) for i, j, seen in _taps(images, geo))
+    return out.astype(images.dtype)
+
+
+def _taps_image_gradient(cotangents, kernels, geo):
+    """Each tap's product with its transposed matrix, put back where the tap took its pixels from."""
+    groups, n = cotangents.shape[:2]
+    wide = jnp.promote_types(cotangents.dtype, jnp.float32)
+    zeros = jnp.zeros((groups, n, *geo.image, kernels.shape[3]), wide)
+    (padded,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in _taps(x, geo)), zeros)(
+        tuple(
+            _wide_einsum("gnhwo,gio->gnhwi", cotangents, kernels[:, i, j])
+            for i in range(geo.kernel[0])
+            for j in range(geo.kernel[1])
+        )
+    )
+    return padded.astype(cotangents.dtype)
+
+
+def _taps_kernel_gradient(images, cotangents, geo):
+    """One batched matrix product (C_in, N H' W') x (N H' W', C_out) for each tap."""
+    taps = [_wide_einsum("gnhwi,gnhwo->gio", seen, cotangents) for *_, seen in _taps(images, geo)]
+    return jnp.stack(taps, 1).reshape(-1, *geo.kernel, *taps[0].shape[1:]).astype(images.dtype)
+
+
+def _patches_forward(images, kernels, geo):
+    """Patches laid out, then one batched matrix product (H' W', K_h K_w C_in) x (K_h K_w C_in, C_out)."""
+    patches = jnp.concatenate([seen for *_, seen in _taps(images, geo)], axis=-1)
+    matrices = kernels.reshape(kernels.shape[0], -1, kernels.shape[-1])
+    return _wide_einsum("gnhwi,gio->gnhwo", patches, matrices).astype(images.dtype)
+
+
+def _cpu_forward(images, kernels, geo):
+    # A few images, as in a chunk of inference: as patches, which stay in the caches. More: never all of their patches.
+    few = images.shape[0] <= FEW and images.shape[1] == 1
+    return (_patches_forward if few else _independent(_forward))(images, kernels, geo)
+
+
+LOWERINGS = {
+    "cpu": (_cpu_forward, *map(_independent, (_image_gradient, _kernel_gradient))),
+    "independent": tuple(map(_independent, (_forward, _image_gradient, _kernel_gradient))),
+    "patches": (_patches_forward, _taps_image_gradient, _taps_kernel_gradient),
+    "grouped": tuple(map(_grouped, (_forward, _image_gradient, _kernel_gradient))),
+    "taps": (_taps_forward, _taps_image_gradient, _taps_kernel_gradient),
+}
+# Measured on CPU only. Elsewhere batched matrix products, which every vendor tunes, and which are as fast backwards as
+# forwards; a grouped convolution's kernel gradient is not (JAX issue 13800).
+PLATFORMS = {"cpu": "cpu", None: "taps"}
+
+
+# ---- The primitives
+
+# Of each primitive: the free axis of either operand (the axis that the other operand does not have) and where it is in
+# the output. Operands are images (G, N, H, W, I), kernels (G, h, w, I, O), outputs (G, N, H', W', O).
+_FREE = ((1, 1), (-1, -1)), ((1, 1), (-2, -1)), ((-1, -2), (-1, -1))
+
+
+def _shape(which, left, right, geo):
+    if which == 0:
+        return (*left[:2], *geo.output, right[-1])
+    if which == 1:
+        return (*left[:2], *geo.image, right[-2])
+    return (left[0], *geo.kernel, left[-1], right[-1])
+
+
+def _make(which, name):
+    primitive = Primitive(name)
+
+    @functools.cache
+    def compiled(geometry, lowering):
+        return jax.jit(lambda left, right: primitive.bind(left, right, geometry=geometry, lowering=lowering))
+
+    primitive.def_impl(lambda left, right, **static: compiled(**static)(left, right))
+    primitive.def_abstract_eval(
+        lambda left, right, geometry, lowering: left.update(shape=_shape(which, left.shape, right.shape, geometry))
+    )
+
+    def lower(platform):
+        def run(left, right, *, geometry, lowering):
+            if left.shape[0] == 1:  # a shared kernel: one ordinary convolution, on every platform
+                return (_forward, _image_gradient, _kernel_gradient)[which](left[0], right[0], geometry)[None]
+            return LOWERINGS[lowering or PLATFORMS[platform]][which](left, right, geometry)
+
+        mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=platform)
+
+    for platform in PLATFORMS:
+        lower(platform)
+
+    def batch(operands, dims, **static):
+        if None not in dims:  # more groups
+            operands = [jnp.moveaxis(a, d, 0) for a, d in zip(operands, dims, strict=True)]
+            size, groups = operands[0].shape[:2]
+            out = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in operands), **static)
+            return out.reshape(size, groups, *out.shape[1:]), 0
+        # one operand only: its free axis gets longer, batch-major
+        side = 0 if dims[1] is None else 1
+        a, (axis, out_axis) = operands[side], _FREE[which][side]
+        size, axis = a.shape[dims[side]], axis % (a.ndim - 1)
+        a = jnp.moveaxis(a, dims[side], axis)
+        a = a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
+        out = primitive.bind(*((a, operands[1]) if side == 0 else (operands[0], a)), **static)
+        out_axis %= out.ndim
+        return out.reshape(*out.shape[:out_axis], size, -1, *out.shape[out_axis + 1 :]), out_axis
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+forward_p, image_gradient_p, kernel_gradient_p = map(
+    _make, range(3), ("puppet_convolution", "puppet_image_gradient", "puppet_kernel_gradient")
+)
+ad.defbilinear(
+    forward_p,
+    lambda ct, image, kernel, **static: image_gradient_p.bind(ct, kernel, **static),
+    lambda ct, image, kernel, **static: kernel_gradient_p.bind(image, ct, **static),
+)
+ad.defbilinear(
+    image_gradient_p,
+    lambda ct, cotangent, kernel, **static: forward_p.bind(ct, kernel, **static),
+    lambda ct, cotangent, kernel, **static: kernel_gradient_p.bind(ct, cotangent, **static),
+)
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda ct, image, cotangent, **static: image_gradient_p.bind(cotangent, ct, **static),
+    lambda ct, image, cotangent, **static: forward_p.bind(image, ct, **static),
+)

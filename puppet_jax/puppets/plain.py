@@ -1,0 +1,171 @@
+"""PlainPuppet: a chain of convolution layers in which any depth is an exit."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from puppet_jax.puppeteers.protocol import Kernels
+from puppet_jax.puppets.convolution import convolve
+from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
+
+
+class PlainPuppet(nnx.Module):
+    """Convolution, normalisation, activation, D times; then the mean over the map, and a linear head.
+
+    Layer l computes ``y = relu(norm_l(conv(x, P_l)))``, adds x where the shapes are equal (``residual``), and pools if
+    its specification says so. The image leaves after layer D: its features are the means over the map of what layer
+    D put out, whatever D is, padded with zeros to the widest layer's channels. Layers beyond D are computed and
+    masked, so that shapes do not depend on data; their values and gradients do not reach the result.
+
+    Every convolution kernel comes from outside. Stored here are the normalisation's scale and shift of each channel
+    and the head. Normalisation is over groups of channels of one image (Wu and He 2018, arXiv:1803.08494), so that no
+    sample sees another.
+
+    Args:
+        layers: one specification a layer; their number is D_max.
+        in_channels: channels of the image.
+        num_classes: number of logits.
+        norm_groups: groups of channels; a layer whose width it does not divide uses their greatest common divisor.
+        residual: add a layer's input to its output where both have the same shape.
+        dtype: compute type of the convolutions (float32 or bfloat16). Parameters, statistics, logits stay float32.
+        rngs: Flax random streams; ``params`` is used.
+
+    Raises:
+        ValueError: no layers, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        in_channels: int,
+        num_classes: int,
+        norm_groups: int = 8,
+        residual: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"PlainPuppet: {name} must be at least 1, got {value}")
+        if len(layers) == 0:
+            raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
+        self.layers = tuple(layers)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.norm_groups = norm_groups
+        self.residual = residual
+        self.dtype = jnp.dtype(dtype)
+        self.kernel_shapes = kernel_shapes(self.layers, in_channels)
+        self.norm_scale = nnx.List([nnx.Param(jnp.ones((layer.width,))) for layer in self.layers])
+        self.norm_shift = nnx.List([nnx.Param(jnp.zeros((layer.width,))) for layer in self.layers])
+        features = max(layer.width for layer in self.layers)
+        self.head = nnx.Param(jax.random.normal(rngs.params(), (features, num_classes)) / math.sqrt(features))
+        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+
+    @property
+    def max_depth(self) -> int:
+        """D_max, the number of layers."""
+        return len(self.layers)
+
+    def __call__(
+        self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
+    ) -> Float[Array, " num_classes"]:
+        """Logits of one image.
+
+        Args:
+            image: float in [0, 1], ``(H, W, in_channels)``.
+            kernels: one (C_out, C_in, K, K) a layer. With a Python ``depth`` the first ``depth`` are enough.
+            depth: D, the layer to leave after. An array masks the layers beyond; a Python integer cuts them off.
+
+        Raises:
+            ValueError: the image is smaller than the strides allow or has other channels, or the kernels do not fit.
+        """
+        return self.classify(self.features(image, kernels, depth))
+
+    def features(
+        self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
+    ) -> Float[Array, " features"]:
+        """The mean over the map after layer D, padded with zeros to the widest layer. Arguments as for a call."""
+        last = depth if isinstance(depth, int) else self.max_depth
+        self.check(image.shape, [kernel.shape for kernel in kernels], last)
+        x = self.stem(image)
+        features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
+        for index in range(last):
+            x = self.layer(x, kernels[index], index)
+            features = jnp.where(depth == index + 1, self.pooled(x), features)
+        return features
+
+    def stem(self, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """What the first layer reads: pixels, of mean near 1/2 and standard deviation near 1/4, shifted and scaled."""
+        return ((image - 0.5) * 4.0).astype(self.dtype)
+
+    def pooled(self, x: Float[Array, "h w c"]) -> Float[Array, " features"]:
+        """The mean over the map in float32, padded with zeros to the widest layer's channels."""
+        mean = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
+        return jnp.pad(mean, (0, self.head[...].shape[0] - mean.shape[0]))
+
+    def classify(self, features: Float[Array, " features"]) -> Float[Array, " num_classes"]:
+        """The head: logits of an image's features."""
+        return features @ self.head[...] + self.head_bias[...]
+
+    def layer(
+        self, x: Float[Array, "h w c_in"], kernel: Float[Array, "c_out c_in k k"], index: int
+    ) -> Float[Array, "h_out w_out c_out"]:
+        """Layer ``index`` (from 0) of one image: convolution, normalisation, activation, residual, pooling."""
+        spec = self.layers[index]
+        y = convolve(x, kernel.astype(self.dtype), stride=spec.stride)
+        groups = math.gcd(spec.width, self.norm_groups)
+        y = _group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
+        y = jax.nn.relu(y)
+        if self.residual and y.shape == x.shape:
+            y = y + x
+        return _pool(y, spec.pool, spec.pool_kind)
+
+    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
+        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through the first ``last`` layers."""
+        least = least_size(self.layers)
+        if min(image_shape[:2]) < least:
+            raise ValueError(
+                f"PlainPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than the layers' strides "
+                f"and pooling allow, {least}×{least}; enlarge the image or use layers with fewer of them"
+            )
+        if image_shape[2] != self.in_channels:
+            raise ValueError(
+                f"PlainPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
+                f"create it with in_channels={image_shape[2]}"
+            )
+        if not 1 <= last <= self.max_depth:
+            raise ValueError(f"PlainPuppet: depth must lie in 1..{self.max_depth}, got {last}")
+        if len(shapes) < last or tuple(shapes[:last]) != self.kernel_shapes[:last]:
+            raise ValueError(
+                f"PlainPuppet: kernels must have shapes {self.kernel_shapes[:last]}, got {tuple(shapes)}; "
+                "make the puppeteer from puppet.kernel_shapes"
+            )
+
+
+def _group_norm(x, groups: int, scale, shift):
+    h, w, c = x.shape
+    y = x.astype(jnp.float32).reshape(h * w, groups, c // groups)
+    mean = jnp.mean(y, axis=(0, 2), keepdims=True)
+    variance = jnp.mean((y - mean) ** 2, axis=(0, 2), keepdims=True)
+    y = ((y - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(h, w, c)
+    return (y * scale + shift).astype(x.dtype)
+
+
+def _pool(x, window: int, kind: str):
+    if window == 1:
+        return x
+    h, w, c = x.shape
+    rows, columns = h // window, w // window
+    # As a reshape: reduce_window's gradient is a scatter, slow on every platform.
+    cells = x[: rows * window, : columns * window].reshape(rows, window, columns, window, c)
+    if kind == "max":
+        return jnp.max(cells, axis=(1, 3))
+    return jnp.mean(cells, axis=(1, 3), dtype=jnp.float32).astype(x.dtype)
