@@ -1,0 +1,114 @@
+"""Parameters as a safetensors file: no pickle, flat dotted names, the configuration in its header."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+import puppet_jax as pj
+from train.build import build
+from train.config import Config
+from train.errors import UserError
+
+FORMAT = "puppet-jax parameters 1"
+
+
+def save(path: Path, params: nnx.State, about: dict[str, Any]) -> None:
+    """Write parameters so that ``path`` holds, at every moment, either the old file or the whole new one.
+
+    Args:
+        path: the file, ``params.safetensors`` by custom.
+        params: the model's ``nnx.Param`` state, ``nnx.state(model, nnx.Param)``.
+        about: JSON values kept in the header; :func:`restore` needs ``config`` and ``model``.
+    """
+    header = {"format": FORMAT, "about": json.dumps(about)}
+    content = safetensors.numpy.save(flat(params), metadata=header)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file of :func:`save`.
+
+    Returns:
+        the arrays by dotted name, and what was saved about them.
+
+    Raises:
+        UserError: no such file, not a safetensors file or a truncated one, or one from another program.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, expected the params.safetensors of a run") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); it is truncated, corrupt or of another format. Take "
+            "another copy, or train again"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: a safetensors file of another program (format {header.get('format')!r}, expected {FORMAT!r})"
+        )
+    return arrays, json.loads(header["about"])
+
+
+def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
+    """Put loaded arrays into a model, in place; nothing is changed unless all of them fit.
+
+    Raises:
+        UserError: a parameter is missing, unknown, or of another shape or dtype; names the first few.
+    """
+    expected = flat(nnx.state(model, nnx.Param))
+    wrong = [f"{name} is missing" for name in expected.keys() - arrays.keys()]
+    wrong += [f"{name} is not a parameter of this model" for name in arrays.keys() - expected.keys()]
+    for name in expected.keys() & arrays.keys():
+        got, want = (f"{a.dtype}{list(a.shape)}" for a in (arrays[name], expected[name]))
+        if got != want:
+            wrong.append(f"{name} is {got}, expected {want}")
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        raise UserError(f"the parameters do not fit the model: {shown}. Make the model that they were saved from")
+    params = nnx.state(model, nnx.Param)
+    leaves, structure = jax.tree.flatten_with_path(params)
+    nnx.update(model, structure.unflatten([jnp.asarray(arrays[_name(path)]) for path, _ in leaves]))
+
+
+def restore(path: Path) -> tuple[pj.PuppetCNN, Config]:
+    """The trained model of a run, and the configuration it was trained with.
+
+    Raises:
+        UserError: as :func:`load` and :func:`assign`.
+    """
+    arrays, about = load(path)
+    try:
+        config = Config(**about["config"])
+        model = build(config, **about["model"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: its configuration is not one that this version knows ({type(error).__name__}: {error})"
+        ) from error
+    assign(model, arrays)
+    return model, config
+
+
+def flat(params: nnx.State) -> dict[str, np.ndarray]:
+    """Parameters as host arrays by dotted name, for example ``puppet.head_bias``."""
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _name(path: tuple) -> str:
+    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
