@@ -1,0 +1,118 @@
+"""What every contender is given: sizes, images, complexities, weights, and the answers it must reproduce.
+
+One process (``prepare``, with JAX) writes them to a file; each contender reads it, so a contender in PyTorch runs in a
+process that has never imported JAX. Seven layers of one width on one map: the images are CIFAR-10's 32×32×3, and the
+first layer's stride brings them down to the map, so complexity is measured on what a user would pass.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bench import cifar
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Batch, channels of every layer, rows and columns of every layer's map, layers (D_max)."""
+
+    batch: int
+    channels: int
+    map: int
+    layers: int = 7
+
+    def __str__(self) -> str:
+        return f"{self.batch}, {self.channels}, {self.map}×{self.map}" + (
+            "" if self.layers == 7 else f", {self.layers}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A size with its data: ``arrays`` by name and ``config`` of the model (see ``bench/peers/weights.py``)."""
+
+    size: Size
+    arrays: dict[str, np.ndarray]
+    config: dict
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name.removeprefix("weight/"): a for name, a in self.arrays.items() if name.startswith("weight/")}
+
+
+def path_of(folder: Path, size: Size) -> Path:
+    return folder / f"case_{size.batch}_{size.channels}_{size.map}_{size.layers}.npz"
+
+
+def load(folder: Path, size: Size) -> Case:
+    with np.load(path_of(folder, size)) as file:
+        arrays = {name: file[name] for name in file.files}
+    config = json.loads(str(arrays.pop("config")))
+    return Case(size, arrays, config)
+
+
+def make_model(size: Size, puppeteer: str = "ode", **options):
+    """The model that everything is measured on, with parameters away from their special initial values."""
+    import jax
+    from flax import nnx
+
+    import puppet_jax as pj
+
+    layers = [pj.LayerSpec(size.channels, stride=cifar.SIZE // size.map)]
+    layers += [pj.LayerSpec(size.channels)] * (size.layers - 1)
+    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=10, rngs=nnx.Rngs(1))
+    source = {"ode": pj.OdePuppeteer, "stored": pj.StoredPuppeteer}[puppeteer]
+    model = pj.PuppetCNN(source(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet)
+    state = nnx.state(model, nnx.Param)
+    leaves, structure = jax.tree.flatten(state)
+    rng = np.random.default_rng(2)
+    leaves = [leaf + 0.05 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
+    nnx.update(model, jax.tree.unflatten(structure, leaves))
+    return model
+
+
+def prepare(folder: Path, size: Size, answers: bool) -> dict:
+    """Write the case of ``size``; with ``answers`` also images, weights and what the exact path makes of them."""
+    import jax
+
+    import puppet_jax as pj
+    from bench.peers import weights
+
+    h = cifar.complexities(size.batch)
+    arrays, config = {"h": h}, {}
+    if answers:
+        model, twin = make_model(size), make_model(size, "stored")
+        images = cifar.images(h, jax.jit(pj.complexity))
+        labels = np.random.default_rng(3).integers(0, 10, size.batch)
+        measured, depth = model.measure(images)
+        config, exported = weights.export(model)
+        _, stored = weights.export(twin)
+        # Chosen by the exact path, the one that the library's own tests hold against float64.
+        logits, static_logits = np.asarray(model(images)), np.asarray(_at_full_depth(twin, images))
+        arrays |= {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
+        arrays |= {"logits": logits, "loss": _loss(logits, labels)}
+        arrays |= {"static_logits": static_logits, "static_loss": _loss(static_logits, labels)}
+        arrays |= {f"weight/{name}": array for name, array in exported.items()}
+        arrays |= {f"weight/{name}": array for name, array in stored.items() if name.startswith("stored/")}
+        arrays |= {f"weight/static/{name}": array for name, array in stored.items() if not name.startswith("stored/")}
+    np.savez(path_of(folder, size), config=json.dumps(config), **arrays)
+    depths = np.bincount(arrays["depth"]).tolist() if answers else None
+    return {"images_of_depth": depths}
+
+
+def _at_full_depth(model, images):
+    import jax
+    from flax import nnx
+
+    @nnx.jit
+    def run(model, images):
+        kernels = model.puppeteer(0.0)
+        return jax.vmap(lambda image: model.puppet(image, kernels, model.max_depth))(images)
+
+    return run(model, images.astype(np.float32) / 255.0)
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels])

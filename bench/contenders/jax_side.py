@@ -1,0 +1,243 @@
+"""Contenders in JAX: this library, and its peers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import puppet_jax as pj
+from bench import cifar
+from bench.case import Case, make_model
+from bench.contenders import Contender, Unavailable
+from bench.peers import scan_jax, static_jax, vmap_jax
+
+LEARNING_RATE = 1e-4
+
+
+# Images to logits.
+
+
+def compile_predict(case: Case) -> Contender:
+    predict = _public("compile_predict")(make_model(case.size))
+    images = jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(predict(images)).logits, _logits_error(case))
+
+
+def exact(case: Case) -> Contender:
+    return _forward(case, make_model(case.size), lambda model, images: model(images))
+
+
+def plain_vmap(case: Case) -> Contender:
+    return _forward(case, make_model(case.size), lambda model, images: vmap_jax.forward(model, images, case.config))
+
+
+def static(case: Case) -> Contender:
+    params = static_jax.parameters(case.config, _static_weights(case), baked=True)
+    run = jax.jit(functools.partial(static_jax.forward, config=case.config, baked=True))
+    images = jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(run(params, images)), _logits_error(case, "static_logits"))
+
+
+def complexity(case: Case) -> Contender:
+    run, images = jax.jit(pj.complexity), jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(run(images)), _error(case.arrays["h"]))
+
+
+# Training steps.
+
+
+def train_interpolated(case: Case) -> Contender:
+    model = make_model(case.size)
+    source = _interpolated(model, shared=True)
+    contender = _train_model(case, pj.PuppetCNN(source, model.puppet))
+    contender.notes["nodes"] = [len(nodes) for nodes in source.grid.nodes]
+    return contender
+
+
+def train_exact(case: Case, adjoint: str = "recursive") -> Contender:
+    return _train_model(case, make_model(case.size, adjoint=adjoint))
+
+
+def train_exact_direct(case: Case) -> Contender:
+    return train_exact(case, "direct")
+
+
+def train_exact_backsolve(case: Case) -> Contender:
+    return train_exact(case, "backsolve")
+
+
+def train_vmap(case: Case) -> Contender:
+    model = make_model(case.size)
+    return _train_model(case, model, lambda model, images: vmap_jax.forward(model, images, case.config))
+
+
+def train_static(case: Case) -> Contender:
+    params = static_jax.parameters(case.config, _static_weights(case), baked=False)
+    forward = functools.partial(static_jax.forward, config=case.config, baked=False)
+    return _train(case, params, forward, "static_loss")
+
+
+# Complexities to kernels.
+
+
+def generate_exact(case: Case) -> Contender:
+    return _generate(case, make_model(case.size).puppeteer, gradient=False)
+
+
+def generate_nodes(case: Case, gradient: bool = False) -> Contender:
+    # All that a batch needs of generation: the table of nodes, and each image's weights in it.
+    source = _interpolated(make_model(case.size), shared=True)
+    return _generate(case, source, _tables_and_weights, gradient, axes=(None, 0))
+
+
+def generate_nodes_gradient(case: Case) -> Contender:
+    return generate_nodes(case, gradient=True)
+
+
+def bake(case: Case) -> Contender:
+    source = _interpolated(make_model(case.size), shared=False)
+    return _generate(case, source, lambda source, h: source.tables(), axes=None)
+
+
+def generate_baked(case: Case) -> Contender:
+    source = _interpolated(make_model(case.size), shared=False)
+    tables, h = jax.jit(source.tables)(), jnp.asarray(case.arrays["h"])
+
+    @jax.jit
+    def run(tables, h):
+        weights = jax.vmap(source.grid.weights)(h)
+        return tuple(jnp.tensordot(w, table, axes=1) for w, table in zip(weights, tables, strict=True))
+
+    return Contender(
+        lambda: jax.block_until_ready(run(tables, h)), notes={"nodes": [len(n) for n in source.grid.nodes]}
+    )
+
+
+def generate_exact_gradient(case: Case) -> Contender:
+    return _generate(case, make_model(case.size).puppeteer, gradient=True)
+
+
+def generate_interpolated_gradient(case: Case) -> Contender:
+    return _generate(case, _interpolated(make_model(case.size), shared=True), gradient=True)
+
+
+# A named preset.
+
+
+def preset_predict(case: Case) -> Contender:
+    predict = _public("compile_predict")(pj.create("puppet_s", rngs=nnx.Rngs(0)))
+    images = jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(predict(images)))
+
+
+def preset_train(case: Case) -> Contender:
+    model = pj.create("puppet_s", rngs=nnx.Rngs(0))
+    model = pj.PuppetCNN(_interpolated(model, shared=True), model.puppet)
+    return _train_model(case, model, answer=None)
+
+
+# The integrator alone.
+
+
+def diffrax(case: Case, gradient: bool = False) -> Contender:
+    return _generate(case, make_model(case.size).puppeteer, lambda puppeteer, h: puppeteer.trajectory(h), gradient)
+
+
+def scan(case: Case, gradient: bool = False) -> Contender:
+    return _generate(case, make_model(case.size).puppeteer, scan_jax.trajectory, gradient)
+
+
+def diffrax_gradient(case: Case) -> Contender:
+    return diffrax(case, gradient=True)
+
+
+def scan_gradient(case: Case) -> Contender:
+    return scan(case, gradient=True)
+
+
+def _public(name: str):
+    if not hasattr(pj, name):
+        raise Unavailable(f"puppet_jax has no {name}")
+    return getattr(pj, name)
+
+
+def _interpolated(model, shared: bool):
+    return _public("interpolate")(model.puppeteer, interval=cifar.INTERVAL, shared=shared)
+
+
+def _tables_and_weights(source, h):
+    return source.tables(), source.grid.weights(h)
+
+
+def _static_weights(case: Case) -> dict:
+    weights = case.weights()
+    return weights | {name.removeprefix("static/"): a for name, a in weights.items() if name.startswith("static/")}
+
+
+def _forward(case: Case, model, function) -> Contender:
+    graphdef, state = nnx.split(model)
+    run = jax.jit(lambda state, images: function(nnx.merge(graphdef, state), images))
+    images = jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(run(state, images)), _logits_error(case))
+
+
+def _train_model(case: Case, model, function=lambda model, images: model(images), answer="loss") -> Contender:
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    return _train(case, params, lambda params, images: function(nnx.merge(graphdef, params, rest), images), answer)
+
+
+def _train(case: Case, params, forward, answer: str | None) -> Contender:
+    optimiser = optax.adamw(LEARNING_RATE)
+    images, labels = jnp.asarray(case.arrays["images"]), jnp.asarray(case.arrays["labels"])
+
+    def loss(params, images, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(forward(params, images), labels).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, images, labels):
+        value, gradient = jax.value_and_grad(loss)(params, images, labels)
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    # Copied, as the step gives away what it is handed.
+    held = [jax.tree.map(jnp.copy, params), optimiser.init(params)]
+
+    def call():
+        held[0], held[1], value = step(*held, images, labels)
+        return jax.block_until_ready((value, held))[0]
+
+    error = None if answer is None else _error(case.arrays[answer])
+    return Contender(call, error, compiled=lambda: step.lower(*held, images, labels).compile())
+
+
+def _generate(
+    case: Case, puppeteer, function=lambda puppeteer, h: puppeteer(h), gradient: bool = False, axes=0
+) -> Contender:
+    graphdef, params, rest = nnx.split(puppeteer, nnx.Param, ...)
+    h = jnp.asarray(case.arrays["h"])
+
+    def kernels(params, h):
+        # What does not depend on h is computed and returned once, not for every image.
+        puppeteer = nnx.merge(graphdef, params, rest)
+        return jax.vmap(lambda h: function(puppeteer, h), out_axes=axes)(h)
+
+    def cubes(params, h):
+        # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
+        return sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h)))
+
+    run = jax.jit(jax.grad(cubes) if gradient else kernels)
+    return Contender(lambda: jax.block_until_ready(run(params, h)))
+
+
+def _error(answer):
+    def error(result) -> float:
+        return float(np.max(np.abs(np.asarray(result) - answer)) / np.max(np.abs(answer)))
+
+    return error
+
+
+def _logits_error(case: Case, answer: str = "logits"):
+    return _error(case.arrays[answer])

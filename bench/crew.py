@@ -1,0 +1,76 @@
+"""Worker processes, started when first asked for, stopped together."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Crew:
+    """Workers by name. Used as a context: on leaving it, all of them end.
+
+    Args:
+        cores: give every worker this many of the cores that this process may use; ``None`` for all.
+        compile_fast: have XLA leave out most optimisations, where nothing is to be measured.
+    """
+
+    def __init__(self, cores: int | None = None, compile_fast: bool = False):
+        self.compile_fast = compile_fast
+        self.cores = sorted(os.sched_getaffinity(0))[:cores]
+        self._workers: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        for name in list(self._workers):
+            if error is not None:  # a worker may be in the middle of something long
+                self._workers[name].kill()
+            self.dismiss(name)
+
+    def ask(self, worker: str, do: str, **request) -> dict:
+        """What the worker of this name replies; ``{"unavailable": reason}`` if it cannot, or did not live to tell."""
+        process = self._workers.get(worker) or self._start(worker)
+        try:
+            process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.dismiss(worker)
+            return {"unavailable": f"its process ended with exit code {process.returncode} (-9: out of memory?)"}
+        return json.loads(line)
+
+    def dismiss(self, worker: str) -> None:
+        process = self._workers.pop(worker, None)
+        if process is None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+    def _start(self, worker: str) -> subprocess.Popen:
+        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+        if self.compile_fast:
+            environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
+        )
+        self._workers[worker] = process
+        return process

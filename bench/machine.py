@@ -1,0 +1,60 @@
+"""What a number was measured on and with."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+_PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "torch")
+
+
+def describe() -> dict:
+    """Command line, date, processor, cores that may be used, memory, load, versions, git revision."""
+    return {
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "architecture": platform.machine(),
+            "system": platform.system(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "load_at_start": os.getloadavg()[0],
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "revision": _revision(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _revision() -> str | None:
+    """The commit, with a "+" if tracked files differ from it; ``None`` outside a repository."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changed.stdout.strip() else "")

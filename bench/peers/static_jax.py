@@ -1,0 +1,63 @@
+"""The static CNN in JAX: the puppet at D_max with a stored kernel a layer, one ordinary convolution for the batch."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def parameters(config: dict, weights: dict, *, baked: bool) -> dict:
+    """Parameters from what ``peers/weights.py`` exports of a model with stored kernels; kernels as (K, K, C_in, C_out).
+
+    With ``baked`` (inference) the kernels are standardised here, once; :func:`forward` does it otherwise.
+    """
+    layers = range(len(config["layers"]))
+    kernels = [jnp.asarray(weights[f"stored/{layer}"]).transpose(2, 3, 1, 0) for layer in layers]
+    return {
+        "kernels": [standardise(k) for k in kernels] if baked and config["standardise"] else kernels,
+        "scale": [jnp.asarray(weights[f"norm_scale/{layer}"]) for layer in layers],
+        "shift": [jnp.asarray(weights[f"norm_shift/{layer}"]) for layer in layers],
+        "head": jnp.asarray(weights["head"]),
+        "head_bias": jnp.asarray(weights["head_bias"]),
+    }
+
+
+def forward(params: dict, images, config: dict, *, baked: bool):
+    """Logits (N, classes) of images (N, H, W, C), uint8."""
+    x = images.astype(jnp.float32) * (4.0 / 255.0) - 2.0
+    for index, spec in enumerate(config["layers"]):
+        kernel = params["kernels"][index]
+        if config["standardise"] and not baked:
+            kernel = standardise(kernel)
+        x = layer(x, kernel, params["scale"][index], params["shift"][index], spec, config)
+    features = x.mean(axis=(1, 2))
+    return features @ params["head"][: features.shape[1]] + params["head_bias"]
+
+
+def layer(x, kernel, scale, shift, spec: dict, config: dict):
+    """Convolution (one kernel (K, K, C_in, C_out) for the batch), group normalisation, relu, residual, pooling."""
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (spec["stride"],) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    n, h, w, c = y.shape
+    groups = math.gcd(c, config["norm_groups"])
+    grouped = y.reshape(n, h, w, groups, c // groups)
+    mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
+    variance = grouped.var(axis=(1, 2, 4), keepdims=True)
+    y = ((grouped - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(y.shape) * scale + shift
+    y = jax.nn.relu(y)
+    if config["residual"] and y.shape == x.shape:
+        y = y + x
+    if spec["pool"] == 1:
+        return y
+    window = (1, spec["pool"], spec["pool"], 1)
+    if spec["pool_kind"] == "max":
+        return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, window, window, "VALID")
+    return jax.lax.reduce_window(y, 0.0, jax.lax.add, window, window, "VALID") / spec["pool"] ** 2
+
+
+def standardise(kernel):
+    """(K, K, C_in, C_out) to mean 0 and variance 2 / fan_in of every output channel."""
+    variance = kernel.var(axis=(0, 1, 2), keepdims=True)
+    fan_in = math.prod(kernel.shape[:3])
+    return (kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)) * jnp.sqrt(2.0 / fan_in / (variance + 1e-6))

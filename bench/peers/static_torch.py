@@ -1,0 +1,44 @@
+"""The static CNN in PyTorch: the puppet at D_max with a stored kernel a layer, as oneDNN likes it."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.peers import layers_torch
+
+
+class StaticPuppet(nn.Module):
+    """From the configuration and weights that ``peers/weights.py`` exports of a model with stored kernels.
+
+    With ``baked`` (inference) the kernels are standardised once, else (training) before every use.
+    """
+
+    def __init__(self, config: dict, weights: dict, *, baked: bool, channels_last: bool):
+        super().__init__()
+        self.config = config
+        self.standardise_always = config["standardise"] and not baked
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        count = len(config["layers"])
+        stored = [torch.from_numpy(weights[f"stored/{layer}"].copy()) for layer in range(count)]
+        if config["standardise"] and baked:
+            stored = [layers_torch.standardise(kernel) for kernel in stored]
+        self.kernels = nn.ParameterList([nn.Parameter(k.contiguous(memory_format=self.layout)) for k in stored])
+        copy = lambda name: nn.Parameter(torch.from_numpy(weights[name].copy()))  # noqa: E731
+        self.norm_scale = nn.ParameterList([copy(f"norm_scale/{layer}") for layer in range(count)])
+        self.norm_shift = nn.ParameterList([copy(f"norm_shift/{layer}") for layer in range(count)])
+        self.head = nn.Parameter(torch.from_numpy(weights["head"].T.copy()))
+        self.head_bias = copy("head_bias")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, C, H, W), uint8."""
+        x = ((images.float() / 255.0 - 0.5) * 4.0).contiguous(memory_format=self.layout)
+        for index, layer in enumerate(self.config["layers"]):
+            kernel = self.kernels[index]
+            if self.standardise_always:
+                kernel = layers_torch.standardise(kernel)
+            padded, padding = layers_torch.pad_same(x, layer["kernel_size"], layer["stride"])
+            y = F.conv2d(padded, kernel, stride=layer["stride"], padding=padding)
+            scale, shift = self.norm_scale[index], self.norm_shift[index]
+            x = layers_torch.finish(y, x, layer, scale, shift, self.config["norm_groups"], self.config["residual"])
+        mean = x.mean((2, 3))
+        return F.linear(F.pad(mean, (0, self.head.shape[1] - mean.shape[1])), self.head, self.head_bias)
