@@ -1,0 +1,87 @@
+"""Puppet-CNN's definitions once more, as plain float64 NumPy loops: what the library is compared with."""
+
+import math
+
+import numpy as np
+
+
+def entropy(values: np.ndarray, log=np.log2) -> float:
+    _, counts = np.unique(values, return_counts=True)
+    p = counts / values.size
+    return float(-(p * log(p)).sum())
+
+
+def frequency_levels(channel: np.ndarray, *, logarithm: bool = True) -> np.ndarray:
+    y = np.abs(np.fft.fft2(channel.astype(np.float64)))
+    y = np.log1p(y) if logarithm else y
+    spread = y.max() - y.min()
+    return np.round(255 * (y - y.min()) / spread) if spread > 1e-5 * y.max() else np.zeros_like(y)
+
+
+def complexity(image: np.ndarray, *, log=np.log2, logarithm: bool = True, pixel_weight: float = 0.5) -> float:
+    """H of one (H, W, C) image, uint8 or float in [0, 1]."""
+    levels = image if image.dtype == np.uint8 else np.round(image.astype(np.float64) * 255)
+    unit = image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
+    total = 0.0
+    for c in range(image.shape[2]):
+        pixels = entropy(levels[..., c], log)
+        frequencies = entropy(frequency_levels(unit[..., c], logarithm=logarithm), log)
+        total += pixel_weight * pixels + (1 - pixel_weight) * frequencies
+    return total / image.shape[2]
+
+
+def step_size(h: float) -> float:
+    return math.tanh(1 / h) if h > 0 else 1.0
+
+
+def initial_value(h: float) -> float:
+    return math.exp(1 - h**-2) if h > 0.04 else 0.0
+
+
+def separable_field(state, depthwise, depthwise_bias, pointwise, pointwise_bias, activation=np.tanh):
+    """G(P) by the definition: depthwise 3×3 with zero padding, activation, pointwise."""
+    c, rows, columns = state.shape
+    padded = np.pad(state, ((0, 0), (1, 1), (1, 1)))
+    mixed = np.zeros_like(state)
+    for channel in range(c):
+        for i in range(rows):
+            for j in range(columns):
+                window = padded[channel, i : i + 3, j : j + 3]
+                mixed[channel, i, j] = (window * depthwise[channel]).sum() + depthwise_bias[channel]
+    out = np.zeros_like(state)
+    for o in range(c):
+        for channel in range(c):
+            out[o] += pointwise[o, channel] * activation(mixed)[channel]
+        out[o] += pointwise_bias[o]
+    return out
+
+
+def convolve(image: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: str = "SAME") -> np.ndarray:
+    """Cross-correlation of an (H, W, C_in) image with an (C_out, C_in, K, K) kernel."""
+    k = kernel.shape[2:]
+    if padding == "SAME":
+        out = [-(-n // stride) for n in image.shape[:2]]
+        pads = []
+        for n, m, size in zip(image.shape[:2], out, k, strict=True):
+            total = max((m - 1) * stride + size - n, 0)
+            pads.append((total // 2, total - total // 2))
+        image = np.pad(image, (*pads, (0, 0)))
+    else:
+        out = [(n - size) // stride + 1 for n, size in zip(image.shape[:2], k, strict=True)]
+    result = np.zeros((*out, kernel.shape[0]))
+    for i in range(out[0]):
+        for j in range(out[1]):
+            window = image[i * stride : i * stride + k[0], j * stride : j * stride + k[1]]
+            result[i, j] = np.einsum("hwc,ochw->o", window, kernel)
+    return result
+
+
+def adaptive_average(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """PyTorch's adaptive average pooling, cell by cell, on every axis."""
+    out = np.zeros(shape)
+    for index in np.ndindex(*shape):
+        window = tuple(
+            slice(i * n // m, math.ceil((i + 1) * n / m)) for i, n, m in zip(index, x.shape, shape, strict=True)
+        )
+        out[index] = x[window].mean()
+    return out

@@ -1,0 +1,62 @@
+"""``python -m bench`` as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_speed_quick_runs_end_to_end(tmp_path):
+    output = tmp_path / "speed.json"
+    # Without those whose compilation takes most of the time.
+    without = "vmap", "train_vmap", "train_exact", "train_torch_batched", "generate_exact_gradient", "diffrax_gradient"
+    without += "generate_interpolated_gradient", "train_interpolated"
+    done = run("speed", "--quick", "--output", str(output), "--without", *without, "scan_gradient")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| row | measure |" in done.stdout
+    result = json.loads(output.read_text())
+    assert {"command", "date", "machine", "versions", "revision", "rounds", "measurements", "rows"} <= set(result)
+    names = [name.split()[0] for name in result["measurements"]]
+    assert names == ["predict", "train", "generate", "generate", "generate", "diffrax"]
+    found = {label: c for m in result["measurements"].values() for label, c in m["contenders"].items()}
+    for label in ("static_jax", "exact", "train_static_jax", "generate_exact", "diffrax", "scan"):
+        assert len(found[label]["calls_s"]) == 2
+        assert found[label]["first_call_s"] > 0
+        assert min(min(calls) for calls in found[label]["calls_s"]) > 0
+    for c in found.values():
+        assert c["error"] is None or c["error"] < 1e-4
+    for row in result["rows"]:
+        assert row["low"] <= row["median"] <= row["high"]
+        assert len(row["rounds"]) == 2
+    assert 11 in {row["number"] for row in result["rows"]}
+    left_out = {label: why for m in result["measurements"].values() for label, why in m["left_out"].items()}
+    assert left_out["train_vmap"] == "not asked for"
+
+
+def test_memory_quick_accounts_for_the_step(tmp_path):
+    output = tmp_path / "memory.json"
+    without = "train_exact", "train_exact_backsolve", "train_torch_batched", "train_interpolated"
+    done = run("memory", "--quick", "--output", str(output), "--without", *without)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(output.read_text())["contenders"]
+    for name in ("train_exact_direct", "train_static_jax"):
+        assert found[name]["xla_bytes"] >= found[name]["temp_bytes"] > 0
+        assert found[name]["rss_peak_bytes"] > 0
+
+
+@pytest.mark.parametrize("command", ["speed", "memory"])
+def test_help_says_what_there_is(command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "--quick" in done.stdout

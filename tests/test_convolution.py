@@ -1,0 +1,150 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax import lax
+
+from puppet_jax.puppets.convolution import LOWERINGS, PLATFORMS, convolve
+
+# batch, image, channels in and out, kernel, stride, padding
+CASES = [
+    (1, (5, 5), 3, 4, (3, 3), 1, "SAME"),
+    (2, (8, 6), 2, 3, (3, 3), 1, "VALID"),
+    (3, (7, 9), 3, 2, (5, 3), 2, "SAME"),
+    (17, (4, 4), 2, 5, (3, 3), 1, "SAME"),  # beyond what goes as patches on a CPU
+    (17, (6, 5), 1, 1, (1, 1), 1, "SAME"),
+    (2, (3, 3), 2, 2, (5, 5), 1, "SAME"),  # larger than the map
+    (3, (8, 8), 3, 3, (2, 2), 2, "SAME"),
+    (2, (9, 9), 2, 2, (3, 3), 4, "VALID"),  # pixels that no tap sees
+]
+
+
+def plain(image, kernel, *, stride=1, padding="SAME", **_):
+    strides = (stride, stride)
+    layout = ("NHWC", "OIHW", "NHWC")
+    return lax.conv_general_dilated(image[None], kernel, strides, padding, dimension_numbers=layout)[0]
+
+
+def assert_close(found, expected, tolerance=2e-5):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.float64(a), np.float64(b)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() < tolerance * (np.abs(b).max() + 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+def test_every_lowering_against_numpy_and_plain_gradients(rng, case, lowering):
+    b, size, c_in, c_out, k, stride, padding = case
+    x = jnp.asarray(rng.standard_normal((b, *size, c_in)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((b, c_out, c_in, *k)), jnp.float32)
+    expected = np.stack(
+        [reference.convolve(np.float64(x[i]), np.float64(kernel[i]), stride, padding) for i in range(b)]
+    )
+    g = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(f, x, kernel, g):
+        f = functools.partial(f, stride=stride, padding=padding, lowering=lowering)
+        v = jax.vmap
+        of_batch = lambda h: jax.grad(lambda x, k: jnp.sum(h(x, k) * g), (0, 1))  # noqa: E731
+        of_one = lambda x, k, g: jnp.sum(f(x, k) * g)  # noqa: E731
+        return {
+            "value": v(f)(x, kernel),
+            "one": f(x[0], kernel[0]),
+            "shared kernel": v(f, (0, None))(x, kernel[0]),
+            "shared image": v(f, (None, 0))(x[0], kernel),
+            "all pairs": v(v(f, (0, None)), (None, 0))(x, kernel),
+            "grad of vmap": of_batch(v(f))(x, kernel),
+            "vmap of grad": v(jax.grad(of_one, (0, 1)))(x, kernel, g),
+            "grad, shared kernel": of_batch(v(f, (0, None)))(x, kernel[0]),
+            "grad, shared image": of_batch(v(f, (None, 0)))(x[0], kernel),
+        }
+
+    found, wanted = everything(convolve, x, kernel, g), everything(plain, x, kernel, g)
+    assert_close(found["value"], expected)
+    for name in wanted:
+        assert_close(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+def test_forward_mode_and_second_derivatives(rng, lowering):
+    x = jnp.asarray(rng.standard_normal((2, 3, 3, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((2, 2, 2, 3, 3)), jnp.float32)
+
+    def net(f):
+        return lambda x, k: jnp.sum(jnp.tanh(f(jnp.tanh(f(x, k)), k * k)) ** 2)
+
+    transforms = {
+        "forward": lambda h: jax.jacfwd(h, (0, 1)),
+        "hessian": lambda h: jax.hessian(h, 1),
+        "reverse twice": lambda h: jax.grad(lambda x, k: jnp.sum(jax.grad(h, 1)(x, k) ** 2), (0, 1)),
+        "checkpoint": lambda h: jax.grad(jax.checkpoint(h), (0, 1)),
+    }
+    for transform in transforms.values():
+        mine = jax.jit(jax.vmap(transform(net(functools.partial(convolve, lowering=lowering)))))
+        assert_close(mine(x, kernel), jax.jit(jax.vmap(transform(net(plain))))(x, kernel), 1e-4)
+
+
+def test_gradient_against_finite_differences(rng):
+    x, kernel = (rng.standard_normal(shape) for shape in ((5, 6, 2), (3, 2, 3, 3)))
+    weights = rng.standard_normal((3, 3, 3))
+    loss = lambda x, k: (weights * reference.convolve(x, k, 2)).sum()  # noqa: E731
+    f = lambda x, k: jnp.sum(weights * convolve(x, k, stride=2))  # noqa: E731
+    found = jax.grad(f, (0, 1))(jnp.float32(x), jnp.float32(kernel))
+    for argument, array in enumerate((x, kernel)):
+        for flat in (0, array.size // 2, array.size - 1):
+            index = np.unravel_index(flat, array.shape)
+            step = np.zeros_like(array)
+            step[index] = 1e-4
+            shifted = [(x + s * step, kernel) if argument == 0 else (x, kernel + s * step) for s in (1, -1)]
+            expected = (loss(*shifted[0]) - loss(*shifted[1])) / 2e-4
+            assert float(found[argument][index]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+def test_bfloat16_accumulates_in_float32(rng, lowering):
+    x = jnp.asarray(rng.standard_normal((3, 6, 6, 64)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.standard_normal((3, 8, 64, 3, 3)), jnp.bfloat16)
+    found = jax.vmap(functools.partial(convolve, lowering=lowering))(x, kernel)
+    assert found.dtype == jnp.bfloat16
+    exact = np.stack([reference.convolve(np.float64(a), np.float64(k)) for a, k in zip(x, kernel, strict=True)])
+    assert_close(found, exact, 2.0**-8)  # one rounding of the exact result
+
+
+def test_layouts_agree(rng):
+    x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((5, 5, 2), (3, 2, 3, 3)))
+    assert_close(convolve(x, kernel.transpose(2, 3, 1, 0), layout="HWIO"), convolve(x, kernel))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_every_platform_has_a_lowering(platform):
+    def batch(x, kernel):
+        return jax.grad(lambda x, k: jnp.sum(jax.vmap(convolve)(x, k) ** 2), (0, 1))(x, kernel)
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 5, 5, 3), (2, 4, 3, 3, 3))]
+    text = jax.jit(batch).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    name = PLATFORMS.get(platform, PLATFORMS[None])
+    assert ("stablehlo.convolution" in text) == (name != "taps")
+    assert ("stablehlo.dot_general" in text) == (name in ("taps", "cpu"))  # on a CPU a few images go as patches
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize(
+    ("shapes", "options", "words"),
+    [
+        (((5, 5, 2), (3, 2, 3, 3)), {"layout": "IOHW"}, "layout must be"),
+        (((5, 5, 2), (3, 2, 3, 3)), {"stride": 0}, "stride must be"),
+        (((5, 5, 2), (3, 2, 3, 3)), {"padding": "FULL"}, "padding must be"),
+        (((5, 5, 2), (3, 2, 3, 3)), {"lowering": "fast"}, "lowering must be None or one of"),
+        (((2, 5, 5, 2), (3, 2, 3, 3)), {}, r"use jax\.vmap for batches"),
+        (((5, 5, 1), (3, 2, 3, 3)), {}, "image has 1 channels, kernel takes 2"),
+        (((2, 2, 2), (3, 2, 3, 3)), {"padding": "VALID"}, "does not fit"),
+    ],
+)
+def test_bad_input_is_refused(shapes, options, words):
+    with pytest.raises(ValueError, match=words):
+        convolve(*(jnp.zeros(shape) for shape in shapes), **options)

@@ -1,0 +1,198 @@
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+import puppet_jax as pj
+
+SHAPES = [(6, 2, 3, 3), (6, 6, 3, 3), (4, 6, 3, 3), (4, 4, 1, 1)]
+H = 5.3
+
+
+def make(**options):
+    puppeteer = pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(params=3), **options)
+    # Biases start at zero: give them values, so that a forgotten one shows.
+    puppeteer.depthwise_bias[...] = jnp.linspace(-0.3, 0.4, 6)
+    puppeteer.pointwise_bias[...] = jnp.linspace(0.2, -0.5, 6)
+    return puppeteer
+
+
+def as_float64(puppeteer):
+    names = ("depthwise", "depthwise_bias", "pointwise", "pointwise_bias")
+    return [np.asarray(getattr(puppeteer, name)[...], np.float64) for name in names]
+
+
+def euler(puppeteer, h, substeps=1, activation=np.tanh):
+    """Eq. (2) as a float64 loop from the puppeteer's own initial state."""
+    state = np.asarray(puppeteer.initial_state(h), np.float64)
+    dl = reference.step_size(h)
+    states = []
+    for _ in SHAPES:
+        for _ in range(substeps):
+            state = state + dl / substeps * reference.separable_field(state, *as_float64(puppeteer), activation)
+        states.append(state)
+    return np.stack(states)
+
+
+def relative(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+@pytest.mark.parametrize("initial", ["constant", "low_rank", "full"])
+@pytest.mark.parametrize("substeps", [1, 3])
+def test_euler_is_eq_2(initial, substeps):
+    puppeteer = make(initial=initial, steps_per_layer=substeps)
+    assert relative(puppeteer.trajectory(H), euler(puppeteer, H, substeps)) < 1e-5
+
+
+def test_relu_and_identity_fields():
+    for name, activation in (("relu", lambda x: np.maximum(x, 0)), ("identity", lambda x: x)):
+        puppeteer = make(activation=name)
+        assert relative(puppeteer.trajectory(H), euler(puppeteer, H, activation=activation)) < 1e-5
+
+
+def test_constant_start_is_eq_7():
+    state = make(initial="constant").initial_state(H)
+    np.testing.assert_allclose(state, np.full((6, 6, 9), np.exp(1 - H**-2)), rtol=1e-6)
+
+
+def test_low_rank_start():
+    puppeteer = make(initial="low_rank", rank=2)
+    out, into, tap = (np.asarray(getattr(puppeteer, f"initial_{n}")[...], np.float64) for n in ("out", "in", "tap"))
+    expected = np.exp(1 - H**-2) + sum(np.multiply.outer(np.multiply.outer(out[r], into[r]), tap[r]) for r in range(2))
+    np.testing.assert_allclose(puppeteer.initial_state(H), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_are_the_trajectory_pooled():
+    puppeteer = make(standardise=False)
+    states = euler(puppeteer, H).reshape(len(SHAPES), 6, 6, 3, 3)
+    for kernel, state, shape in zip(puppeteer(H), states, SHAPES, strict=True):
+        assert kernel.shape == shape
+        np.testing.assert_allclose(kernel, reference.adaptive_average(state, shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["Heun", "Tsit5", "kvaerno3", diffrax.Dopri5()])
+def test_other_solvers_approach_the_exact_solution(solver):
+    steps = {"steps_per_layer": 2} if solver != "Heun" else {"steps_per_layer": 16}
+    puppeteer = make(solver=solver, **steps)
+    exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)  # Richardson: error of order 1e-6
+    assert relative(puppeteer.trajectory(H), exact) < 3e-4
+
+
+def test_adaptive_solve_meets_its_tolerance():
+    puppeteer = make(solver="Tsit5", tolerance=1e-5)
+    exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)
+    assert relative(puppeteer.trajectory(H), exact) < 1e-4
+
+
+def gradients(adjoint, steps):
+    puppeteer = make(adjoint=adjoint, steps_per_layer=steps)
+    weights = jax.random.normal(jax.random.key(1), puppeteer.trajectory(H).shape)
+
+    def loss(puppeteer):
+        return (weights * puppeteer.trajectory(H)).sum()
+
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.grad(loss)(puppeteer))
+    return puppeteer, weights, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_adjoints_agree():
+    *_, recursive = gradients("recursive", 1)
+    *_, direct = gradients("direct", 1)
+    assert recursive.keys() == direct.keys()
+    assert len(recursive) == 7
+    for name in recursive:
+        assert relative(recursive[name], direct[name]) < 1e-5, name
+
+
+def test_backsolve_converges_to_the_exact_gradient():
+    errors = []
+    for steps in (4, 16):
+        *_, exact = gradients("direct", steps)
+        *_, found = gradients("backsolve", steps)
+        errors.append(max(relative(found[name], exact[name]) for name in exact))
+    assert errors[1] < 0.02
+    assert errors[1] < errors[0] / 2.5  # first order: a quarter, were it not for rounding
+
+
+def test_gradient_against_finite_differences():
+    puppeteer, weights, found = gradients("recursive", 1)
+    weights = np.asarray(weights, np.float64)
+    for name in ("depthwise", "pointwise", "pointwise_bias"):
+        index, step = np.unravel_index(1, getattr(puppeteer, name)[...].shape), 1e-6
+        values = []
+        for sign in (1, -1):
+            parameters = dict(zip(("depthwise", "depthwise_bias", "pointwise", "pointwise_bias"),
+                                  as_float64(puppeteer), strict=True))  # fmt: skip
+            parameters[name] = parameters[name].copy()
+            parameters[name][index] += sign * step
+            state, total, dl = np.asarray(puppeteer.initial_state(H), np.float64), 0.0, reference.step_size(H)
+            for layer in range(len(SHAPES)):
+                state = state + dl * reference.separable_field(state, *parameters.values())
+                total += (weights[layer] * state).sum()
+            values.append(total)
+        expected = (values[0] - values[1]) / (2 * step)
+        (gradient,) = [g for path, g in found.items() if f"'{name}'" in path]
+        assert gradient[index] == pytest.approx(expected, rel=1e-3), name
+
+
+@pytest.mark.parametrize("adjoint", ["recursive", "direct", "backsolve"])
+def test_batch_is_a_loop(adjoint):
+    puppeteer = make(adjoint=adjoint)
+    hs = jnp.array([0.0, 3.1, 6.9])
+    batch = jax.jit(jax.vmap(puppeteer))(hs)
+    for i, h in enumerate(hs):
+        for found, expected in zip(batch, puppeteer(h), strict=True):
+            np.testing.assert_allclose(found[i], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_zero_complexity_is_finite_in_value_and_gradient():
+    for options in ({"initial": "constant", "standardise": True}, {"initial": "constant", "standardise": False}, {}):
+        puppeteer = make(**options)
+        gradient = nnx.grad(lambda p: sum((k**2).sum() for k in p(0.0)))(puppeteer)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_parameter_counts_of_the_report():
+    # Width 32, 7 layers: the counts that the design's table of measurements gives.
+    shapes = [(32, 3, 3, 3)] + [(32, 32, 3, 3)] * 6
+    for options, expected in (({"initial": "constant"}, 1376), ({"rank": 4}, 1668), ({"initial": "full"}, 10592)):
+        state = nnx.state(pj.OdePuppeteer(shapes, rngs=nnx.Rngs(0), **options), nnx.Param)
+        assert sum(leaf.size for leaf in jax.tree.leaves(state)) == expected
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"solver": "Eulr"}, ValueError, "unknown solver 'Eulr'; diffrax has these for ODEs: .*Tsit5"),
+        ({"solver": "SemiImplicitEuler"}, ValueError, "unknown solver"),
+        ({"solver": diffrax.SemiImplicitEuler()}, ValueError, "not for plain ODEs"),
+        ({"solver": 3}, TypeError, "a name or a diffrax solver"),
+        ({"tolerance": 1e-4}, ValueError, "Euler has no error estimate"),
+        ({"tolerance": -1.0, "solver": "Tsit5"}, ValueError, "positive"),
+        ({"initial": "learned"}, ValueError, "initial must be one of"),
+        ({"adjoint": "none"}, ValueError, "adjoint must be one of"),
+        ({"activation": "gelu"}, ValueError, "activation must be one of"),
+        ({"steps_per_layer": 0}, ValueError, "steps_per_layer"),
+        ({"rank": 0}, ValueError, "rank"),
+    ],
+)
+def test_bad_options_are_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_a_batch_of_complexities_is_refused_with_the_way_out():
+    for puppeteer in (pj.OdePuppeteer, pj.ContinuousPuppeteer, pj.StoredPuppeteer):
+        with pytest.raises(ValueError, match=r"jax\.vmap\(puppeteer\)\(h\)"):
+            puppeteer(SHAPES, rngs=nnx.Rngs(0))(jnp.ones(3))
+        with pytest.raises(ValueError, match="layer 2 must be"):
+            puppeteer([(4, 3, 3, 3), (4, 4, 3, 2)], rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match="empty"):
+            puppeteer([], rngs=nnx.Rngs(0))

@@ -1,0 +1,25 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from puppet_jax.puppeteers.pooling import adaptive_average
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (6, 2, 3, 3), (4, 5, 1, 1), (1, 1, 2, 2), (5, 3, 3, 1)])
+def test_is_pytorchs_adaptive_average(rng, shape):
+    state = rng.standard_normal((6, 5, 3, 3)).astype(np.float32)
+    found = adaptive_average(jnp.asarray(state), shape)
+    np.testing.assert_allclose(found, reference.adaptive_average(state, shape), atol=1e-6)
+
+
+def test_by_hand():
+    # 5 cells to 3: windows 0–1, 1–3, 3–4 (PyTorch's overlap), as computed by hand.
+    state = np.array([1.0, 2.0, 4.0, 8.0, 16.0], np.float32)
+    np.testing.assert_allclose(adaptive_average(jnp.asarray(state), (3,)), [1.5, 14 / 3, 12.0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_cannot_average_upwards():
+    with pytest.raises(ValueError, match=r"\(2, 2\) down to \(3, 2\)"):
+        adaptive_average(jnp.zeros((2, 2)), (3, 2))

@@ -1,0 +1,104 @@
+"""The command line: defaults, help, and bad values."""
+
+import json
+
+import pytest
+
+import puppet_jax as pj
+from train import data
+from train.__main__ import main
+from train.config import RECIPES, Config, resolve, to_json
+
+
+def test_help_explains_every_field_and_the_defaults_by_data_set(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as leave:
+        main(["--help"])
+    assert leave.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in vars(Config()):
+        assert "--" + field.replace("_", "-") in shown
+    for name, recipe in RECIPES.items():
+        for value in vars(recipe).values():
+            assert f"{name} {value}" in shown
+    for preset in pj.PRESETS:
+        assert preset in shown
+    assert "None" not in shown
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--epochs", "0"),
+        ("--max-steps", "0"),
+        ("--batch-size", "-3"),
+        ("--learning-rate", "0"),
+        ("--learning-rate", "nan"),
+        ("--warmup", "1.0"),
+        ("--weight-decay", "-1"),
+        ("--clip-norm", "0"),
+        ("--label-smoothing", "1.5"),
+        ("--seed", "-1"),
+        ("--preset", "puppet_xxl"),
+        ("--augment", "cutmix"),
+        ("--puppeteer-options", "{broken"),
+        ("--puppeteer-options", "[1]"),
+        ("--puppeteer-options", '{"no_such_option": 1}'),
+        ("--batch-size", "100000"),
+    ],
+)
+def test_a_bad_value_ends_with_one_named_error_and_code_2(capsys, tmp_path, flag, value):
+    # Joined by "=", or a leading minus would be read as another flag.
+    assert main([f"{flag}={value}", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert flag in error
+    assert value in error or str(float(value)) in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--data", "imagenet"], ["--epochs", "many"], ["--no-such-flag"], ["--puppeteer", "x"]]
+)
+def test_what_the_parser_refuses_ends_with_code_2(capsys, arguments):
+    with pytest.raises(SystemExit) as leave:
+        main(arguments)
+    assert leave.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_missing_cifar10_ends_with_code_2(capsys, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    assert main(["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert "error: --data cifar10: no prepared CIFAR-10" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["--out", str(tmp_path)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    # --overwrite replaces runs, not whatever lies there.
+    assert main(["--out", str(tmp_path), "--overwrite"]) == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["--out", str(tmp_path / "file")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_training_ends_with_130(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_a_resolved_configuration_is_json_and_comes_back():
+    config = resolve(Config(puppeteer="printed"))
+    assert Config(**json.loads(json.dumps(to_json(config)))) == config
+    assert resolve(config) == config
