@@ -1,28 +1,23 @@
 """Inference without generation: kernels baked at nodes in H, and work in proportion to the depths of a batch."""
 
 import functools
-import os
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
+from puppet_jax.chunks import default_chunk, flat_tables, logits_in_chunks
 from puppet_jax.complexity import complexity
-from puppet_jax.images import as_unit, check_images
+from puppet_jax.images import check_images
 from puppet_jax.model import PuppetCNN
 from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
 from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
 from puppet_jax.puppets import PlainPuppet
 from puppet_jax.schedule import depth
 
-# Images that go through the layers together. On a CPU a chunk's kernels and maps should stay in the caches between
-# their making and their use; on an accelerator a chunk has to fill the device.
-_CPU_CHUNK = 16
-_ACCELERATOR_CHUNK = 64
 _LARGEST_BATCH = 1024
 
 
@@ -54,7 +49,7 @@ class Predictor:
 
     def __init__(self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, chunk: int | None):
         self.grid = interpolated.grid
-        self.tables = jax.jit(_bake, static_argnums=0)(*nnx.split(interpolated))
+        self.tables = _bake(*nnx.split(interpolated))
         self._chunk = chunk
         self._puppet = puppet
 
@@ -86,9 +81,9 @@ class Predictor:
         return jax.tree.map(lambda *rows: jnp.concatenate(rows)[: len(images)], *parts)
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
-        chunk = self._chunk or _default_chunk()
+        chunk = self._chunk or default_chunk()
         graphdef, state = nnx.split(self._puppet)
-        return _predict(graphdef, self.grid, min(chunk, len(images)), state, self.tables, images, count)
+        return _predict(graphdef, self.grid, chunk, state, self.tables, images, count)
 
 
 def compile_predict(
@@ -129,15 +124,9 @@ def compile_predict(
     return Predictor(model.puppet, interpolated, chunk)
 
 
-def _default_chunk() -> int:
-    if jax.default_backend() != "cpu":
-        return _ACCELERATOR_CHUNK
-    return max(_CPU_CHUNK, min(os.cpu_count() or 1, _ACCELERATOR_CHUNK))
-
-
-def _bake(graphdef, state) -> tuple[Float[Array, "nodes weights"], ...]:
-    tables = nnx.merge(graphdef, state).tables()
-    return tuple(jnp.transpose(t, (0, 3, 4, 2, 1)).reshape(t.shape[0], -1) for t in tables)
+@functools.partial(jax.jit, static_argnums=0)
+def _bake(graphdef, state):
+    return flat_tables(nnx.merge(graphdef, state).tables())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -145,34 +134,5 @@ def _predict(graphdef, grid: Grid, chunk: int, state, tables, images, count) -> 
     puppet = nnx.merge(graphdef, state)
     h = complexity(images)
     d = depth(h, puppet.max_depth)
-    batch = len(images)
-    # Deepest first: a chunk's images then need nearly the same number of layers. Rows that only fill up come last.
-    layers = jnp.where(jnp.arange(batch) < count, d, 0)
-    order = jnp.argsort(-layers)
-    rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
-    places = jnp.arange(rows.size).reshape(rows.shape)
-
-    def one_chunk(rows_and_places):
-        rows, places = rows_and_places
-        depths = jnp.where(places < batch, layers[rows], 0)
-        weights = jax.vmap(grid.weights)(h[rows])
-        x = jax.vmap(puppet.stem)(as_unit(images[rows]))
-        features = jnp.zeros((chunk, puppet.head[...].shape[0]))
-        for index, (c_out, c_in, k, _) in enumerate(puppet.kernel_shapes):
-
-            def run(x, features, index=index, shape=(k, k, c_in, c_out)):
-                # The only place where kernels exist: a product with the table, small enough to stay in the cache.
-                kernels = (weights[index] @ tables[index]).reshape(chunk, *shape)
-                y = jax.vmap(functools.partial(puppet.layer, index=index))(x, jnp.transpose(kernels, (0, 4, 3, 1, 2)))
-                leaving = (depths == index + 1)[:, None]
-                return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
-
-            out = jax.eval_shape(run, x, features)[0]
-            x, features = lax.cond(
-                jnp.max(depths) > index, run, lambda x, features, out=out: (jnp.zeros(out.shape, out.dtype), features),
-                x, features,
-            )  # fmt: skip
-        return jax.vmap(puppet.classify)(features)
-
-    logits = lax.map(one_chunk, (rows, places)).reshape(rows.size, -1)[:batch]
-    return Prediction(jnp.zeros_like(logits).at[order].set(logits), h, d)
+    layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
+    return Prediction(logits_in_chunks(puppet, grid, tables, images, h, layers, chunk), h, d)

@@ -9,10 +9,11 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
+from puppet_jax.chunks import default_chunk, flat_tables, logits_in_chunks
 from puppet_jax.complexity import complexity
 from puppet_jax.images import as_unit, check_images
 from puppet_jax.presets import PRESETS
-from puppet_jax.puppeteers import ContinuousPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
+from puppet_jax.puppeteers import ContinuousPuppeteer, InterpolatedPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppets import PlainPuppet
 from puppet_jax.schedule import depth
 
@@ -92,6 +93,11 @@ class PuppetCNN(nnx.Module):
 def _logits(graphdef, state, images):
     model = nnx.merge(graphdef, state)
     h, d = model.measure(images)
+    source = model.puppeteer
+    if isinstance(source, InterpolatedPuppeteer) and images.ndim == 4:
+        model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
+        tables = flat_tables(source.tables())
+        return logits_in_chunks(model.puppet, source.grid, tables, images, h, d, default_chunk())
 
     def one(image, h, d):
         return model.puppet(image, model.puppeteer(h), d)

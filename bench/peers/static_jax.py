@@ -41,10 +41,10 @@ def layer(x, kernel, scale, shift, spec: dict, config: dict):
     )
     n, h, w, c = y.shape
     groups = math.gcd(c, config["norm_groups"])
-    grouped = y.reshape(n, h, w, groups, c // groups)
-    mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
-    variance = grouped.var(axis=(1, 2, 4), keepdims=True)
-    y = ((grouped - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(y.shape) * scale + shift
+    # Sums over pixels first, then over a group's channels: several times faster on a CPU than both at once.
+    mean = _of_groups(y.mean(axis=(1, 2)), groups)
+    factor = jax.lax.rsqrt(_of_groups(((y - mean) ** 2).mean(axis=(1, 2)), groups) + 1e-5) * scale
+    y = y * factor + (shift - mean * factor)
     y = jax.nn.relu(y)
     if config["residual"] and y.shape == x.shape:
         y = y + x
@@ -54,6 +54,13 @@ def layer(x, kernel, scale, shift, spec: dict, config: dict):
     if spec["pool_kind"] == "max":
         return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, window, window, "VALID")
     return jax.lax.reduce_window(y, 0.0, jax.lax.add, window, window, "VALID") / spec["pool"] ** 2
+
+
+def _of_groups(per_channel, groups: int):
+    """(N, C) to each group's mean, (N, 1, 1, C)."""
+    n, c = per_channel.shape
+    means = per_channel.reshape(n, groups, c // groups).mean(axis=2)
+    return jnp.repeat(means, c // groups, axis=1)[:, None, None]
 
 
 def standardise(kernel):

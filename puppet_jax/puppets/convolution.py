@@ -15,7 +15,7 @@ around ``custom_vmap`` gives neither forward mode nor second derivatives.) The p
 that share a kernel; ``vmap`` over both arguments multiplies G, ``vmap`` over one of them multiplies that argument's
 free axis (N images, C_in or C_out channels), so a shared kernel remains one ordinary batched convolution.
 
-Which program a primitive becomes is looked up in ``LOWERINGS`` by ``PLATFORMS``.
+Which program a primitive becomes is looked up in ``LOWERINGS`` by ``default_lowering``.
 """
 
 import functools
@@ -28,6 +28,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from puppet_jax.puppets import native
 
 
 class Geometry(NamedTuple):
@@ -61,7 +63,7 @@ def convolve(
         padding: "SAME" (output ceil(H / stride), zeros around), "VALID", or ((top, bottom), (left, right)).
         layout: the order of the kernel's axes. The lowerings compute in "HWIO"; a caller that is free to choose should
             generate its kernels so, because reordering a batch of kernels costs up to half of the convolution.
-        lowering: a name in ``LOWERINGS``, or None for the platform's own (``PLATFORMS``). For tests and benchmarks.
+        lowering: a name in ``LOWERINGS``, or None for the platform's own (``default_lowering``). For tests and benchmarks.
 
     Returns:
         (H', W', C_out), in the common dtype of image and kernel. float32 and bfloat16 accumulate in float32.
@@ -73,6 +75,10 @@ def convolve(
         raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
     if lowering is not None and lowering not in LOWERINGS:
         raise ValueError(f"lowering must be None or one of {sorted(LOWERINGS)}, got {lowering!r}")
+    if lowering is not None and lowering.startswith("native") and not native.available():
+        raise ValueError(
+            f"lowering {lowering!r} was not built; install the package where there is a C++ compiler, or use None"
+        )
     if image.ndim != 3 or kernel.ndim != 4:
         raise ValueError(
             f"convolve takes one image (H, W, C_in) and one kernel ({', '.join(layout)}), got shapes {image.shape} and "
@@ -156,7 +162,6 @@ def _kernel_gradient(images, cotangent, geo):
 
 
 WIDTH = max(4, min(os.cpu_count() or 1, 32))  # more only costs compilation
-FEW = max(16, min(os.cpu_count() or 1, 64))  # images whose patches may exist at once
 
 
 def _independent(function):
@@ -234,29 +239,44 @@ def _taps_kernel_gradient(images, cotangents, geo):
     return jnp.stack(taps, 1).reshape(-1, *geo.kernel, *taps[0].shape[1:]).astype(images.dtype)
 
 
-def _patches_forward(images, kernels, geo):
-    """Patches laid out, then one batched matrix product (H' W', K_h K_w C_in) x (K_h K_w C_in, C_out)."""
-    patches = jnp.concatenate([seen for *_, seen in _taps(images, geo)], axis=-1)
-    matrices = kernels.reshape(kernels.shape[0], -1, kernels.shape[-1])
-    return _wide_einsum("gnhwi,gio->gnhwo", patches, matrices).astype(images.dtype)
+def _native(lanes):
+    """The C++ program (``native/``): direct convolution, image by image, on all of XLA's threads.
 
+    bfloat16 is computed in float32, as XLA:CPU does too; wider types get XLA's own convolutions.
+    """
 
-def _cpu_forward(images, kernels, geo):
-    # A few images, as in a chunk of inference: as patches, which stay in the caches. More: never all of their patches.
-    few = images.shape[0] <= FEW and images.shape[1] == 1
-    return (_patches_forward if few else _independent(_forward))(images, kernels, geo)
+    def run(which, left, right, geo):
+        dtype = left.dtype
+        if dtype.itemsize > 4:
+            return LOWERINGS["independent"][which](left, right, geo)
+        shape = _shape(which, left.shape, right.shape, geo)
+        out = native.call(which, *(a.astype(jnp.float32) for a in (left, right)), shape, geo.stride, geo.padding, lanes)
+        return out.astype(dtype)
+
+    return tuple(functools.partial(run, which) for which in range(3))
 
 
 LOWERINGS = {
-    "cpu": (_cpu_forward, *map(_independent, (_image_gradient, _kernel_gradient))),
+    # Vectors of up to 16, 8 and 4 floats; the processor may have shorter ones.
+    "native": _native(16),
+    "native_8": _native(8),
+    "native_4": _native(4),
     "independent": tuple(map(_independent, (_forward, _image_gradient, _kernel_gradient))),
-    "patches": (_patches_forward, _taps_image_gradient, _taps_kernel_gradient),
     "grouped": tuple(map(_grouped, (_forward, _image_gradient, _kernel_gradient))),
     "taps": (_taps_forward, _taps_image_gradient, _taps_kernel_gradient),
 }
-# Measured on CPU only. Elsewhere batched matrix products, which every vendor tunes, and which are as fast backwards as
-# forwards; a grouped convolution's kernel gradient is not (JAX issue 13800).
-PLATFORMS = {"cpu": "cpu", None: "taps"}
+
+
+def default_lowering(platform: str | None) -> str:
+    """The lowering that ``convolve`` takes on a platform.
+
+    CPU: the native program, where it was built. Elsewhere batched matrix products, which every vendor tunes, and which
+    are as fast backwards as forwards; a grouped convolution's kernel gradient is not (JAX issue 13800). That choice
+    has been measured on CPUs only.
+    """
+    if platform == "cpu":
+        return "native" if native.available() else "independent"
+    return "taps"
 
 
 # ---- The primitives
@@ -288,13 +308,14 @@ def _make(which, name):
 
     def lower(platform):
         def run(left, right, *, geometry, lowering):
-            if left.shape[0] == 1:  # a shared kernel: one ordinary convolution, on every platform
+            chosen = lowering or default_lowering(platform)
+            if left.shape[0] == 1 and not chosen.startswith("native"):  # a shared kernel: one ordinary convolution
                 return (_forward, _image_gradient, _kernel_gradient)[which](left[0], right[0], geometry)[None]
-            return LOWERINGS[lowering or PLATFORMS[platform]][which](left, right, geometry)
+            return LOWERINGS[chosen][which](left, right, geometry)
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=platform)
 
-    for platform in PLATFORMS:
+    for platform in ("cpu", None):
         lower(platform)
 
     def batch(operands, dims, **static):

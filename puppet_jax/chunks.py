@@ -1,0 +1,87 @@
+"""A batch through the puppet a few images at a time: kernels that exist only where they are used, work only to depth D.
+
+A batch's own kernels are many times larger than its images. Here the images are sorted by depth and taken in chunks;
+for each layer a chunk's kernels are one product of its interpolation weights with the table of nodes, used at once
+while they lie in the caches, and never stored: backwards a chunk is computed again. A chunk skips the layers beyond its
+deepest image, so that work is proportional to the sum of the depths, all within one program of static shapes.
+"""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax.images import as_unit
+from puppet_jax.puppeteers.interpolate import Grid
+from puppet_jax.puppets import PlainPuppet
+
+Tables = tuple[Float[Array, "_ _"], ...]
+
+
+def default_chunk() -> int:
+    """Images that go through the layers together. CPU: their kernels and maps should stay in the caches, and there
+    should be one for every core; accelerators: they should fill the device."""
+    if jax.default_backend() != "cpu":
+        return 64
+    return max(16, min(os.cpu_count() or 1, 64))
+
+
+def flat_tables(tables: tuple[Float[Array, "_ _ _ _ _"], ...]) -> Tables:
+    """Kernels at nodes, (M, C_out, C_in, K, K) a layer, as (M, K·K·C_in·C_out): the order that the convolution reads,
+    so that a product of weights with a table writes kernels that need no reordering."""
+    return tuple(jnp.transpose(table, (0, 3, 4, 2, 1)).reshape(table.shape[0], -1) for table in tables)
+
+
+def logits_in_chunks(
+    puppet: PlainPuppet,
+    grid: Grid,
+    tables: Tables,
+    images: Num[Array, "b h w c"],
+    complexity: Float[Array, " b"],
+    depth: Int[Array, " b"],
+    chunk: int,
+) -> Float[Array, "b num_classes"]:
+    """Logits of a batch, in the order given; differentiable in the puppet's parameters, the tables and the images.
+
+    Args:
+        puppet: the CNN.
+        grid: the nodes of ``tables``.
+        tables: kernels at the nodes, see :func:`flat_tables`.
+        images: uint8, or float in [0, 1].
+        complexity: H of every image, bits.
+        depth: D of every image; one of 0 only fills up the batch: it costs nothing and its logits mean nothing.
+        chunk: images that go through the layers together.
+    """
+    batch = len(images)
+    chunk = min(chunk, batch)
+    # Deepest first: a chunk's images then need nearly the same number of layers. Rows that only fill up come last.
+    order = jnp.argsort(-depth)
+    rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
+    places = jnp.arange(rows.size).reshape(rows.shape)
+
+    @jax.checkpoint
+    def one_chunk(rows, places):
+        depths = jnp.where(places < batch, depth[rows], 0)
+        weights = jax.vmap(grid.weights)(complexity[rows])
+        x = jax.vmap(puppet.stem)(as_unit(images[rows]))
+        features = jnp.zeros((chunk, puppet.head[...].shape[0]))
+        for index, (c_out, c_in, k, _) in enumerate(puppet.kernel_shapes):
+
+            def run(x, features, index=index, shape=(k, k, c_in, c_out)):
+                kernels = (weights[index] @ tables[index]).reshape(chunk, *shape)
+                y = jax.vmap(functools.partial(puppet.layer, index=index))(x, jnp.transpose(kernels, (0, 4, 3, 1, 2)))
+                leaving = (depths == index + 1)[:, None]
+                return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
+
+            out = jax.eval_shape(run, x, features)[0]
+            x, features = lax.cond(
+                jnp.max(depths) > index, run, lambda x, features, out=out: (jnp.zeros(out.shape, out.dtype), features),
+                x, features,
+            )  # fmt: skip
+        return jax.vmap(puppet.classify)(features)
+
+    logits = lax.map(lambda each: one_chunk(*each), (rows, places)).reshape(rows.size, -1)[:batch]
+    return jnp.zeros_like(logits).at[order].set(logits)

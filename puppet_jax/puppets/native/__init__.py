@@ -1,0 +1,39 @@
+"""The per-sample convolution's CPU program: ``convolution.cc`` as XLA custom calls (jax.ffi), where it was built.
+
+It is built when the package is installed, if there is a C++ compiler. :func:`available` tells; without it, CPUs get
+XLA's own convolutions (``"independent"`` in ``puppet_jax/puppets/convolution.py``).
+"""
+
+import ctypes
+import functools
+import importlib.machinery
+from pathlib import Path
+
+import jax
+import numpy as np
+
+_MAPS = ("forward", "image_gradient", "kernel_gradient")
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the library was built; registers its programs with XLA the first time."""
+    here = Path(__file__).parent
+    found = [
+        path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_convolution{suffix}").exists()
+    ]
+    if not found:
+        return False
+    library = ctypes.CDLL(str(found[0]))
+    for name in _MAPS:
+        handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
+        jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
+    return True
+
+
+def call(which: int, left, right, shape: tuple[int, ...], stride, padding, lanes: int = 16):
+    """One of the three maps (see ``convolution.py``) of float32 operands, with vectors of at most ``lanes`` floats."""
+    (top, _), (left_edge, _) = padding
+    run = jax.ffi.ffi_call(f"puppet_jax_{_MAPS[which]}", jax.ShapeDtypeStruct(shape, left.dtype))
+    numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": top, "left": left_edge, "lanes": lanes}
+    return run(left, right, **{name: np.int64(value) for name, value in numbers.items()})
