@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.images import as_unit
 from puppet_jax.puppeteers.interpolate import Grid
-from puppet_jax.puppets import PlainPuppet
+from puppet_jax.puppets import CONVOLVED, PlainPuppet
 
 Tables = tuple[Float[Array, "_ _"], ...]
 
@@ -62,7 +62,6 @@ def logits_in_chunks(
     rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
     places = jnp.arange(rows.size).reshape(rows.shape)
 
-    @jax.checkpoint
     def one_chunk(rows, places):
         depths = jnp.where(places < batch, depth[rows], 0)
         weights = jax.vmap(grid.weights)(complexity[rows])
@@ -70,6 +69,7 @@ def logits_in_chunks(
         features = jnp.zeros((chunk, puppet.head[...].shape[0]))
         for index, (c_out, c_in, k, _) in enumerate(puppet.kernel_shapes):
 
+            @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
             def run(x, features, index=index, shape=(k, k, c_in, c_out)):
                 kernels = (weights[index] @ tables[index]).reshape(chunk, *shape)
                 y = jax.vmap(functools.partial(puppet.layer, index=index))(x, jnp.transpose(kernels, (0, 4, 3, 1, 2)))

@@ -1,3 +1,4 @@
+import concurrent.futures
 import functools
 
 import jax
@@ -7,14 +8,21 @@ import pytest
 import reference
 from jax import lax
 
-from puppet_jax.puppets.convolution import LOWERINGS, PLATFORMS, convolve
+from puppet_jax.puppets import native
+from puppet_jax.puppets.convolution import LOWERINGS, convolve, default_lowering
+
+needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
+EVERY_LOWERING = [
+    pytest.param(name, marks=needs_native) if name.startswith("native") else name for name in sorted(LOWERINGS)
+]
 
 # batch, image, channels in and out, kernel, stride, padding
 CASES = [
     (1, (5, 5), 3, 4, (3, 3), 1, "SAME"),
     (2, (8, 6), 2, 3, (3, 3), 1, "VALID"),
     (3, (7, 9), 3, 2, (5, 3), 2, "SAME"),
-    (17, (4, 4), 2, 5, (3, 3), 1, "SAME"),  # beyond what goes as patches on a CPU
+    (17, (4, 4), 2, 5, (3, 3), 1, "SAME"),
+    (3, (6, 5), 5, 37, (3, 3), 1, "SAME"),  # channels that fill no whole number of vectors
     (17, (6, 5), 1, 1, (1, 1), 1, "SAME"),
     (2, (3, 3), 2, 2, (5, 5), 1, "SAME"),  # larger than the map
     (3, (8, 8), 3, 3, (2, 2), 2, "SAME"),
@@ -36,7 +44,7 @@ def assert_close(found, expected, tolerance=2e-5):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
 def test_every_lowering_against_numpy_and_plain_gradients(rng, case, lowering):
     b, size, c_in, c_out, k, stride, padding = case
     x = jnp.asarray(rng.standard_normal((b, *size, c_in)), jnp.float32)
@@ -70,7 +78,7 @@ def test_every_lowering_against_numpy_and_plain_gradients(rng, case, lowering):
         assert_close(found[name], wanted[name])
 
 
-@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
 def test_forward_mode_and_second_derivatives(rng, lowering):
     x = jnp.asarray(rng.standard_normal((2, 3, 3, 2)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((2, 2, 2, 3, 3)), jnp.float32)
@@ -105,7 +113,7 @@ def test_gradient_against_finite_differences(rng):
             assert float(found[argument][index]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("lowering", sorted(LOWERINGS))
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
 def test_bfloat16_accumulates_in_float32(rng, lowering):
     x = jnp.asarray(rng.standard_normal((3, 6, 6, 64)), jnp.bfloat16)
     kernel = jnp.asarray(rng.standard_normal((3, 8, 64, 3, 3)), jnp.bfloat16)
@@ -113,6 +121,48 @@ def test_bfloat16_accumulates_in_float32(rng, lowering):
     assert found.dtype == jnp.bfloat16
     exact = np.stack([reference.convolve(np.float64(a), np.float64(k)) for a, k in zip(x, kernel, strict=True)])
     assert_close(found, exact, 2.0**-8)  # one rounding of the exact result
+
+
+@needs_native
+def test_native_numbers_of_an_image_do_not_depend_on_the_batch(rng):
+    x = jnp.asarray(rng.standard_normal((5, 7, 9, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((5, 20, 6, 3, 3)), jnp.float32)
+
+    @jax.jit
+    def gradients(x, kernel):
+        batch = jax.vmap(functools.partial(convolve, lowering="native"))
+        return jax.grad(lambda x, k: jnp.sum(batch(x, k) ** 2), (0, 1))(x, kernel)
+
+    together = gradients(x, kernel)
+    for i in range(5):  # cut into other pieces over the threads
+        for one, all_ in zip(gradients(x[i : i + 1], kernel[i : i + 1]), together, strict=True):
+            assert (np.asarray(one[0]) == np.asarray(all_[i])).all()
+
+
+@needs_native
+def test_native_from_many_threads_at_once(rng):
+    x = jnp.asarray(rng.standard_normal((4, 8, 8, 16)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((4, 16, 16, 3, 3)), jnp.float32)
+    run = jax.jit(jax.vmap(functools.partial(convolve, lowering="native")))
+    expected = np.asarray(run(x, kernel))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: np.asarray(run(x, kernel)), range(200), timeout=120):
+            assert (found == expected).all()
+
+
+@needs_native
+def test_wider_types_get_plain_convolutions():
+    with jax.enable_x64(True):
+        x, kernel = jnp.zeros((4, 4, 2), jnp.float64), jnp.zeros((3, 2, 3, 3), jnp.float64)
+        text = jax.jit(convolve).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" in text
+
+
+def test_without_the_native_library_a_cpu_still_convolves(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert default_lowering("cpu") == "independent"
+    with pytest.raises(ValueError, match="was not built"):
+        convolve(jnp.zeros((4, 4, 2)), jnp.zeros((3, 2, 3, 3)), lowering="native")
 
 
 def test_layouts_agree(rng):
@@ -127,9 +177,10 @@ def test_every_platform_has_a_lowering(platform):
 
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 5, 5, 3), (2, 4, 3, 3, 3))]
     text = jax.jit(batch).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
-    name = PLATFORMS.get(platform, PLATFORMS[None])
-    assert ("stablehlo.convolution" in text) == (name != "taps")
-    assert ("stablehlo.dot_general" in text) == (name in ("taps", "cpu"))  # on a CPU a few images go as patches
+    name = default_lowering(platform)
+    assert ("stablehlo.convolution" in text) == (name == "independent")
+    assert ("puppet_jax_kernel_gradient" in text) == (name == "native")
+    assert ("stablehlo.dot_general" in text) == (name == "taps")
 
 
 @pytest.mark.usefixtures("no_type_checker")

@@ -39,7 +39,7 @@ def layer(x, kernel, scale, shift, spec: dict, config: dict):
     y = jax.lax.conv_general_dilated(
         x, kernel, (spec["stride"],) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    n, h, w, c = y.shape
+    c = y.shape[-1]
     groups = math.gcd(c, config["norm_groups"])
     # Sums over pixels first, then over a group's channels: several times faster on a CPU than both at once.
     mean = _of_groups(y.mean(axis=(1, 2)), groups)

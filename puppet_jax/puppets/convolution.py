@@ -63,7 +63,7 @@ def convolve(
         padding: "SAME" (output ceil(H / stride), zeros around), "VALID", or ((top, bottom), (left, right)).
         layout: the order of the kernel's axes. The lowerings compute in "HWIO"; a caller that is free to choose should
             generate its kernels so, because reordering a batch of kernels costs up to half of the convolution.
-        lowering: a name in ``LOWERINGS``, or None for the platform's own (``default_lowering``). For tests and benchmarks.
+        lowering: a name in ``LOWERINGS``, for tests and benchmarks; None for the platform's own, ``default_lowering``.
 
     Returns:
         (H', W', C_out), in the common dtype of image and kernel. float32 and bfloat16 accumulate in float32.

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import convolve
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
+
+CONVOLVED = "puppet_jax.convolved"
+"""A convolution's result, to ``jax.checkpoint``'s policies: worth keeping where the rest is recomputed."""
 
 
 class PlainPuppet(nnx.Module):
@@ -120,7 +124,7 @@ class PlainPuppet(nnx.Module):
     ) -> Float[Array, "h_out w_out c_out"]:
         """Layer ``index`` (from 0) of one image: convolution, normalisation, activation, residual, pooling."""
         spec = self.layers[index]
-        y = convolve(x, kernel.astype(self.dtype), stride=spec.stride)
+        y = checkpoint_name(convolve(x, kernel.astype(self.dtype), stride=spec.stride), CONVOLVED)
         groups = math.gcd(spec.width, self.norm_groups)
         y = _group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
         y = jax.nn.relu(y)
