@@ -33,7 +33,10 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
 
 
 def interpolated(model: pj.PuppetCNN, nodes: int, interval: tuple[float, float]) -> pj.PuppetCNN:
-    """The same model, its kernels generated at ``nodes`` complexities within ``interval``; itself if ``nodes`` is 0."""
-    if nodes == 0:
+    """The same model, its kernels generated at ``nodes`` complexities within ``interval``.
+
+    Itself if ``nodes`` is 0, or if there is nothing to interpolate because kernels are stored.
+    """
+    if nodes == 0 or isinstance(model.puppeteer, pj.StoredPuppeteer):
         return model
     return pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True), model.puppet)

@@ -58,9 +58,9 @@ class Config:
     paper prints it. stored: a kernel for each layer, the static twin to compare with."""
     puppeteer_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """Further options of the puppeteer, a JSON object, for example '{"basis": 32}'."""
-    nodes: int = 0
+    nodes: int = 12
     """Generate kernels at this many complexities per step and interpolate to each image's (12 suit most models),
-    instead of for every image. 0: for every image, exactly."""
+    instead of for every image. 0: for every image, exactly. Evaluation is always exact."""
     epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.", "INT")] = None
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
