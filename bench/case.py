@@ -62,7 +62,7 @@ def make_model(size: Size, puppeteer: str = "ode", **options):
     layers = [pj.LayerSpec(size.channels, stride=cifar.SIZE // size.map)]
     layers += [pj.LayerSpec(size.channels)] * (size.layers - 1)
     puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=10, rngs=nnx.Rngs(1))
-    source = {"ode": pj.OdePuppeteer, "stored": pj.StoredPuppeteer}[puppeteer]
+    source = {"ode": pj.OdePuppeteer, "continuous": pj.ContinuousPuppeteer, "stored": pj.StoredPuppeteer}[puppeteer]
     model = pj.PuppetCNN(source(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet)
     state = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree.flatten(state)

@@ -1,6 +1,7 @@
 """What a number was measured on and with."""
 
 import datetime
+import importlib.machinery
 import importlib.metadata
 import os
 import platform
@@ -25,9 +26,16 @@ def describe() -> dict:
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "load_at_start": os.getloadavg()[0],
         },
+        "native_convolution": _native(),
         "versions": {"python": platform.python_version(), **_versions()},
         "revision": _revision(),
     }
+
+
+def _native() -> bool:
+    """Whether the package was built with its C++ convolution; without importing JAX."""
+    folder = Path(__file__).parent.parent / "puppet_jax" / "puppets" / "native"
+    return any((folder / f"_convolution{end}").exists() for end in importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def _processor() -> str:

@@ -82,9 +82,11 @@ def _plan(main: Size, deep: Size | None, others: tuple[Size, ...], step: Size, b
         rows.append(_share(10, "PyTorch's static CNN (moonshot)", name, "compile_predict", "torch_static", 1.0))
     for size in sizes:
         more = ("train_vmap", "train_torch_batched", "train_torch_static", "train_exact") if size == main else ()
-        name = measure(f"train {size}", "train_interpolated", "train_static_jax", *more, size=size)
+        name = measure(f"train {size}", "train_interpolated", "train_continuous", "train_static_jax", *more, size=size)
+        twin = "training step, static twin in JAX"
+        rows.append(_share(7, twin, name, "train_interpolated", "train_static_jax", 1.25))
         rows.append(
-            _share(7, "training step, static twin in JAX", name, "train_interpolated", "train_static_jax", 1.25)
+            _share(7, f"{twin} (ours: continuous puppeteer)", name, "train_continuous", "train_static_jax", 1.25)
         )
         if size == main:
             ours = "train_interpolated"

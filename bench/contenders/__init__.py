@@ -44,6 +44,7 @@ CONTENDERS: dict[str, tuple[str, str, str]] = {
     "torch_static": (_TORCH, "static", "PyTorch (oneDNN), static CNN at D_max"),
     # One training step: loss, gradient, AdamW.
     "train_interpolated": (_JAX, "train_interpolated", "training step, kernels interpolated on nodes in H"),
+    "train_continuous": (_JAX, "train_continuous", "the same, from the continuous puppeteer instead of the ODE"),
     "train_exact": (_JAX, "train_exact", "training step, kernels by diffrax for every image"),
     "train_exact_direct": (_JAX, "train_exact_direct", "the same, DirectAdjoint"),
     "train_exact_backsolve": (_JAX, "train_exact_backsolve", "the same, BacksolveAdjoint"),

@@ -57,6 +57,11 @@ def train_interpolated(case: Case) -> Contender:
     return contender
 
 
+def train_continuous(case: Case) -> Contender:
+    model = make_model(case.size, "continuous")
+    return _train_model(case, pj.PuppetCNN(_interpolated(model, shared=True), model.puppet), answer=None)
+
+
 def train_exact(case: Case, adjoint: str = "recursive") -> Contender:
     return _train_model(case, make_model(case.size, adjoint=adjoint))
 
