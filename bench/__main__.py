@@ -11,9 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from bench import memory, speed
+from bench import memory, precision, speed
 
-_BENCHMARKS = {"speed": (speed.Speed, speed.run), "memory": (memory.Memory, memory.run)}
+_BENCHMARKS = {
+    "speed": (speed.Speed, speed.run),
+    "memory": (memory.Memory, memory.run),
+    "precision": (precision.Precision, precision.run),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -104,7 +104,8 @@ def check_lowerings() -> list[dict]:
             return value(x, kernel), *jax.grad(lambda *both: jnp.sum(value(*both) ** 2), (0, 1))(x, kernel)
 
         expected = on_cpu(jax.jit(functools.partial(everything, plain)), x, kernel)
-        for lowering in LOWERINGS:
+        # The native ones are programs for CPUs.
+        for lowering in (name for name in LOWERINGS if not name.startswith("native")):
             mine = functools.partial(convolve, stride=stride, padding=padding, lowering=lowering)
             found = jax.jit(functools.partial(everything, mine))(x, kernel)
             for name, a, b in zip(("value", "image gradient", "kernel gradient"), found, expected, strict=True):

@@ -1,6 +1,7 @@
 """``python -m bench speed``: every target of speed as a ratio, measured interleaved in one run."""
 
 import dataclasses
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,8 @@ class Speed:
     rounds: int = 7
     """Turns of every contender; each yields one ratio."""
     only: tuple[str, ...] = ()
-    """Measurements to make, by the beginning of their names (predict, train, generate, diffrax, preset); none: all."""
+    """Measurements to make, by the beginning of their names (predict, train, generate, diffrax, preset); none: all.
+    Others that the output file holds stay in it, each with the date and revision it was made at."""
     without: tuple[str, ...] = ()
     """Contenders to leave out, by name; train_vmap alone takes most of the time."""
     cores: int | None = None
@@ -42,6 +44,8 @@ def run(options: Speed) -> int:
     result["machine"]["cores_used"] = 1 if options.quick else options.cores or result["machine"]["cores"]
     result["ratios"] = "median and quartiles over rounds; a round's time is the median of its calls"
     measurements = [m for m in chosen.measurements if not options.only or m.name.startswith(options.only)]
+    if options.only and output and output.exists():
+        result["measurements"] = json.loads(output.read_text(encoding="utf-8"))["measurements"]
     with (
         tempfile.TemporaryDirectory() as folder,
         Crew(1 if options.quick else options.cores, compile_fast=options.quick) as crew,
@@ -49,7 +53,8 @@ def run(options: Speed) -> int:
         prepared = {}
         for measurement in measurements:
             measured = _measure(crew, measurement, rounds, options, Path(folder), prepared)
-            result["measurements"][measurement.name] = measured
+            made_at = {key: result[key] for key in ("command", "date", "revision")}
+            result["measurements"][measurement.name] = {**made_at, **measured}
             rows = (_row(row, result["measurements"]) for row in chosen.rows)
             result["rows"] = [row for row in rows if row]
             if output:

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from bench import precision
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +24,7 @@ def test_speed_quick_runs_end_to_end(tmp_path):
     output = tmp_path / "speed.json"
     # Without those whose compilation takes most of the time.
     without = "vmap", "train_vmap", "train_exact", "train_torch_batched", "generate_exact_gradient", "diffrax_gradient"
-    without += "generate_interpolated_gradient", "train_interpolated"
+    without += "generate_interpolated_gradient", "train_interpolated", "train_continuous"
     done = run("speed", "--quick", "--output", str(output), "--without", *without, "scan_gradient")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "| row | measure |" in done.stdout
@@ -55,8 +58,24 @@ def test_memory_quick_accounts_for_the_step(tmp_path):
         assert found[name]["rss_peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("command", ["speed", "memory"])
+@pytest.mark.parametrize("command", ["speed", "memory", "precision"])
 def test_help_says_what_there_is(command):
     done = run(command, "--help")
     assert done.returncode == 0
-    assert "--quick" in done.stdout
+    assert "--output" in done.stdout
+
+
+def test_precision_compares_logits():
+    exact = np.array([[2.0, 0.0], [0.0, 1.0], [4.0, -1.0]])
+    found = exact + np.array([[0.0, 0.1], [1.5, 0.0], [0.0, 0.0]])
+    measured = precision.compare(found, exact)
+    assert measured["error_of_batch"] == pytest.approx(1.5 / 4.0)
+    assert measured["error_of_image_median"] == pytest.approx(0.05)
+    assert measured["error_of_image_greatest"] == pytest.approx(1.5)
+    assert measured["other_class"] == pytest.approx(1 / 3)
+
+
+def test_precision_without_a_run_says_so(tmp_path):
+    done = run("precision", str(tmp_path))
+    assert done.returncode == 2
+    assert "no such file" in done.stdout

@@ -309,6 +309,8 @@ def _make(which, name):
     def lower(platform):
         def run(left, right, *, geometry, lowering):
             chosen = lowering or default_lowering(platform)
+            if chosen.startswith("native") and platform != "cpu":
+                raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")
             if left.shape[0] == 1 and not chosen.startswith("native"):  # a shared kernel: one ordinary convolution
                 return (_forward, _image_gradient, _kernel_gradient)[which](left[0], right[0], geometry)[None]
             return LOWERINGS[chosen][which](left, right, geometry)
