@@ -120,6 +120,13 @@ def test_a_model_with_interpolated_kernels_trains_like_the_exact_one(rng):
     assert pj.summary(fast) == pj.summary(model)
 
 
+def test_a_tolerance_below_rounding_takes_the_floor():
+    source = SOURCES["ode"]()
+    fast = pj.interpolate(source, tolerance=1e-9)
+    assert max(pj.interpolation_error(fast)) < 3e-5
+    assert max(len(nodes) for nodes in fast.grid.nodes) <= 256
+
+
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_input_is_refused():
     source = SOURCES["ode"]()
@@ -130,8 +137,8 @@ def test_bad_input_is_refused():
         pj.interpolate(source, nodes=0)
     with pytest.raises(ValueError, match="tolerance must be positive"):
         pj.interpolate(source, tolerance=0.0)
-    rough = pj.ContinuousPuppeteer(SHAPES, omega=400.0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"64 nodes leave a relative error of .* narrow the interval"):
+    rough = pj.ContinuousPuppeteer(SHAPES, omega=4000.0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"256 nodes leave a relative error of .* narrow the interval"):
         pj.interpolate(rough)
     with pytest.raises(ValueError, match=r"jax\.vmap"):
         pj.interpolate(source, nodes=2)(jnp.ones(3))
