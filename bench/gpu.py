@@ -26,7 +26,8 @@ import optax
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.puppets.convolution import LOWERINGS, convolve
+from puppet_jax.puppets.convolution import convolve
+from puppet_jax.puppets.primitives import LOWERINGS
 
 SIZES = ((64, 64, 16), (64, 32, 32), (64, 128, 8), (256, 64, 16), (1024, 64, 16))  # batch, channels, map
 LAYERS = 7

@@ -1,8 +1,8 @@
 """A batch through the puppet a few images at a time: kernels that exist only where they are used, work only to depth D.
 
 A batch's own kernels are many times larger than its images. Here the images are sorted by depth and taken in chunks;
-for each layer a chunk's kernels are one product of its interpolation weights with the table of nodes, used at once
-while they lie in the caches, and never stored: backwards a chunk is computed again. A chunk skips the layers beyond its
+a layer's kernels are mixtures of the table of nodes by each image's interpolation weights, made where the convolution
+uses them and never stored: backwards they are made again. A chunk skips the layers beyond its
 deepest image, so that work is proportional to the sum of the depths, all within one program of static shapes.
 """
 
@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.images import as_unit
 from puppet_jax.puppeteers.interpolate import Grid
-from puppet_jax.puppets import CONVOLVED, PlainPuppet
+from puppet_jax.puppets import CONVOLVED, Mixture, PlainPuppet
 
-Tables = tuple[Float[Array, "_ _"], ...]
+Tables = tuple[Float[Array, "_ _ _ _ _"], ...]
 
 
 def default_chunk() -> int:
@@ -26,13 +26,12 @@ def default_chunk() -> int:
     should be one for every core; accelerators: they should fill the device."""
     if jax.default_backend() != "cpu":
         return 64
-    return max(16, min(os.cpu_count() or 1, 64))
+    return max(32, min(os.cpu_count() or 1, 64))
 
 
-def flat_tables(tables: tuple[Float[Array, "_ _ _ _ _"], ...]) -> Tables:
-    """Kernels at nodes, (M, C_out, C_in, K, K) a layer, as (M, K·K·C_in·C_out): the order that the convolution reads,
-    so that a product of weights with a table writes kernels that need no reordering."""
-    return tuple(jnp.transpose(table, (0, 3, 4, 2, 1)).reshape(table.shape[0], -1) for table in tables)
+def convolution_tables(tables: tuple[Float[Array, "_ _ _ _ _"], ...]) -> Tables:
+    """Kernels at nodes, (M, C_out, C_in, K, K) a layer, as (M, K, K, C_in, C_out): the order the convolution reads."""
+    return tuple(jnp.transpose(table, (0, 3, 4, 2, 1)) for table in tables)
 
 
 def logits_in_chunks(
@@ -49,7 +48,7 @@ def logits_in_chunks(
     Args:
         puppet: the CNN.
         grid: the nodes of ``tables``.
-        tables: kernels at the nodes, see :func:`flat_tables`.
+        tables: kernels at the nodes, see :func:`convolution_tables`.
         images: uint8, or float in [0, 1].
         complexity: H of every image, bits.
         depth: D of every image; one of 0 only fills up the batch: it costs nothing and its logits mean nothing.
@@ -67,21 +66,27 @@ def logits_in_chunks(
         weights = jax.vmap(grid.weights)(complexity[rows])
         x = jax.vmap(puppet.stem)(as_unit(images[rows]))
         features = jnp.zeros((chunk, puppet.head[...].shape[0]))
-        for index, (c_out, c_in, k, _) in enumerate(puppet.kernel_shapes):
+        for index, table in enumerate(tables):
+            # Images that have left weigh nothing, and cost nothing where the convolution sees that.
+            own = jnp.where((depths > index)[:, None], weights[index], 0.0)
 
-            @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
-            def run(x, features, index=index, shape=(k, k, c_in, c_out)):
-                kernels = (weights[index] @ tables[index]).reshape(chunk, *shape)
-                y = jax.vmap(functools.partial(puppet.layer, index=index))(x, jnp.transpose(kernels, (0, 4, 3, 1, 2)))
+            def run(x, features, own, table, index=index):
+                kernels = Mixture(own, table)
+                layer = jax.vmap(functools.partial(puppet.layer, index=index), in_axes=(0, Mixture(0, None)))
+                y = layer(x, kernels)
                 leaving = (depths == index + 1)[:, None]
                 return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
 
-            out = jax.eval_shape(run, x, features)[0]
-            x, features = lax.cond(
-                jnp.max(depths) > index, run, lambda x, features, out=out: (jnp.zeros(out.shape, out.dtype), features),
-                x, features,
-            )  # fmt: skip
+            out = jax.eval_shape(run, x, features, own, table)[0]
+
+            @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
+            def layer_or_none(x, features, own, table, run=run, out=out, index=index):
+                skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+                return lax.cond(jnp.max(depths) > index, run, skip, x, features, own, table)
+
+            x, features = layer_or_none(x, features, own, table)
         return jax.vmap(puppet.classify)(features)
 
-    logits = lax.map(lambda each: one_chunk(*each), (rows, places)).reshape(rows.size, -1)[:batch]
+    logits = lax.map(lambda each: one_chunk(*each), (rows, places)) if len(rows) > 1 else one_chunk(rows[0], places[0])
+    logits = logits.reshape(rows.size, -1)[:batch]
     return jnp.zeros_like(logits).at[order].set(logits)

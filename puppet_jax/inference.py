@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from puppet_jax.chunks import default_chunk, flat_tables, logits_in_chunks
+from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
 from puppet_jax.complexity import complexity
 from puppet_jax.images import check_images
 from puppet_jax.model import PuppetCNN
@@ -44,7 +44,7 @@ class Predictor:
     Attributes:
         grid: the nodes that the kernels were baked at. ``grid.clamped(prediction.complexity)`` tells which images lie
             outside its interval.
-        tables: of each layer, the kernels at its nodes: (M_l, K·K·C_in·C_out) in the order the convolution reads them.
+        tables: of each layer, the kernels at its nodes, (M_l, K, K, C_in, C_out): the order the convolution reads.
     """
 
     def __init__(self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, chunk: int | None):
@@ -126,7 +126,7 @@ def compile_predict(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _bake(graphdef, state):
-    return flat_tables(nnx.merge(graphdef, state).tables())
+    return convolution_tables(nnx.merge(graphdef, state).tables())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

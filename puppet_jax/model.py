@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from puppet_jax.chunks import default_chunk, flat_tables, logits_in_chunks
+from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
 from puppet_jax.complexity import complexity
 from puppet_jax.images import as_unit, check_images
 from puppet_jax.presets import PRESETS
@@ -96,7 +96,7 @@ def _logits(graphdef, state, images):
     source = model.puppeteer
     if isinstance(source, InterpolatedPuppeteer) and images.ndim == 4:
         model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
-        tables = flat_tables(source.tables())
+        tables = convolution_tables(source.tables())
         return logits_in_chunks(model.puppet, source.grid, tables, images, h, d, default_chunk())
 
     def one(image, h, d):

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.chunks import flat_tables, logits_in_chunks
+from puppet_jax.chunks import convolution_tables, logits_in_chunks
 
 LAYERS = (pj.LayerSpec(8), pj.LayerSpec(8, pool=2), pj.LayerSpec(12, stride=2), pj.LayerSpec(12), pj.LayerSpec(12))
 
@@ -35,7 +35,7 @@ def test_gradients_are_those_of_the_exact_path_image_by_image(model, images):
         return jax.vmap(one)(jnp.asarray(images), h, d)
 
     def chunked(model, chunk):
-        tables = flat_tables(pj.puppeteers.InterpolatedPuppeteer(model.puppeteer, grid).tables())
+        tables = convolution_tables(pj.puppeteers.InterpolatedPuppeteer(model.puppeteer, grid).tables())
         return logits_in_chunks(model.puppet, grid, tables, jnp.asarray(images), h, d, chunk)
 
     def gradient(forward):
@@ -53,7 +53,7 @@ def test_layers_beyond_a_chunks_deepest_image_are_not_computed(model, images):
     h, d = model.measure(images)
     shallow = np.flatnonzero(np.asarray(d) <= 3)
     # Kernels that would spoil everything they touch, where only a layer that is skipped would read them.
-    tables = flat_tables(fast.tables())
+    tables = convolution_tables(fast.tables())
     poisoned = tables[:3] + tuple(jnp.full_like(table, jnp.nan) for table in tables[3:])
     run = jax.jit(lambda tables, chosen: logits_in_chunks(
         model.puppet, fast.grid, tables, jnp.asarray(images)[chosen], h[chosen], d[chosen], 4
@@ -70,7 +70,7 @@ def test_layers_beyond_a_chunks_deepest_image_are_not_computed(model, images):
 def test_rows_that_fill_up_have_no_gradient(model, images):
     fast = pj.interpolate(model.puppeteer, nodes=4)
     h, d = model.measure(images)
-    tables = flat_tables(fast.tables())
+    tables = convolution_tables(fast.tables())
 
     def loss(tables, count):
         filled = jnp.where(jnp.arange(17) < count, d, 0)

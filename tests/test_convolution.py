@@ -9,7 +9,8 @@ import reference
 from jax import lax
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.convolution import LOWERINGS, convolve, default_lowering
+from puppet_jax.puppets.convolution import convolve
+from puppet_jax.puppets.primitives import LOWERINGS, default_lowering
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 EVERY_LOWERING = [

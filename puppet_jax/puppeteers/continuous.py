@@ -92,17 +92,18 @@ class ContinuousPuppeteer(nnx.Module):
         h = check_complexity(h, "ContinuousPuppeteer")
         coefficients = self._evaluate(h)
         # One basis for each distinct channel shape, averaged before the product: pooling is linear and the basis is
-        # the same for every image.
+        # the same for every image. Taps and input channels before output channels, as the convolution reads them: a
+        # matrix product then writes the kernels in their final order.
         pooled = {
-            (c_out, c_in): adaptive_average(self.basis[...], (self.basis[...].shape[0], c_out, c_in))
+            (c_out, c_in): jnp.swapaxes(adaptive_average(self.basis[...], (len(self.basis[...]), c_out, c_in)), 1, 2)
             for c_out, c_in, _, _ in self.kernel_shapes
         }
         kernels, start = [], 0
         for c_out, c_in, k, _ in self.kernel_shapes:
             taps = coefficients[start : start + k * k]
             start += k * k
-            kernel = jnp.einsum("tb,boi->oit", taps, pooled[c_out, c_in])
-            kernels.append(kernel.reshape(c_out, c_in, k, k))
+            kernel = jnp.einsum("tb,bio->tio", taps, pooled[c_out, c_in])
+            kernels.append(jnp.transpose(kernel.reshape(k, k, c_in, c_out), (3, 2, 0, 1)))
         return tuple(standardise(kernel) for kernel in kernels) if self.standardise else tuple(kernels)
 
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:

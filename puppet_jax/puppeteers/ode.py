@@ -128,17 +128,23 @@ class OdePuppeteer(nnx.Module):
         Raises:
             ValueError: ``h`` is not a scalar.
         """
-        states = self.trajectory(h)
-        c_out, c_in, k2 = self.state_shape
+        states = self._states(h)
+        k2, c_in, c_out = states.shape[1:]
         k = math.isqrt(k2)
         kernels = tuple(
-            adaptive_average(states[layer].reshape(c_out, c_in, k, k), shape)
+            jnp.transpose(
+                adaptive_average(states[layer].reshape(k, k, c_in, c_out), (*shape[2:], shape[1], shape[0])),
+                (3, 2, 0, 1),
+            )
             for layer, shape in enumerate(self.kernel_shapes)
         )
         return tuple(standardise(kernel) for kernel in kernels) if self.standardise else kernels
 
     def trajectory(self, h: Real[ArrayLike, ""]) -> Float[Array, "layers c_out c_in k2"]:
         """The ODE's state at t = dl, 2·dl, …, L·dl, before pooling and standardisation."""
+        return jnp.transpose(self._states(h), (0, 3, 2, 1))
+
+    def _states(self, h: Real[ArrayLike, ""]) -> Float[Array, "layers k2 c_in c_out"]:
         h = check_complexity(h, "OdePuppeteer")
         layers = len(self.kernel_shapes)
         # In units of layers, τ = t / dl, every image is read at the same times 1 … L: dP/dτ = dl·G(P). The times are
@@ -161,7 +167,7 @@ class OdePuppeteer(nnx.Module):
             throw=False,
             **self._stepping(layers),
         )
-        return jnp.transpose(solution.ys, (0, 3, 2, 1))
+        return solution.ys
 
     def initial_state(self, h: Real[ArrayLike, ""]) -> Float[Array, "c_out c_in k2"]:
         """P(0): P0(H) everywhere, plus the learned tensor if there is one."""

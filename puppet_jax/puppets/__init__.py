@@ -1,6 +1,7 @@
 """Puppets: the CNNs that generated kernels drive. Written for one image, its own kernels and its own depth."""
 
 from puppet_jax.puppets.layers import LayerSpec
+from puppet_jax.puppets.mixed import Mixture
 from puppet_jax.puppets.plain import CONVOLVED, PlainPuppet
 
-__all__ = ["CONVOLVED", "LayerSpec", "PlainPuppet"]
+__all__ = ["CONVOLVED", "LayerSpec", "Mixture", "PlainPuppet"]

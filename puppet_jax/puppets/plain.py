@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import convolve
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
+from puppet_jax.puppets.mixed import Mixture
 
 CONVOLVED = "puppet_jax.convolved"
 """A convolution's result, to ``jax.checkpoint``'s policies: worth keeping where the rest is recomputed."""
@@ -120,7 +121,7 @@ class PlainPuppet(nnx.Module):
         return features @ self.head[...] + self.head_bias[...]
 
     def layer(
-        self, x: Float[Array, "h w c_in"], kernel: Float[Array, "c_out c_in k k"], index: int
+        self, x: Float[Array, "h w c_in"], kernel: Float[Array, "c_out c_in k k"] | Mixture, index: int
     ) -> Float[Array, "h_out w_out c_out"]:
         """Layer ``index`` (from 0) of one image: convolution, normalisation, activation, residual, pooling."""
         spec = self.layers[index]

@@ -60,7 +60,11 @@ struct Set {
   int64_t lanes;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
+  decltype(&baseline::Mix) mix;
+  decltype(&baseline::MixedGradient) mixed_gradient;
 };
+
+constexpr int64_t kTogether = baseline::kTogether;
 
 // `most` lets tests run the other sets too: the largest number of lanes to use.
 Set Choose(int64_t most) {
@@ -68,11 +72,11 @@ Set Choose(int64_t most) {
   __builtin_cpu_init();
   if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return {avx512::kLanes, &avx512::Forward, &avx512::KernelGradient};
+    return {avx512::kLanes, &avx512::Forward, &avx512::KernelGradient, &avx512::Mix, &avx512::MixedGradient};
   if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {avx2::kLanes, &avx2::Forward, &avx2::KernelGradient};
+    return {avx2::kLanes, &avx2::Forward, &avx2::KernelGradient, &avx2::Mix, &avx2::MixedGradient};
 #endif
-  return {baseline::kLanes, &baseline::Forward, &baseline::KernelGradient};
+  return {baseline::kLanes, &baseline::Forward, &baseline::KernelGradient, &baseline::Mix, &baseline::MixedGradient};
 }
 
 // Runs task(i) for i < count on the pool's threads and this one, and returns when all are done. This thread takes tasks
@@ -106,15 +110,14 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int
 
 // Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them.
 float* Scratch(int which, int64_t size) {
-  thread_local std::vector<float> buffers[2];
+  thread_local std::vector<float> buffers[3];
   if (static_cast<int64_t>(buffers[which].size()) < size) buffers[which].resize(size);
   return buffers[which].data();
 }
 
 // Rows [first, last) of an image surrounded by zeros, its pixels `step` apart; `before` is what comes before pixel 0.
-const float* Pad(const float* image, Pair size, int64_t channels, Pair before, Pair step, int64_t first, int64_t last,
-                 int64_t width) {
-  float* padded = Scratch(0, (last - first) * width * channels);
+void Pad(float* padded, const float* image, Pair size, int64_t channels, Pair before, Pair step, int64_t first,
+         int64_t last, int64_t width) {
   std::memset(padded, 0, (last - first) * width * channels * sizeof(float));
   for (int64_t y = 0; y < size.h; ++y) {
     const int64_t row = before.h + y * step.h;
@@ -133,7 +136,6 @@ const float* Pad(const float* image, Pair size, int64_t channels, Pair before, P
         std::memcpy(to + column * channels, from + x * channels, channels * sizeof(float));
     }
   }
-  return padded;
 }
 
 // Rows of `from` copied `channels` apart, so that whole vectors can be read; as they are if they already lie so.
@@ -211,10 +213,11 @@ void Correlate(ffi::ThreadPool& pool, const Set& set, const float* images, int64
     const int64_t first = piece * out_size.h / pieces, last = (piece + 1) * out_size.h / pieces;
     const float* own = kernels + image / per_group * taps * c_in * c_out;
     const float* rows = turned ? Turn(own, taps, c_out, c_in, channels, call) : Align(own, taps * c_in, c_out, channels);
-    const float* padded = Pad(images + image * size.h * size.w * c_in, size, c_in, before, step, first * stride.h,
-                              (last - 1) * stride.h + kernel.h, width);
-    set.forward(padded, width, c_in, rows, kernel.h, kernel.w, channels, c_out, stride, first, last, out_size.w,
-                out + image * out_size.h * out_size.w * c_out);
+    float* padded = Scratch(0, ((last - 1 - first) * stride.h + kernel.h) * width * c_in);
+    Pad(padded, images + image * size.h * size.w * c_in, size, c_in, before, step, first * stride.h,
+        (last - 1) * stride.h + kernel.h, width);
+    set.forward(padded, width, c_in, rows, kernel.h, kernel.w * c_in, channels, c_out, stride, first, last, out_size.w,
+                out + image * out_size.h * out_size.w * c_out, c_out, false);
   });
 }
 
@@ -247,8 +250,9 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
     const int64_t group = task / pieces, piece = task % pieces;
     for (int64_t n = 0; n < x[1]; ++n) {
       const int64_t image = group * x[1] + n;
-      const float* padded = Pad(images.typed_data() + image * x[2] * x[3] * c_in, {x[2], x[3]}, c_in, {top, left},
-                                {1, 1}, 0, height, width);
+      float* padded = Scratch(0, height * width * c_in);
+      Pad(padded, images.typed_data() + image * x[2] * x[3] * c_in, {x[2], x[3]}, c_in, {top, left}, {1, 1}, 0, height,
+          width);
       const float* cotangent =
           Align(cotangents.typed_data() + image * g[2] * g[3] * c_out, g[2] * g[3], c_out, channels);
       set.kernel_gradient(padded, width, c_in, cotangent, channels, g[2], g[3], kernel_w, c_out, {stride_h, stride_w},
@@ -272,8 +276,37 @@ auto Binding() {
       .Attr<int64_t>("lanes");
 }
 
+#include "mixed.inc"
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler, Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler, Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler, Binding());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_mixed_forward, MixedForwardHandler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Weights>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride_h")
+                                  .Attr<int64_t>("stride_w")
+                                  .Attr<int64_t>("top")
+                                  .Attr<int64_t>("left")
+                                  .Attr<int64_t>("step_h")
+                                  .Attr<int64_t>("step_w")
+                                  .Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_turn, TurnHandler,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_mixed_gradient, MixedGradientHandler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Weights>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride_h")
+                                  .Attr<int64_t>("stride_w")
+                                  .Attr<int64_t>("lanes"));
