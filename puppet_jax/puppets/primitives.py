@@ -1,4 +1,4 @@
-"""The convolution of one image with its own kernel as JAX primitives, with rules of its own for batches and derivatives.
+"""The convolution of one image with its own kernel as JAX primitives: rules of its own for batches and derivatives.
 
 JAX turns a batch of convolutions with a batch of kernels into one grouped convolution, which XLA serves badly (CPU: a
 tenth of the speed of a shared kernel forwards, a hundredth backwards; GPUs: JAX issue 13800). Here the three bilinear
