@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.config import CONNECTION, FREE, Config, to_json
@@ -97,6 +98,23 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, 
     all rows on every device; and kernels at the nodes are few, so each device generates them for itself.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=SHARED, check_vma=False)
+
+
+def alone(function: Callable) -> Callable:
+    """``function``, traced as if there were no mesh; for what is called within :func:`on_each_device`, and communicates
+    with no other device.
+
+    Within a mesh JAX marks traced values with it and constants not, which the loops under the ODE solver take for two
+    types when they are differentiated.
+    """
+
+    def call(*arguments):
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            program, results = jax.make_jaxpr(function, return_shape=True)(*shapes)
+        return jax.tree.unflatten(jax.tree.structure(results), jaxpr_as_fun(program)(*jax.tree.leaves(arguments)))
+
+    return call
 
 
 def shared(mesh: Mesh, tree: Any) -> Any:

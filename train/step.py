@@ -14,7 +14,7 @@ from puppet_jax.puppeteers.interpolate import FULL_RANGE
 from train.augment import augment
 from train.build import interpolated
 from train.config import Config
-from train.devices import BATCH, ROWS, SHARED, on_each_device
+from train.devices import BATCH, ROWS, SHARED, alone, on_each_device
 from train.optimiser import averaged
 
 
@@ -106,7 +106,7 @@ def make_train_step(
         sums = Sums(loss, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
         return loss / config.batch_size, sums
 
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
+    gradient_fn = alone(jax.grad(loss_fn, has_aux=True))
 
     def step(state: TrainState, tally: Tally, rest, images, labels, stop) -> tuple[TrainState, Tally]:
         images = augment(images, _keys(state, len(images)), config.augment)
