@@ -51,6 +51,8 @@ def make_folder(config: Config) -> Path:
         foreign = sorted(begun - {*FINAL, *FOLDERS})
         if foreign:
             raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
+        with locked(folder):
+            pass
         for file in sorted(held - {LOCK}):
             if (folder / file).is_dir():
                 shutil.rmtree(folder / file)

@@ -129,7 +129,7 @@ def make_train_step(
             average = averaged(average, params, config.ema, state.step)
 
         done = state.step + 1
-        good = jnp.isfinite(sums.loss) & jnp.isfinite(optax.global_norm(gradients))
+        good = jnp.isfinite(sums.loss) & jnp.isfinite(optax.tree.norm(gradients))
         tally = Tally(
             jax.tree.map(jnp.add, tally.sums, sums),
             done,
