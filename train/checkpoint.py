@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -72,11 +73,12 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
         path = (self._folder / FOLDER).absolute()
         path.mkdir(exist_ok=True)
+        for unfinished in path.glob("*.orbax-checkpoint-tmp*"):  # of a process that was killed while it saved
+            shutil.rmtree(unfinished)
         several = jax.process_count() > 1
         alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="one")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
-            cleanup_tmp_directories=True,
             create=False,
             multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
@@ -119,13 +121,15 @@ class Checkpoints:
         if self._manager is None or step == self.last:
             return True
         arrays = flat(state)
-        if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+        if not all(np.isfinite(a).all() for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)):
             return False
         if accuracy is not None:
             self._policy.accuracies[step] = accuracy
         accuracies = {str(step): value for step, value in self._policy.accuracies.items()}
         content = dict(about) | {"step": step, "accuracies": accuracies, "arrays": _digests(arrays)}
-        items = {"state": ocp.args.PyTreeSave(arrays), "about": ocp.args.JsonSave(_signed(content))}
+        # Copied too: it is written later, and a history goes on growing.
+        content = _signed(json.loads(json.dumps(content)))
+        items = {"state": ocp.args.PyTreeSave(arrays), "about": ocp.args.JsonSave(content)}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # of several kinds, also those of the thread that wrote the one before

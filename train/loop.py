@@ -1,5 +1,6 @@
 """Training, from the first step to the last figure, in one function to be read from top to bottom."""
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -84,7 +85,8 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
         # What this process may ask the others for, by signal: the step carries it to them.
         signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
-        step = step.lower(state, tally, rest, *(devices.rows(mesh, x) for x in blank), signs[0]).compile()
+        if done < total_steps:
+            step = step.lower(state, tally, rest, *(devices.rows(mesh, x) for x in blank), signs[0]).compile()
         compile_seconds = time.perf_counter() - began
 
         batches = data.train_batches(
@@ -98,7 +100,8 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         )
         correct = None
         recent = deque(maxlen=AHEAD + 1)
-        with interrupt.noted() as asked, Progress(folder, config, at.tally, total_steps, steps_per_epoch) as progress:
+        told = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
+        with contextlib.closing(batches), told as progress, interrupt.noted() as asked:
             clock = time.perf_counter() - at.epoch_seconds
             for images, labels in batches:
                 batch = devices.rows(mesh, images), devices.rows(mesh, labels)

@@ -66,6 +66,8 @@ def save(
 ) -> bool:
     """Save a position as a checkpoint, see :meth:`train.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
+    if int(position.tally.bad_step):
+        return False
     about = {"config": to_json(config), "data": fingerprint(dataset)}
     about |= {name: getattr(position, name) for name in PLAIN}
     # That it is to stop was asked of this process, not of the one that goes on.
