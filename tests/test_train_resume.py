@@ -138,7 +138,7 @@ def test_a_finished_run_is_left_alone_and_missing_files_are_made_again(tmp_path,
     assert "is finished" in told.err
     assert "test accuracy" in told.out
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    monkeypatch.setattr(data, "train_batches", lambda *_, **__: iter(()))
+    monkeypatch.setattr(data, "train_batches", lambda *_, **__: (batch for batch in ()))
     for name in ("summary.json", "depth.png", "params.safetensors", "metrics.jsonl"):
         (folder / name).unlink()
         assert main(["--resume", str(folder)]) == 0
@@ -159,7 +159,7 @@ def test_lines_past_the_checkpoint_and_half_a_line_are_dropped(half_done, uncut)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(half_done, uncut, capsys):
     *_, before, last = saved(half_done)
     largest = max((half_done / "checkpoints" / str(last)).rglob("*"), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-100])
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     assert main(["--resume", str(half_done)]) == 0
     told = capsys.readouterr().err
     assert f"the checkpoint at step {last} is damaged" in told
@@ -226,7 +226,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys, content):
 def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"con')
     assert run.make_folder(Config(out=tmp_path)) == tmp_path
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [run.LOCK]
 
 
 def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
@@ -250,7 +250,7 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
     raise AssertionError(process.wait())
 
 
-def test_ctrl_c_saves_and_ends_with_130_and_a_second_ends_at_once(tmp_path):
+def test_ctrl_c_saves_and_ends_with_130(tmp_path):
     folder = tmp_path / "run"
     with start(folder) as process:
         process.send_signal(signal.SIGINT)
@@ -260,19 +260,6 @@ def test_ctrl_c_saves_and_ends_with_130_and_a_second_ends_at_once(tmp_path):
     assert "Traceback" not in rest
     _, about = parameters.load(folder / "params.safetensors")
     assert about["step"] == saved(folder)[-1] > 2 * 45
-
-    # Twice, with the steps held up: the process is stopped, so that both arrive before it can go on.
-    folder = tmp_path / "other"
-    with start(folder) as process:
-        os.kill(process.pid, signal.SIGINT)
-        for line in process.stderr:
-            if "finishing the step" in line:
-                break
-        # However far it is with saving, it is gone.
-        os.kill(process.pid, signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "Traceback" not in rest
 
 
 def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsys):

@@ -80,6 +80,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             create=False,
+            # A folder that cannot be made is an error at once, not one that threads wait minutes for at the end.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
         self._manager = ocp.CheckpointManager(path, options=options)
