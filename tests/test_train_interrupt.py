@@ -67,6 +67,7 @@ def test_another_thread_goes_without():
 def test_a_second_ctrl_c_ends_at_once():
     program = """
 import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from train import interrupt
 with interrupt.noted():
     signal.raise_signal(signal.SIGTERM)
@@ -81,7 +82,6 @@ with interrupt.noted():
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         timeout=30,
     )
     assert (done.returncode, done.stdout) == (130, "")

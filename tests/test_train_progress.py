@@ -41,7 +41,7 @@ def clock(monkeypatch):
 
 
 def tally(step):
-    seen = 10 * step
+    seen = 20 * step
     sums = Sums(
         jnp.float32(2.5 * seen), jnp.int32(seen // 4), jnp.int32(seen), jnp.float32(3 * seen), jnp.int32(2 * seen)
     )
@@ -94,7 +94,7 @@ def test_a_bar_on_a_terminal_from_where_the_run_goes_on(tmp_path, monkeypatch, c
             clock[0] += 0.2
             told.look(tally(step))
     shown = sys.stderr.getvalue()
-    assert "13%" in shown  # 50 of 400 are done before the first look
+    assert "12%" in shown  # 50 of 400 are done before the first look
     assert "60/400" in shown
     assert "epoch 2/10" in shown
     assert "loss 2.500, accuracy 25.0%, H 3.00 bits, depth 2.00, 50 images/s, 01:08 left" in shown

@@ -45,7 +45,12 @@ class Progress:
             self._events = Events(folder, None if config.resume is None else done)
         # disable=None: no bar where standard error is no terminal.
         self._bar = tqdm(
-            total=total, initial=done, unit="step", bar_format=FORMAT, leave=False, disable=self._silent or None
+            total=total,
+            initial=done,
+            bar_format=FORMAT,
+            mininterval=0,  # when to refresh it is decided here
+            leave=False,
+            disable=self._silent or None,
         )
         self._pause = PLAIN if self._bar.disable else REFRESH
         self._looks: deque[tuple[float, int]] = deque([(time.perf_counter(), done)], maxlen=WINDOW)
