@@ -1,13 +1,14 @@
 """The command line: defaults, help, and bad values."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import puppet_jax as pj
 from train import data
 from train.__main__ import main
-from train.config import RECIPES, Config, resolve, to_json
+from train.config import RECIPES, Config, contradictions, from_json, resolve, to_json
 
 
 def test_help_explains_every_field_and_the_defaults_by_data_set(capsys, monkeypatch):
@@ -41,6 +42,13 @@ def test_help_explains_every_field_and_the_defaults_by_data_set(capsys, monkeypa
         ("--seed", "-1"),
         ("--preset", "puppet_xxl"),
         ("--augment", "cutmix"),
+        ("--ema", "1.0"),
+        ("--accumulate", "0"),
+        ("--accumulate", "5"),
+        ("--devices", "4096"),
+        ("--keep", "0"),
+        ("--checkpoint-steps", "0"),
+        ("--validation-share", "1.0"),
         ("--puppeteer-options", "{broken"),
         ("--puppeteer-options", "[1]"),
         ("--puppeteer-options", '{"no_such_option": 1}'),
@@ -57,7 +65,7 @@ def test_a_bad_value_ends_with_one_named_error_and_code_2(capsys, tmp_path, flag
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--data", "imagenet"], ["--epochs", "many"], ["--no-such-flag"], ["--puppeteer", "x"]]
+    "arguments", [["--schedule", "step"], ["--epochs", "many"], ["--no-such-flag"], ["--puppeteer", "x"]]
 )
 def test_what_the_parser_refuses_ends_with_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as leave:
@@ -90,7 +98,7 @@ def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
 
 
 def test_ctrl_c_before_training_ends_with_130(capsys, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(data, "load", interrupt)
@@ -99,6 +107,27 @@ def test_ctrl_c_before_training_ends_with_130(capsys, monkeypatch):
 
 
 def test_a_resolved_configuration_is_json_and_comes_back():
-    config = resolve(Config(puppeteer="printed"))
-    assert Config(**json.loads(json.dumps(to_json(config)))) == config
+    config = resolve(Config(puppeteer="printed", data_dir=Path("somewhere"), max_steps=3))
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert resolve(config) == config
+
+
+def test_a_data_set_without_a_recipe_gets_the_general_one():
+    for name in ("cifar10", "mnist", "photographs/birds"):
+        config = resolve(Config(data=name))
+        assert {field: getattr(config, field) for field in vars(RECIPES["others"])} == vars(RECIPES["others"])
+
+
+def test_a_process_needs_all_three_of_its_flags(capsys):
+    assert main(["--process-id", "1", "--process-count", "2"]) == 2
+    assert "--coordinator: missing" in capsys.readouterr().err
+
+
+def test_contradictions_name_fields_that_change_numbers_and_no_others():
+    ran = resolve(Config())
+    asked = resolve(Config(seed=3, learning_rate=1.0, keep=9, devices=2, data_dir=Path("x"), checkpoint_steps=4))
+    assert contradictions(ran, ran) == []
+    assert contradictions(ran, asked) == [
+        "--learning-rate is 0.005 in the run, got 1.0",
+        "--seed is 0 in the run, got 3",
+    ]

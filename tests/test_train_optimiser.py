@@ -11,22 +11,37 @@ from flax import nnx
 
 from train.build import build
 from train.config import Config, resolve
-from train.optimiser import decayed, learning_rate_schedule, make_optimiser
+from train.optimiser import averaged, decayed, learning_rate_schedule, make_optimiser
 from train.parameters import flat
 
+AFTER = {
+    "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * s)),
+    "linear": lambda s: 1 - s,
+    "constant": lambda s: 1.0,
+}
 
+
+@pytest.mark.parametrize("kind", AFTER)
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 0.1), (37, 0.25), (10, 0.0), (1, 0.5), (2, 0.9), (3, 0.34)])
-def test_schedule_is_its_closed_form(steps, warmup):
-    schedule, peak = learning_rate_schedule(0.02, warmup, steps), 0.02
+def test_schedule_is_its_closed_form(steps, warmup, kind):
+    schedule, peak = learning_rate_schedule(0.02, warmup, steps, kind), 0.02
     rising = min(round(warmup * steps), steps - 1)
     for k in range(steps):
-        if k < rising:
-            expected = peak * (k + 1) / rising
-        else:
-            expected = peak * 0.5 * (1 + math.cos(math.pi * (k - rising) / (steps - rising)))
+        expected = peak * (k + 1) / rising if k < rising else peak * AFTER[kind]((k - rising) / (steps - rising))
         assert float(schedule(k)) == pytest.approx(expected, rel=1e-5, abs=1e-8), k
     assert float(schedule(0)) > 0  # the first step is not wasted
-    assert float(schedule(steps)) == pytest.approx(0, abs=1e-9)
+    assert float(schedule(steps)) == pytest.approx(peak if kind == "constant" else 0, abs=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])
+def test_the_average_of_parameters_is_their_weighted_mean(rng, decay):
+    values = rng.normal(size=(40, 3)).astype(np.float32) + 5
+    average = {"w": jnp.full(3, 1e3)}  # the initial ones, of which nothing may be left
+    for count, value in enumerate(values):
+        average = averaged(average, {"w": jnp.asarray(value)}, decay, jnp.int32(count))
+        weights = decay ** np.arange(count, -1, -1.0)
+        expected = weights @ values[: count + 1].astype(float) / weights.sum()
+        np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("puppeteer", ["continuous", "ode", "stored"])

@@ -1,24 +1,13 @@
-"""``python -m train``: reads the command line. Exit codes are those of :mod:`train.launch`."""
+"""``python -m train``: hands the command line to :mod:`train.launch`."""
 
 import sys
 
-import tyro
-
-from train.config import Config
 from train.launch import launch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line ``arguments`` (``None`` for the process's own) and return its exit code."""
-    return launch(
-        tyro.cli(
-            Config,
-            prog="python -m train",
-            description="Train a Puppet-CNN and leave its parameters, metrics and figures in a folder.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    )
+    return launch(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

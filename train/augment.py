@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Integer, Key, UInt8
 
 
-def augment(images: UInt8[Array, "b h w c"], key: Key[Array, ""], kind: str) -> UInt8[Array, "b h w c"]:
+def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) -> UInt8[Array, "b h w c"]:
     """Augment a batch as a recipe names it: ``"none"``, ``"crop"`` or ``"flip-crop"``.
 
     Args:
         images: ``(B, H, W, C)`` uint8.
-        key: decides every draw; the same key gives the same images.
+        keys: one an image; the same key makes the same of an image.
         kind: ``"crop"`` pads by an eighth of the height (4 pixels at 32) and crops back, ``"flip-crop"`` then
             mirrors half of the images.
 
@@ -19,12 +19,12 @@ def augment(images: UInt8[Array, "b h w c"], key: Key[Array, ""], kind: str) -> 
     """
     if kind == "none":
         return images
-    batch, height = images.shape[:2]
-    for_offsets, for_flips = jax.random.split(key)
-    padding = height // 8
-    images = crop(images, jax.random.randint(for_offsets, (batch, 2), 0, 2 * padding + 1), padding)
-    if kind == "flip-crop":
-        images = flip(images, jax.random.bernoulli(for_flips, 0.5, (batch,)))
+    padding = images.shape[1] // 8
+    for_offsets, for_flips = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(for_offsets)
+    images = crop(images, offsets, padding)
+    if kind.startswith("flip-crop"):
+        images = flip(images, jax.vmap(jax.random.bernoulli)(for_flips))
     return images
 
 

@@ -1,4 +1,5 @@
-"""What a run is: one frozen dataclass, its defaults by data set, and the checks on its values."""
+"""What a run is: one frozen dataclass, its defaults by data set, the checks on its values, and what a resumed run may
+change."""
 
 import dataclasses
 import json
@@ -12,7 +13,6 @@ import tyro
 import puppet_jax as pj
 from train.errors import UserError
 
-Data = Literal["digits", "cifar10"]
 Puppeteer = Literal["continuous", "ode", "printed", "stored"]
 
 
@@ -29,14 +29,28 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(preset="puppet_xs", epochs=30, batch_size=32, learning_rate=5e-3, augment="crop"),
-    "cifar10": Recipe(preset="puppet_s", epochs=10, batch_size=32, learning_rate=2e-3, augment="flip-crop"),
+    # Chosen on CIFAR-10.
+    "others": Recipe(preset="puppet_s", epochs=10, batch_size=32, learning_rate=2e-3, augment="flip-crop"),
 }
+
+AUGMENTATIONS = ("none", "crop", "flip-crop", "flip-crop-cutout")
+
+CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
+"""How processes find each other: said anew by each command, never taken from an earlier one."""
+
+FREE = ("data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
+"""What may differ when a run is resumed: it does not change the numbers (``devices`` only their rounding)."""
 
 
 def _by_data(field: str, text: str, metavar: str) -> Any:
     """The help of a field whose default a recipe sets: the defaults are read from the table, so cannot differ."""
     defaults = ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
     return tyro.conf.arg(help=f"{text} (default by data set: {defaults})", help_behavior_hint="", metavar=metavar)
+
+
+def _optional(metavar: str) -> Any:
+    """A field that is usually absent; its help says what that means."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -46,11 +60,13 @@ class Config:
     A field that is ``None`` because its default depends on the data set is filled in by :func:`resolve`.
     """
 
-    data: Data = "digits"
-    """What to train on: scikit-learn's digits (8x8 grey, nothing to download), or CIFAR-10 from TensorFlow
-    Datasets."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data: str = "digits"
+    """What to train on: digits (scikit-learn's, 8x8 grey, nothing to download), an image classification set of
+    TensorFlow Datasets by its name (cifar10, cifar100, mnist, ...), or a folder of class folders of images."""
+    data_dir: Annotated[Path | None, _optional("DIR")] = None
     """Where TensorFlow Datasets keeps prepared sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    image_size: Annotated[int | None, _optional("INT")] = None
+    """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
     preset: Annotated[str | None, _by_data("preset", f"The puppet: one of {', '.join(pj.PRESETS)}.", "NAME")] = None
     puppeteer: Puppeteer = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
@@ -62,18 +78,25 @@ class Config:
     """Generate kernels at this many complexities per step and interpolate to each image's (12 suit most models),
     instead of for every image. 0: for every image, exactly. Evaluation is always exact."""
     epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.", "INT")] = None
-    max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    max_steps: Annotated[int | None, _optional("INT")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
     batch_size: Annotated[int | None, _by_data("batch_size", "Images in an optimiser step.", "INT")] = None
     learning_rate: Annotated[
         float | None, _by_data("learning_rate", "Peak learning rate of AdamW, reached after the warm-up.", "FLOAT")
     ] = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: fall to 0 as a cosine or linearly, or stay."""
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises linearly from 0; a cosine to 0 follows. In [0, 1)."""
+    """Share of the steps in which the learning rate rises linearly from 0. In [0, 1)."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices and kernels only: biases, normalisation and frequencies are spared."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm where they exceed it."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the parameters, in [0, 1), which is then what is evaluated and saved;
+    0.999 averages over about the last 1,000 steps. 0: none, the parameters themselves."""
+    accumulate: int = 1
+    """Send each batch through in so many parts and add their gradients up: the same step with less memory."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes, in [0, 1). The test loss never has it."""
     augment: Annotated[
@@ -81,33 +104,56 @@ class Config:
         _by_data(
             "augment",
             "Random changes to training images: crop pads by an eighth of the side and crops back "
-            "(4 pixels on CIFAR-10, 1 on digits), flip-crop also mirrors half of them.",
-            "{none,crop,flip-crop}",
+            "(4 pixels on CIFAR-10, 1 on digits), flip-crop also mirrors half of them, flip-crop-cutout also blanks a "
+            "square in each.",
+            f"{{{','.join(AUGMENTATIONS)}}}",
         ),
     ] = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation. Parameters stay float32."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """What accuracy is reported on. validation: a tenth of the training images, then not trained on; to choose a
+    """What accuracy is reported on. validation: a share of the training images, then not trained on; to choose a
     recipe without looking at the test images."""
+    validation_share: float = 0.1
+    """Share of the training images that --evaluate-on validation sets aside; a folder without a test part of its own
+    is divided so too. In (0, 1)."""
     seed: int = 0
     """Fixes initial parameters, order of images and augmentation: same seed, same numbers on the same machine."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    out: Annotated[Path | None, _optional("DIR")] = None
     """Folder of the run (default: runs/DATA-PRESET-PUPPETEER-seedSEED-TIME)."""
     overwrite: bool = False
     """Replace the run that --out already holds."""
+    resume: Annotated[Path | None, _optional("RUN")] = None
+    """Go on with the run in this folder from its last good checkpoint, to the same numbers as if it had not been cut.
+    Its configuration is taken; flags that contradict it are refused."""
+    keep: int = 3
+    """How many of the last checkpoints to keep; the one with the best accuracy is kept besides."""
+    checkpoint_steps: Annotated[int | None, _optional("INT")] = None
+    """Save a checkpoint every so many steps, and at the end (default: at the end of an epoch unless the last one is
+    less than 5 seconds old, and within an epoch once a minute)."""
+    devices: Annotated[int | None, _optional("INT")] = None
+    """How many of the local devices share a batch, each computing its part (default: all)."""
+    distributed: bool = False
+    """Train in several processes that find each other through the cluster's environment (Slurm, MPI, Cloud TPU, ...).
+    Each feeds its part of the batch; the first writes the run's folder."""
+    coordinator: Annotated[str | None, _optional("HOST:PORT")] = None
+    """Where the first of several processes listens, outside such a cluster; with --process-id and --process-count."""
+    process_id: Annotated[int | None, _optional("INT")] = None
+    """Which of the processes this one is, from 0."""
+    process_count: Annotated[int | None, _optional("INT")] = None
+    """How many processes there are."""
 
 
 def resolve(config: Config) -> Config:
     """Fill in what depends on the data set and check every value.
 
     Returns:
-        a Config in which only ``data_dir``, ``max_steps`` and ``out`` may still be ``None``.
+        a Config in which no field that a recipe sets is ``None``.
 
     Raises:
         UserError: a value is out of range; names the flag, what was got and what is expected.
     """
-    recipe = RECIPES[config.data]
+    recipe = RECIPES.get(config.data, RECIPES["others"])
     missing = {name: value for name, value in vars(recipe).items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **missing)
 
@@ -116,25 +162,53 @@ def resolve(config: Config) -> Config:
             flag = "--" + field.replace("_", "-")
             raise UserError(f"{flag}: got {getattr(config, field)!r}, expected {expected}")
 
+    def at_least_1(field: str) -> None:
+        value = getattr(config, field)
+        expect(field, value is None or value >= 1, "at least 1")
+
+    for field in ("epochs", "max_steps", "batch_size", "image_size", "accumulate", "keep"):
+        at_least_1(field)
+    for field in ("checkpoint_steps", "devices", "process_count"):
+        at_least_1(field)
     expect("preset", config.preset in pj.PRESETS, f"one of {', '.join(pj.PRESETS)}")
     expect("nodes", config.nodes >= 0, "0, or at least 1 node")
-    expect("epochs", config.epochs >= 1, "at least 1")
-    expect("max_steps", config.max_steps is None or config.max_steps >= 1, "at least 1, or no such flag")
-    expect("batch_size", config.batch_size >= 1, "at least 1")
     expect("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0")
     expect("warmup", 0 <= config.warmup < 1, "a share in [0, 1)")
     expect("weight_decay", 0 <= config.weight_decay < math.inf, "0 or a number above it")
     expect("clip_norm", 0 < config.clip_norm < math.inf, "a number above 0")
+    expect("ema", 0 <= config.ema < 1, "a decay in [0, 1)")
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
-    expect("augment", config.augment in ("none", "crop", "flip-crop"), "none, crop or flip-crop")
+    expect("augment", config.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}")
+    expect("validation_share", 0 < config.validation_share < 1, "a share in (0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
+    expect("resume", config.resume is None or not (config.out or config.overwrite), "no --out or --overwrite with it")
     return config
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """The configuration of :func:`to_json`; a field that an older version did not have gets its default.
+
+    Raises:
+        TypeError: a field that this version does not have.
+    """
+    config = Config(**values)
+    paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
+    return dataclasses.replace(config, **paths)
+
+
+def contradictions(ran: Config, asked: Config) -> list[str]:
+    """The fields of a resolved configuration that would change a run's numbers, each with both values."""
+    return [
+        f"--{name.replace('_', '-')} is {value!r} in the run, got {getattr(asked, name)!r}"
+        for name, value in vars(ran).items()
+        if name not in FREE and value != getattr(asked, name)
+    ]
 
 
 def _is_json_object(text: str) -> bool:

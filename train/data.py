@@ -29,10 +29,21 @@ class Dataset:
 
     train: Split
     test: Split
-    num_classes: int
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
-def load(name: str, data_dir: Path | None, evaluate_on: str) -> Dataset:
+def load(
+    name: str,
+    data_dir: Path | None,
+    evaluate_on: str,
+    *,
+    image_size: int | None = None,
+    validation_share: float = 0.1,
+) -> Dataset:
     """Read a data set into memory.
 
     Args:
@@ -46,7 +57,7 @@ def load(name: str, data_dir: Path | None, evaluate_on: str) -> Dataset:
     train, test = _digits() if name == "digits" else _cifar10(data_dir)
     if evaluate_on == "validation":
         train, test = every_nth(train, 10)
-    return Dataset(train, test, num_classes=10)
+    return Dataset(train, test, tuple("0123456789"))
 
 
 def every_nth(split: Split, n: int) -> tuple[Split, Split]:
@@ -76,6 +87,21 @@ def batches(split: Split, batch_size: int, *, seed: int, epoch: int) -> Iterator
     for start in range(0, len(split) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size]
         yield split.images[chosen], split.labels[chosen]
+
+
+def train_batches(
+    split: Split, batch_size: int, *, seed: int, start_step=0, stop_step: int, process_index=0, process_count=1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Global batches ``start_step`` to ``stop_step`` - 1, each a process's own rows."""
+    own = slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count)
+    per_epoch = len(split) // batch_size
+    step = start_step
+    while step < stop_step:
+        epoch, skip = divmod(step, per_epoch)
+        for index, (images, labels) in enumerate(batches(split, batch_size, seed=seed, epoch=epoch + 1)):
+            if index >= skip and step < stop_step:
+                yield images[own], labels[own]
+                step += 1
 
 
 def padded_batches(array: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

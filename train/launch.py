@@ -1,41 +1,110 @@
-"""From a configuration to a finished run: data, folder, training, and what a person or a script is told at the end.
+"""From the command line to a finished run: configuration, data, folder, training, and what a person or a script is
+told at the end.
 
-Exit codes: 0 trained; 1 the loss diverged; 2 something to put right (a flag, a data set, a folder); 130 interrupted.
+Exit codes: 0 trained; 1 the loss diverged, or another process was lost; 2 something to put right (a flag, a data set, a
+folder, a full disk); 130 ended by Ctrl-C and 143 by SIGTERM, to be resumed.
 """
 
+import dataclasses
+import json
+import shlex
+import signal
 import sys
+from pathlib import Path
 
-from train import data, run
-from train.config import Config, resolve
+import jax
+import tyro
+
+from train import data, devices, interrupt, run
+from train.config import CONNECTION, Config, resolve
 from train.errors import UserError
 from train.loop import Diverged, train
+from train.resume import check
 
 
-def launch(config: Config) -> int:
-    """Train as the command line asks, and return the exit code."""
+def launch(arguments: list[str] | None) -> int:
+    """Train as the command line asks (``None`` for the process's own), and return the exit code.
+
+    Raises:
+        SystemExit: the parser's: with 0 after ``--help``, with 2 for what is no flag or no value of one.
+    """
     folder = None
     try:
-        config = resolve(config)
-        dataset = data.load(config.data, config.data_dir, config.evaluate_on)
-        folder = run.make_folder(config)
-        sizes = {"train_images": len(dataset.train), "test_images": len(dataset.test)}
-        run.write_json(folder / "config.json", run.describe(config, **sizes))
-        summary = train(config, dataset, folder)
+        config = parse(arguments)
+        devices.connect(config)
+        with interrupt.raised():
+            folder, dataset = prepare(config)
+            if dataset is None:
+                summary = json.loads((folder / "summary.json").read_text())
+                _tell(f"{folder} is finished; nothing to train")
+            else:
+                with run.locked(folder if devices.is_first() else None):
+                    summary = train(config, dataset, folder if devices.is_first() else None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
+        return 2
+    except OSError as error:
+        _tell(f"error: {error}; what was reached can be resumed{_how(folder)}")
         return 2
     except Diverged as error:
-        print(f"stopped: {error}. What was reached lies in {folder}", file=sys.stderr)
+        _tell(f"stopped: {error}")
         return 1
-    except KeyboardInterrupt:
-        kept = f"; finished epochs and their parameters lie in {folder}" if folder else ""
-        print(f"\ninterrupted{kept}", file=sys.stderr)
-        return 130
-    print(report(summary, folder))
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        _tell(f"\ninterrupted{_how(folder)}")
+        return 128 + signum
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        devices.leave(f"lost another process ({str(error).strip().splitlines()[0]}){_how(folder)}")
+    if devices.is_first():
+        print(report(summary, folder))
     return 0
 
 
-def report(summary: dict, folder) -> str:
+def parse(arguments: list[str] | None) -> Config:
+    """The resolved configuration of a command line; with ``--resume``, the run's own.
+
+    Raises:
+        UserError: as :func:`train.config.resolve`; no run to resume, or flags that contradict it.
+    """
+    config = _parse(arguments, Config())
+    if config.resume is None:
+        return resolve(config)
+    ran = run.configuration(config.resume)
+    # The run's values are the defaults, so that a flag that is not given asks for what the run has.
+    new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
+    asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
+    check(ran, asked)
+    return asked
+
+
+def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
+    """The run's folder, which only the first process makes and knows, and the data; ``None`` for the data of a run that
+    is finished.
+
+    Raises:
+        UserError: the data or the folder cannot be had.
+    """
+    if config.resume is not None and run.finished(config.resume):
+        return config.resume, None
+    dataset = data.load(
+        config.data,
+        config.data_dir,
+        config.evaluate_on,
+        image_size=config.image_size,
+        validation_share=config.validation_share,
+    )
+    folder = config.resume
+    if folder is None and devices.is_first():
+        sizes = {"train_images": len(dataset.train), "test_images": len(dataset.test)}
+        description = run.describe(config, **sizes)
+        folder = run.make_folder(config)
+        run.write_json(folder / "config.json", description)
+    return folder, dataset
+
+
+def report(summary: dict, folder: Path) -> str:
     """The last lines of a run, for a human."""
     parameters = summary["parameters"]
     clipped = summary["clipped"]
@@ -53,3 +122,24 @@ def report(summary: dict, folder) -> str:
             f"run            {folder}",
         ]
     )
+
+
+def _parse(arguments: list[str] | None, default: Config) -> Config:
+    return tyro.cli(
+        Config,
+        prog="python -m train",
+        description="Train a Puppet-CNN and leave its parameters, metrics and figures in a folder.",
+        args=arguments,
+        default=default,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _how(folder: Path | None) -> str:
+    """How to go on with a run that has a folder."""
+    return f"; go on with: python -m train --resume {shlex.quote(str(folder))}" if folder else ""
+
+
+def _tell(text: str) -> None:
+    # A process that has not got as far as the devices is not asked for its number: asking would start them.
+    print(text, file=sys.stderr, flush=True)

@@ -1,48 +1,54 @@
 """Training, from the first step to the last figure, in one function to be read from top to bottom."""
 
+import contextlib
 import math
-import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 import puppet_jax as pj
-from train import data, parameters, run
+from train import data, devices, interrupt, parameters, resume, run
 from train.build import build
+from train.checkpoint import DAMAGED, Checkpoints
 from train.config import Config, to_json
 from train.errors import UserError
 from train.evaluation import by_depth, evaluate, measure
-from train.optimiser import learning_rate_schedule, make_optimiser
+from train.optimiser import make_optimiser, schedule_of
+from train.progress import Progress, means, say
 from train.step import empty_tally, make_eval_step, make_train_step, start
 
-# Seconds between two looks at the device for the progress bar.
-REFRESH = 0.3
+# Steps handed to the device ahead of their turn, so that it never waits for the host.
+AHEAD = 2
 
 
 class Diverged(RuntimeError):
     """The loss stopped being a number."""
 
 
-def train(config: Config, dataset: data.Dataset, folder: Path) -> dict[str, Any]:
-    """Train a model and fill the run's folder.
+def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[str, Any]:
+    """Train a model and fill the run's folder, or go on with a run that is there.
 
     Args:
         config: resolved (:func:`train.config.resolve`).
         dataset: of :func:`train.data.load`.
-        folder: empty (:func:`train.run.make_folder`).
+        folder: new (:func:`train.run.make_folder`), or of the run to resume; ``None``: this process writes nothing.
 
     Returns:
         what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
 
     Raises:
-        UserError: more images in a batch than there are, or options that the model refuses.
-        Diverged: the loss became NaN or infinite; the folder keeps the epochs before.
+        UserError: a batch that the images or the devices do not allow, options that the model refuses, or checkpoints
+            that cannot be read or written.
+        Diverged: the loss became NaN or infinite; the last good checkpoint stays.
+        Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
     """
     began = time.perf_counter()
+    mesh = devices.make_mesh(config)
     steps_per_epoch = len(dataset.train) // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -56,100 +62,114 @@ def train(config: Config, dataset: data.Dataset, folder: Path) -> dict[str, Any]
     model = build(config, **shape)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = make_optimiser(config, total_steps)
-    schedule = learning_rate_schedule(config.learning_rate, config.warmup, total_steps)
-    state = start(params, optimiser)
-    eval_step = make_eval_step(graphdef)
+    schedule = schedule_of(config, total_steps)
+    eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
-
-    # Compiled ahead, so that images per second and seconds are those of training.
-    say("compiling ...")
-    of_train = measure(model, dataset.train, config.batch_size)
+    of_train = measure(model, dataset.train, config.batch_size, mesh)
     # What the images measure, and room for what augmentation does to them.
-    interval = (
-        max(float(of_train["complexity"].min()) - 0.5, 0.0),
-        min(float(of_train["complexity"].max()) + 0.5, 8.0),
-    )
-    first = next(data.batches(dataset.train, config.batch_size, seed=config.seed, epoch=1))
-    step = make_train_step(graphdef, optimiser, config, interval).lower(state, rest, *first).compile()
-    compile_seconds = time.perf_counter() - began
+    low, high = float(of_train["complexity"].min()), float(of_train["complexity"].max())
+    interval = (max(low - 0.5, 0.0), min(high + 0.5, 8.0))
 
-    history: list[dict[str, Any]] = []
-    train_seconds, done = 0.0, 0
-    for epoch in range(1, epochs + 1):
-        steps = min(steps_per_epoch, total_steps - done)
-        state = state._replace(tally=empty_tally())
-        epoch_began, next_look = time.perf_counter(), 1
-        # disable=None: no bar where standard error is no terminal; the epoch's line says it all there.
-        with tqdm(total=steps, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, disable=None) as bar:
-            order = data.batches(dataset.train, config.batch_size, seed=config.seed, epoch=epoch)
-            for index, (images, labels) in zip(range(1, steps + 1), order, strict=False):
-                state = step(state, rest, images, labels)
-                done += 1
-                # Steps are handed to the device ahead of their turn. A look waits for it, so the bar shows steps that
-                # are done; there is one in as many steps as take REFRESH seconds.
-                if not bar.disable and index >= next_look:
-                    loss, accuracy, seen = means(state.tally)
-                    pace = index / (time.perf_counter() - epoch_began)
-                    speed = pace * config.batch_size
-                    bar.set_postfix_str(
-                        f"loss {loss:.3f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False
-                    )
-                    bar.update(index - bar.n)
-                    next_look = index + max(1, round(pace * REFRESH))
-            train_loss, train_accuracy, seen = means(state.tally)
-        seconds = time.perf_counter() - epoch_began
-        train_seconds += seconds
-        if not math.isfinite(train_loss):
-            raise Diverged(
-                f"the loss became {train_loss} in epoch {epoch} (by step {done}); try a lower --learning-rate (it is "
-                f"{config.learning_rate:g}), a longer --warmup or a smaller --clip-norm"
-            )
+    # Where the run stands: at its beginning, or where its last good checkpoint says.
+    at = resume.Position(start(params, optimiser, config), empty_tally(), interval, history=[])
+    with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
+        if config.resume is not None:
+            at = _resumed(at, resume.restore(checkpoints, config, dataset, at), total_steps, folder)
+        done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
+        state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
 
-        test_loss, correct = evaluate(eval_step, state.params, rest, dataset.test, config.batch_size)
-        line = {
-            "epoch": epoch,
-            "step": done,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": float(test_loss.mean(dtype=float)),
-            "test_accuracy": float(correct.mean(dtype=float)),
-            "learning_rate": float(schedule(done - 1)),
-            "seconds": round(seconds, 4),
-            "images_per_second": round(seen / seconds, 1),
-        }
-        history.append(line)
-        run.append_line(folder / "metrics.jsonl", line)
-        about = {"config": to_json(config), "model": shape, "epoch": epoch, "step": done}
-        parameters.save(folder / "params.safetensors", state.params, about)
-        say(
-            f"epoch {epoch}/{epochs}: train loss {train_loss:.4f}, accuracy {train_accuracy:.2%}; "
-            f"{config.evaluate_on} loss {line['test_loss']:.4f}, accuracy {line['test_accuracy']:.2%}; "
-            f"{seconds:.1f} s, {line['images_per_second']:,.0f} images/s"
+        # Compiled ahead, so that images per second and seconds are those of training.
+        say("compiling ...")
+        step = make_train_step(graphdef, optimiser, config, mesh, at.interval)
+        own = config.batch_size // jax.process_count()
+        blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
+        # What this process may ask the others for, by signal: the step carries it to them.
+        signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
+        if done < total_steps:
+            step = step.lower(state, tally, rest, *(devices.rows(mesh, x) for x in blank), signs[0]).compile()
+        compile_seconds = time.perf_counter() - began
+
+        batches = data.train_batches(
+            dataset.train,
+            config.batch_size,
+            seed=config.seed,
+            start_step=done,
+            stop_step=total_steps,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
+        correct = None
+        recent = deque(maxlen=AHEAD + 1)
+        told = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
+        with contextlib.closing(batches), told as progress, interrupt.noted() as asked:
+            clock = time.perf_counter() - at.epoch_seconds
+            for images, labels in batches:
+                batch = devices.rows(mesh, images), devices.rows(mesh, labels)
+                state, tally = step(state, tally, rest, *batch, signs[asked.signum])
+                done += 1
+                ends_epoch = done % steps_per_epoch == 0 or done == total_steps
+
+                # Looked at is the oldest of the recent steps: to wait for that one does not hold the device up. All
+                # processes look at the same one, so what follows from it happens at the same step in all of them.
+                recent.append(tally)
+                settled = tally if ends_epoch else recent[0]
+                progress.look(settled)
+                stop, bad_step = int(settled.stop), int(settled.bad_step)
+                if bad_step:
+                    what = f"the loss or its gradient is not finite at step {bad_step}"
+                    raise Diverged(_advice(what, checkpoints, config))
+
+                accuracy = None
+                if ends_epoch:
+                    mean, seconds = means(tally.sums), time.perf_counter() - clock
+                    train_seconds += seconds
+                    loss, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+                    test_loss, accuracy = float(loss.mean(dtype=float)), float(correct.mean(dtype=float))
+                    if not math.isfinite(test_loss):
+                        raise Diverged(_advice(f"the model is not finite after step {done}", checkpoints, config))
+                    line = {
+                        "epoch": math.ceil(done / steps_per_epoch),
+                        "step": done,
+                        "train_loss": mean["loss"],
+                        "train_accuracy": mean["accuracy"],
+                        "test_loss": test_loss,
+                        "test_accuracy": accuracy,
+                        "learning_rate": float(schedule(done - 1)),
+                        "seconds": round(seconds, 4),
+                        "images_per_second": round(int(tally.sums.seen) / seconds, 1),
+                        "complexity_mean": mean["complexity"],
+                        "depth_mean": mean["depth"],
+                    }
+                    history.append(line)
+                    if folder is not None:
+                        run.append_line(folder / "metrics.jsonl", line)
+                    progress.epoch(line)
+                    tally = devices.shared(mesh, empty_tally(done))
+                    clock = time.perf_counter()
+
+                if stop or done == total_steps or checkpoints.due(done, ends_epoch):
+                    so_far = time.perf_counter() - clock
+                    now = resume.Position(state, tally, at.interval, history, train_seconds, so_far)
+                    if resume.save(checkpoints, config, dataset, now, accuracy):
+                        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+                if stop:
+                    raise interrupt.Interrupted(stop)
 
     # What the model measured in the images, and the figures.
-    model = nnx.merge(graphdef, state.params, rest)
-    of_test = measure(model, dataset.test, config.batch_size)
+    if correct is None:  # every step was done before: only files of the end are missing
+        _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+    of_test = measure(model, dataset.test, config.batch_size, mesh)
     groups = pj.summary(model)
     accuracy_by_depth = by_depth(of_test["depth"], correct)
-    from train import figures  # matplotlib takes a second to import, and is needed only here
-
-    figures.draw(
-        folder,
-        title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
-        evaluated=config.evaluate_on,
-        history=history,
-        train=of_train,
-        test=of_test,
-        accuracy_by_depth=accuracy_by_depth,
-        max_depth=model.max_depth,
-    )
+    best = max(history, key=lambda line: line["test_accuracy"])
     summary = {
         "evaluated_on": config.evaluate_on,
         "test_images": len(dataset.test),
         "test_correct": int(correct.sum()),
-        "test_accuracy": line["test_accuracy"],
-        "test_loss": line["test_loss"],
+        "test_accuracy": history[-1]["test_accuracy"],
+        "test_loss": history[-1]["test_loss"],
+        "best": {name: best[name] for name in ("epoch", "step", "test_accuracy")},
         "epochs": epochs,
         "steps": done,
         "parameters": {
@@ -172,17 +192,64 @@ def train(config: Config, dataset: data.Dataset, folder: Path) -> dict[str, Any]
         "total_seconds": round(time.perf_counter() - began, 2),
         "peak_memory_bytes": run.peak_memory_bytes(),
     }
-    run.write_json(folder / "summary.json", summary)
+    if folder is not None:
+        from train import figures  # matplotlib takes a second to import, and is needed only here
+
+        figures.draw(
+            folder,
+            title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
+            evaluated=config.evaluate_on,
+            history=history,
+            train=of_train,
+            test=of_test,
+            accuracy_by_depth=accuracy_by_depth,
+            max_depth=model.max_depth,
+        )
+        run.write_json(folder / "summary.json", summary)
     return summary
 
 
-def means(tally) -> tuple[float, float, int]:
-    """Mean loss, accuracy and number of the images in a tally; waits for the device."""
-    loss, correct, seen = jax.device_get(tally)
-    return float(loss) / int(seen), int(correct) / int(seen), int(seen)
+def _resumed(
+    beginning: resume.Position,
+    restored: tuple[resume.Position | None, list[str]],
+    total_steps: int,
+    folder: Path | None,
+) -> resume.Position:
+    """The position to go on from, told to the user; lines of metrics past it are dropped."""
+    position, problems = restored
+    for problem in problems:
+        say(f"{problem}; it is moved to {DAMAGED}/ and the one before is used")
+    if position is None:
+        say("no checkpoint was completed before the run was cut: starting from step 0")
+        position = beginning
+    else:
+        say(f"resumed after step {int(position.tally.step)} of {total_steps}")
+    if folder is not None:
+        run.write_lines(folder / "metrics.jsonl", position.history)
+    return position
 
 
-def say(text: str) -> None:
-    """A line on standard error, above the progress bar where there is one."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+def _save_parameters(
+    folder: Path | None, params: nnx.State, config: Config, dataset: data.Dataset, epoch: int, step: int
+) -> None:
+    """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
+    if folder is None:
+        return
+    *size, channels = dataset.train.images.shape[1:]
+    about = {
+        "config": to_json(config),
+        "model": {"num_classes": dataset.num_classes, "in_channels": channels},
+        "images": {"size": size, "class_names": list(dataset.class_names)},
+        "epoch": epoch,
+        "step": step,
+    }
+    parameters.save(folder / "params.safetensors", params, about)
+
+
+def _advice(what: str, checkpoints: Checkpoints, config: Config) -> str:
+    last = checkpoints.last
+    kept = "no checkpoint was saved" if last is None else f"the last good checkpoint, of step {last}, is kept"
+    return (
+        f"{what}; {kept}. Resuming would come to the same numbers: train anew with a lower --learning-rate (it is "
+        f"{config.learning_rate:g}), a longer --warmup or a smaller --clip-norm"
+    )

@@ -1,33 +1,58 @@
-"""AdamW with warm-up, cosine decay and gradient clipping."""
+"""AdamW with warm-up, decay and gradient clipping; and the moving average of the parameters."""
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from train.config import Config
 
 
-def learning_rate_schedule(peak: float, warmup: float, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear from 0 to ``peak`` over a share ``warmup`` of ``steps``, then a cosine to 0.
+def learning_rate_schedule(peak: float, warmup: float, steps: int, kind: str = "cosine") -> optax.Schedule:
+    """Learning rate by step: linear from 0 to ``peak`` over a share ``warmup`` of ``steps``, then as ``kind`` says.
 
     Step k (from 0) uses ``peak · (k + 1) / w`` while k < w, where w = round(warmup · steps), so that the first step
-    already moves; then ``peak · ½ (1 + cos(π (k - w) / (steps - w)))``.
+    already moves. Then, with s = (k - w) / (steps - w) from 0 to 1: ``"cosine"`` is ``peak · ½ (1 + cos(π s))``,
+    ``"linear"`` is ``peak · (1 - s)``, ``"constant"`` stays at ``peak``.
     """
     rising = min(round(warmup * steps), steps - 1)
-    falling = optax.cosine_decay_schedule(peak, steps - rising)
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, steps - rising),
+        "linear": optax.linear_schedule(peak, 0.0, steps - rising),
+        "constant": optax.constant_schedule(peak),
+    }[kind]
     if rising == 0:
-        return falling
-    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), falling], [rising])
+        return after
+    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), after], [rising])
+
+
+def schedule_of(config: Config, steps: int) -> optax.Schedule:
+    """The learning rate by step of a resolved configuration for a run of ``steps`` steps."""
+    return learning_rate_schedule(config.learning_rate, config.warmup, steps, config.schedule)
 
 
 def make_optimiser(config: Config, steps: int) -> optax.GradientTransformation:
     """The optimiser of a resolved configuration for a run of ``steps`` steps."""
-    schedule = learning_rate_schedule(config.learning_rate, config.warmup, steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed),
+        optax.adamw(schedule_of(config, steps), weight_decay=config.weight_decay, mask=decayed),
     )
+
+
+def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
+    """The exponential moving average of parameters, ``count`` of them being in it before ``params``.
+
+    Free of bias from the first: it is the mean of all parameters so far with weights ``decay^age``, without the
+    initial ones. As m_n = (1 - w) p_n + w m_(n-1) with w = decay (1 - decay^(n-1)) / (1 - decay^n), which grows from 0
+    to ``decay``.
+    """
+    # 1 - decay^n by expm1: for a decay close to 1 the difference would have no digits left.
+    rest = lambda n: -jnp.expm1(n * math.log(decay))  # noqa: E731
+    count = count.astype(jnp.float32)
+    weight = decay * rest(count) / rest(count + 1)
+    return jax.tree.map(lambda m, p: p + weight * (m - p), average, params)
 
 
 def decayed(params: Any) -> Any:

@@ -14,7 +14,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from train.build import build
-from train.config import Config
+from train.config import Config, from_json
 from train.errors import UserError
 
 FORMAT = "puppet-jax parameters 1"
@@ -94,7 +94,7 @@ def restore(path: Path) -> tuple[pj.PuppetCNN, Config]:
     """
     arrays, about = load(path)
     try:
-        config = Config(**about["config"])
+        config = from_json(about["config"])
         model = build(config, **about["model"])
     except (KeyError, TypeError) as error:
         raise UserError(

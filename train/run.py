@@ -1,25 +1,31 @@
 """The folder of a run: made, described, and written to so that an interruption leaves whole lines and whole files."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from train.config import Config, to_json
+from train.config import Config, from_json, to_json
 from train.errors import UserError
 
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
-FILES = ("config.json", "metrics.jsonl", "params.safetensors", "params.safetensors.tmp", "summary.json", *FIGURES)
+FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
+"""The files of a finished run. The summary is written last: it says that the others are there."""
+FOLDERS = ("checkpoints", "damaged", "events")
+LOCK = "lock"
 
 
 def make_folder(config: Config) -> Path:
@@ -28,30 +34,84 @@ def make_folder(config: Config) -> Path:
     Raises:
         UserError: the folder holds something, or cannot be made.
     """
-    name = f"{config.data}-{config.preset}-{config.puppeteer}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = Path(config.data).name
+    name = f"{data}-{config.preset}-{config.puppeteer}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.out or Path("runs") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}
-        if held and not config.overwrite:
+        # All that a process may leave that was killed before the run had its configuration.
+        begun = held - {LOCK, *_temporary(FINAL)}
+        if begun and not config.overwrite:
             raise UserError(
-                f"--out: {folder} is not empty, expected a new or empty folder; choose another, or replace the run "
-                "in it with --overwrite"
+                f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
+                f"it with --resume {folder}, or replace it with --overwrite"
             )
         # Overwriting is for runs: a folder that holds anything else is more likely a slip than a wish.
-        foreign = sorted(held - set(FILES))
+        foreign = sorted(begun - {*FINAL, *FOLDERS})
         if foreign:
             raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
-        for file in held:
-            (folder / file).unlink()
+        with locked(folder):
+            pass
+        for file in sorted(held - {LOCK}):
+            if (folder / file).is_dir():
+                shutil.rmtree(folder / file)
+            else:
+                (folder / file).unlink()
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from error
     return folder
 
 
+@contextlib.contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Within, no other process trains in the folder. The system takes the lock back when the process dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if folder is None:
+        yield
+        return
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def configuration(folder: Path) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises:
+        UserError: there is none, or not one that this version knows.
+    """
+    path = folder / "config.json"
+    try:
+        return from_json(json.loads(path.read_text())["config"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
+            "configuration nothing is lost: start it again with its own flags and --out"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--resume: {path} is not a configuration that this version knows ({type(error).__name__}: {error}); "
+            "resume with the version that wrote it"
+        ) from error
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has all its final files."""
+    return all((folder / name).is_file() for name in FINAL)
+
+
 def describe(config: Config, *, train_images: int, test_images: int) -> dict[str, Any]:
     """Everything that decides a run's numbers: configuration, sizes, versions, machine, revision."""
-    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "safetensors")
+    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "train_images": train_images,
@@ -59,6 +119,7 @@ def describe(config: Config, *, train_images: int, test_images: int) -> dict[str
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
         "cpus": os.cpu_count(),
         "git_revision": _git_revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -67,22 +128,40 @@ def describe(config: Config, *, train_images: int, test_images: int) -> dict[str
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write a file of JSON lines whole or not at all; an absent one is not made for no lines."""
+    if records or path.exists():
+        _write(path, "".join(_line(record) for record in records))
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line and hand it to the system; a number that JSON does not have becomes null."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     with open(path, "a") as file:
-        file.write(json.dumps(finite, allow_nan=False) + "\n")
+        file.write(_line(record))
 
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _line(record: dict[str, Any]) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    (temporary,) = _temporary([path.name])
+    path.with_name(temporary).write_text(text)
+    os.replace(path.with_name(temporary), path)
+
+
+def _temporary(names) -> list[str]:
+    return [name + ".tmp" for name in names]
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,122 @@
+"""Data-parallel training: the same numbers on one device and on eight simulated ones; what cannot be divided."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import devices
+from train.config import Config, resolve
+from train.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+from flax import nnx
+from train import data, devices
+from train.build import build
+from train.config import Config, resolve
+from train.evaluation import evaluate, measure
+from train.optimiser import make_optimiser
+from train.parameters import flat
+from train.step import empty_tally, make_eval_step, make_train_step, start
+
+digits = data.load("digits", None, "test")
+found = {}
+for name, fields in json.loads(sys.argv[1]).items():
+    config = resolve(Config(**fields))
+    mesh = devices.make_mesh(config)
+    graphdef, params, rest = nnx.split(build(config, num_classes=10, in_channels=1), nnx.Param, ...)
+    optimiser = make_optimiser(config, 1000)
+    step = make_train_step(graphdef, optimiser, config, mesh, (1.5, 5.5))
+    state, tally, rest = devices.shared(mesh, (start(params, optimiser, config), empty_tally(), rest))
+    # Each device signs with another number: the greatest is to be seen by all.
+    signs = devices.rows(mesh, np.arange(mesh.size, dtype=np.int32))
+    curve, before = [], 0.0
+    for images, labels in data.train_batches(digits.train, config.batch_size, seed=0, stop_step=25):
+        state, tally = step(state, tally, rest, devices.rows(mesh, images), devices.rows(mesh, labels), signs)
+        curve.append(float(tally.sums.loss) - before)
+        before = float(tally.sums.loss)
+    sums = [float(value) for value in tally.sums[1:]]
+    evaluated = []
+    if name in ("one", "eight"):
+        evaluated = evaluate(make_eval_step(graphdef, mesh), state.params, rest, digits.test, config.batch_size, mesh)
+        measured = measure(nnx.merge(graphdef, state.params, rest), digits.test, config.batch_size, mesh)
+        evaluated = [x.astype(float).tolist() for x in (*evaluated, *measured.values())]
+    held = {len(leaf.addressable_shards) for leaf in jax.tree.leaves(state)}
+    copies = [[np.asarray(shard.data) for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(state.params)]
+    found[name] = {
+        "curve": curve, "sums": sums, "evaluated": evaluated, "held": list(held), "stop": int(tally.stop),
+        "alike": all((one == copy).all() for one, *others in copies for copy in others),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    # Few steps of a low learning rate: training itself enlarges any difference of rounding, in time, because Adam makes
+    # the same step of a gradient that is nearly nothing as of a large one.
+    same = {"learning_rate": 1e-3, "ema": 0.9}
+    runs = {
+        "one": same | {"devices": 1},
+        "eight": same,
+        "ode": {"learning_rate": 1e-3, "puppeteer": "ode", "devices": 1},
+        "ode eight": {"learning_rate": 1e-3, "puppeteer": "ode"},
+    }
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    command = [sys.executable, "-c", PROGRAM, json.dumps(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("one", "other"), [("one", "eight"), ("ode", "ode eight")])
+def test_the_loss_curve_does_not_depend_on_the_devices(found, one, other):
+    one, other = found[one], found[other]
+    np.testing.assert_allclose(other["curve"], one["curve"], rtol=1e-5)
+    assert one["curve"][-1] < 0.9 * one["curve"][0]
+    assert other["sums"] == pytest.approx(one["sums"], rel=1e-6)
+
+
+def test_evaluation_does_not_depend_on_the_devices(found):
+    assert len(found["one"]["evaluated"]) == 5
+    for one, other in zip(found["one"]["evaluated"], found["eight"]["evaluated"], strict=True):
+        assert len(one) == 355
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_all_devices_take_part_and_hold_the_same_parameters(found):
+    assert {name: run["held"] for name, run in found.items()} == {
+        "one": [1],
+        "eight": [8],
+        "ode": [1],
+        "ode eight": [8],
+    }
+    assert all(run["alike"] for run in found.values())
+    assert found["eight"]["stop"] == 7
+    assert found["one"]["stop"] == 0
+
+
+def test_what_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match=r"--batch-size: got 32, expected a multiple of 5 \(1 devices times --accumul"):
+        devices.make_mesh(resolve(Config(accumulate=5)))
+    with pytest.raises(UserError, match="--devices: got 99, expected at most the"):
+        devices.make_mesh(resolve(Config(devices=99)))
+
+
+def test_one_process_has_what_the_first_has():
+    assert devices.is_first()
+    assert devices.from_first(b"\x00abc") == b"\x00abc"
+    assert devices.from_first(None) is None
+    np.testing.assert_array_equal(devices.own_rows(np.arange(6)), np.arange(6))

@@ -1,0 +1,87 @@
+"""Signals: noted, agreed to end by, and the handlers before put back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from train import interrupt
+
+ROOT = Path(__file__).parents[1]
+
+
+def handlers():
+    return [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd):
+    before = handlers()
+    with interrupt.noted() as asked:
+        assert asked.signum == 0
+        signal.raise_signal(signum)
+        assert asked.signum == signum
+        signal.raise_signal(signal.SIGTERM)  # a cluster may ask more than once
+        assert asked.signum == signum
+    assert handlers() == before
+    assert "Ctrl-C now ends at once" in capfd.readouterr().err
+
+
+def test_sigterm_is_raised_where_there_is_nothing_to_finish():
+    before = handlers()
+    with pytest.raises(interrupt.Interrupted) as caught, interrupt.raised():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.signum == signal.SIGTERM
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert handlers() == before
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt.noted() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert asked.signum == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_goes_without():
+    seen = []
+
+    def train():
+        with interrupt.noted() as asked:
+            seen.append((asked.signum, handlers()))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [(0, handlers())]
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    program = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from train import interrupt
+with interrupt.noted():
+    signal.raise_signal(signal.SIGTERM)
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
+    finally:
+        print("not at once")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (130, "")

@@ -1,0 +1,271 @@
+"""A run that is cut and resumed: the same numbers to the bit, and what is refused or told on the way."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from lives import metrics, same_parameters
+
+from train import data, loop, parameters, run
+from train.__main__ import main
+from train.config import Config, resolve
+
+ROOT = Path(__file__).parents[1]
+# 14 batches an epoch, 42 steps; with all that a checkpoint has to hold.
+FLAGS = ["--puppeteer=stored", "--batch-size=10", "--epochs=3", "--ema=0.9", "--label-smoothing=0.1"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A tenth of the digits."""
+    digits = data.load("digits", None, "test")
+    part = lambda split: data.every_nth(split, 10)[1]  # noqa: E731
+    return dataclasses.replace(digits, train=part(digits.train), test=part(digits.test))
+
+
+@pytest.fixture(autouse=True)
+def on_small_data(monkeypatch, small):
+    monkeypatch.setattr(data, "load", lambda *_, **__: small)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs kept on disk: each life of a run would compile them again."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("programs")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    jax.experimental.compilation_cache.compilation_cache.reset_cache()
+
+
+def cut(monkeypatch, step: int, signum=signal.SIGTERM) -> None:
+    """From now on runs are asked to end while they take batch ``step`` (from 1)."""
+    whole = data.train_batches
+
+    def batches(*arguments, start_step, **options):
+        for index, batch in enumerate(whole(*arguments, start_step=start_step, **options), start_step + 1):
+            if index == step:
+                signal.raise_signal(signum)
+            yield batch
+
+    monkeypatch.setattr(data, "train_batches", batches)
+
+
+def same_end(one: Path, other: Path) -> bool:
+    assert same_parameters(one, other)
+    assert metrics(one) == metrics(other)
+    assert len(metrics(one)) == 3
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    for summary in summaries:
+        for name in [name for name in summary if name.endswith("_seconds")] + ["peak_memory_bytes"]:
+            del summary[name]
+    assert summaries[0] == summaries[1]
+    return True
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory, small):
+    """The run that nothing came in the way of."""
+    folder = tmp_path_factory.mktemp("runs") / "uncut"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda *_, **__: small)
+        assert main([*FLAGS, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def half_done(tmp_path, monkeypatch):
+    """A run that was ended in its second epoch, with checkpoints every 4 steps and where it was ended."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        cut(patch, 18)
+        assert main([*FLAGS, "--checkpoint-steps=4", "--out", str(folder)]) == 143
+    return folder
+
+
+def saved(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def test_cut_anywhere_it_ends_the_same_to_the_bit(tmp_path, monkeypatch, capsys, uncut):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    folder = tmp_path / "a run"
+    lives = [(1, signal.SIGTERM), (7, signal.SIGINT), (14, signal.SIGTERM), (29, signal.SIGINT), (42, signal.SIGTERM)]
+    reached = []
+    for step, signum in lives:
+        with monkeypatch.context() as patch:
+            cut(patch, step, signum)
+            command = ["--resume", str(folder)] if folder.exists() else [*FLAGS, "--out", str(folder)]
+            assert main(command) == 128 + signum
+        error = capsys.readouterr().err
+        assert f"interrupted; go on with: python -m train --resume '{folder}'" in error
+        reached.append(saved(folder)[-1])
+        assert step <= reached[-1] <= step + loop.AHEAD
+        assert not (folder / "summary.json").exists()
+    assert len(set(reached)) == len(lives)
+    assert main(["--resume", str(folder)]) == 0
+    assert same_end(folder, uncut)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_finished_run_is_left_alone_and_missing_files_are_made_again(tmp_path, capsys, uncut, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(uncut, folder)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load", None)  # not even the data is read
+        assert main(["--resume", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "is finished" in told.err
+    assert "test accuracy" in told.out
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    monkeypatch.setattr(data, "train_batches", lambda *_, **__: (batch for batch in ()))
+    for name in ("summary.json", "depth.png", "params.safetensors", "metrics.jsonl"):
+        (folder / name).unlink()
+        assert main(["--resume", str(folder)]) == 0
+        assert run.finished(folder)
+    assert same_end(folder, uncut)
+
+
+def test_lines_past_the_checkpoint_and_half_a_line_are_dropped(half_done, uncut):
+    with open(half_done / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "step": 28, "train_loss": 9.9}\n{"epoch": 3, "st')
+    (half_done / "config.json.tmp").write_text('{"config": {"da')
+    (half_done / "params.safetensors.tmp").write_bytes(b"\x00\x01")
+    (half_done / "params.safetensors").unlink()
+    assert main(["--resume", str(half_done)]) == 0
+    assert same_end(half_done, uncut)
+
+
+# orbax leaves a reading thread behind when it stumbles.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(half_done, uncut, capsys):
+    *_, before, last = saved(half_done)
+    largest = max((half_done / "checkpoints" / str(last)).rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    assert main(["--resume", str(half_done)]) == 0
+    told = capsys.readouterr().err
+    assert f"the checkpoint at step {last} is damaged" in told
+    assert f"resumed after step {before} of 42" in told
+    assert same_end(half_done, uncut)
+
+
+def test_with_no_good_checkpoint_the_run_is_left_as_it_is(half_done, capsys):
+    for step in saved(half_done):
+        shutil.rmtree(half_done / "checkpoints" / str(step) / "state")
+    before = (half_done / "params.safetensors").read_bytes()
+    assert main(["--resume", str(half_done)]) == 2
+    assert "no checkpoint can be read" in capsys.readouterr().err
+    assert (half_done / "params.safetensors").read_bytes() == before
+
+
+def test_a_run_without_any_checkpoint_starts_again(half_done, uncut, capsys):
+    shutil.rmtree(half_done / "checkpoints")
+    assert main(["--resume", str(half_done)]) == 0
+    assert "starting from step 0" in capsys.readouterr().err
+    assert same_end(half_done, uncut)
+
+
+def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys):
+    assert main(["--resume", str(half_done), "--seed", "5", "--batch-size", "12", "--keep", "7"]) == 2
+    error = capsys.readouterr().err
+    assert "--batch-size is 10 in the run, got 12; --seed is 0 in the run, got 5." in error
+    assert "--keep" not in error
+    # What the run has may be said again, and the rest may change.
+    same = ["--seed", "0", "--batch-size", "10", "--keep", "1", "--checkpoint-steps", "40"]
+    assert main(["--resume", str(half_done), *same]) == 0
+    assert saved(half_done)[-1] == 42
+    for flags in (["--out", "elsewhere"], ["--overwrite"]):
+        assert main(["--resume", str(half_done), *flags]) == 2
+        assert "--resume" in capsys.readouterr().err
+
+
+def test_a_configuration_changed_by_hand_is_refused_by_the_checkpoint(half_done, capsys):
+    path = half_done / "config.json"
+    written = json.loads(path.read_text())
+    written["config"]["learning_rate"] = 0.5
+    path.write_text(json.dumps(written))
+    assert main(["--resume", str(half_done)]) == 2
+    assert "--learning-rate is 0.005 in the run, got 0.5" in capsys.readouterr().err
+
+
+def test_other_data_is_refused(half_done, capsys, monkeypatch, small):
+    labels = small.train.labels.copy()
+    labels[3] += 1
+    other = dataclasses.replace(small, train=data.Split(small.train.images, labels))
+    monkeypatch.setattr(data, "load", lambda *_, **__: other)
+    assert main(["--resume", str(half_done)]) == 2
+    assert "--data digits: not the images that the run began with (labels " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff"])
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
+    (tmp_path / "config.json.tmp").write_text('{"con')
+    assert run.make_folder(Config(out=tmp_path)) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [run.LOCK]
+
+
+def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
+    with run.locked(half_done):
+        assert main(["--resume", str(half_done)]) == 2
+        assert "another process trains" in capsys.readouterr().err
+        assert main([*FLAGS, "--out", str(half_done), "--overwrite"]) == 2
+        assert "another process trains" in capsys.readouterr().err
+    assert saved(half_done)
+
+
+@pytest.fixture
+def interruptible():
+    """A shell that starts tests in the background has Ctrl-C ignored, which processes would inherit."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "train", "--puppeteer=stored", "--epochs=1000", "--out", str(folder), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            return process
+    raise AssertionError(process.wait())
+
+
+def test_ctrl_c_saves_and_ends_with_130(tmp_path, interruptible):
+    folder = tmp_path / "run"
+    with start(folder) as process:
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.strip().splitlines()[-1] == f"interrupted; go on with: python -m train --resume {folder}"
+    assert "Traceback" not in rest
+    _, about = parameters.load(folder / "params.safetensors")
+    assert about["step"] == saved(folder)[-1] > 2 * 45
+
+
+def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "build", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert main([*FLAGS, "--out", str(tmp_path / "run")]) == 143
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_resolved_twice_is_resolved_once():
+    assert resolve(resolve(Config(resume=Path("x")))) == resolve(Config(resume=Path("x")))
