@@ -1,5 +1,6 @@
 """TensorBoard event files of a run, written without TensorFlow: ``tensorboard --logdir runs`` shows them."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -94,10 +95,8 @@ class Events:
         writer, self._writer = self._writer, None
         self._say(f"no more TensorBoard events: {error}. Training goes on")
         if writer is not None:
-            try:
+            with contextlib.suppress(OSError):  # said already; what the disk did not take is lost
                 writer.close()
-            except OSError:
-                pass  # said already; what the disk did not take is lost
 
 
 def _new_file(folder: Path) -> Path:

@@ -5,14 +5,23 @@ Exit codes: 0 trained; 1 the loss diverged; 2 something to put right (a flag, a 
 
 import sys
 
+import tyro
+
 from train import data, run
 from train.config import Config, resolve
 from train.errors import UserError
 from train.loop import Diverged, train
 
 
-def launch(config: Config) -> int:
+def launch(arguments: list[str]) -> int:
     """Train as the command line asks, and return the exit code."""
+    config = tyro.cli(
+        Config,
+        prog="python -m train",
+        description="Train a Puppet-CNN and leave its parameters, metrics and figures in a folder.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     folder = None
     try:
         config = resolve(config)
