@@ -30,7 +30,7 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     predict RUN IMAGE…     class, probability, complexity and depth of images in files and folders
     plot RUN…              compare runs in a figure and a table
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
-    130 interrupted; 143 terminated
+    130 interrupted; 141 the output's reader left; 143 terminated
 """
 
 

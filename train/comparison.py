@@ -8,8 +8,9 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from train.figures import STYLE, plt
+from train.figures import STYLE, plain, plt
 from train.plot import Run
+from train.records import printable
 
 # Okabe and Ito's palette without its yellow, too faint on paper; told apart with any colour vision. Lines and markers
 # say the same again: colours, dashes and markers repeat after 7, 5 and 8 runs, all three together after 280.
@@ -32,19 +33,22 @@ def draw(path: Path, runs: Sequence[tuple[str, Run]], against: str) -> None:
     with plt.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
         figure, axes = plt.subplots(2, 2, figsize=(10.0, 8.0 + 0.11 * len(runs)))
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        shared = [each for name in ("data", "preset", "puppeteer") if (each := _shared(runs, name)) is not None]
+        figure.suptitle(plain(", ".join(shared)), fontsize=12)
         handles = _curves(axes.flat[:3], runs, against)
         _parameters(axes[1, 1], runs)
         longest = max(len(name) for name, _ in runs)
         legend = figure.legend(
             handles,
-            [name for name, _ in runs],
+            [plain(name) for name, _ in runs],
             loc="outside lower center",
             ncols=1 if longest > 40 else 2 if longest > 20 else 3,
             fontsize=10,
             handlelength=4,
         )
         for text, (name, _) in zip(legend.get_texts(), runs, strict=True):
-            text.set_text(name)
+            text.set_text(plain(name))
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
         try:
             figure.savefig(path, metadata=metadata)
@@ -113,11 +117,18 @@ def _parameters(axis, runs: Sequence[tuple[str, Run]]) -> None:
     if counts and max(counts) > 10 * min(counts):
         axis.set_xscale("log")
     else:
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     if not counts:
         axis.text(0.5, 0.5, "no run says how many it stores", ha="center", va="center", transform=axis.transAxes)
+
+
+def _shared(runs: Sequence[tuple[str, Run]], field: str) -> str | None:
+    """What all configurations say of a field; ``None`` where they differ or say nothing."""
+    values = {repr(run.config.get(field)): run.config.get(field) for _, run in runs}
+    (value,) = values.values() if len(values) == 1 else (None,)
+    return printable(value)[:60] if isinstance(value, str) else None
 
 
 def _marked(count: int, index: int) -> list[int]:
@@ -131,5 +142,6 @@ def _loss_axis(axis, values: Sequence[float]) -> None:
     positive = [value for value in values if value > 0]
     if positive and max(positive) > 50 * min(positive):
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     else:
         axis.set_ylim(bottom=0)

@@ -162,20 +162,21 @@ def _open(options: Evaluate):
 
     trained = open_run(options.run)
     config = trained.config
-    expected = {"data": str, "evaluate_on": str, "batch_size": int}
-    for field, kind in expected.items():
-        value = getattr(config, field)
-        if type(value) is not kind or value == 0:
-            raise UserError(f"{printable(options.run)}: its configuration is damaged, {field} is {value!r}")
-    if config.evaluate_on not in ("test", "validation") or not 1 <= config.batch_size <= 2**20:
-        raise UserError(
-            f"{printable(options.run)}: its configuration is damaged, evaluate_on is {config.evaluate_on!r} and "
-            f"batch_size {config.batch_size}"
-        )
+    sound = {
+        "data": isinstance(config.data, str) and config.data != "",
+        "data_dir": config.data_dir is None or isinstance(config.data_dir, str | Path),
+        "evaluate_on": config.evaluate_on in ("test", "validation"),
+        "batch_size": type(config.batch_size) is int and 1 <= config.batch_size <= 2**20,
+    }
+    for field, ok in sound.items():
+        if not ok:
+            raise UserError(
+                f"{printable(options.run)}: its configuration is damaged, {field} is {getattr(config, field)!r}"
+            )
     data_dir = options.data_dir or config.data_dir
     dataset = data.load(
         config.data,
-        None if data_dir is None else Path(str(data_dir)),
+        None if data_dir is None else Path(data_dir),
         options.evaluate_on or config.evaluate_on,
         # How the images are prepared is the run's business too, where its configuration says.
         **{name: getattr(config, name) for name in ("image_size", "validation_share") if hasattr(config, name)},

@@ -13,7 +13,7 @@ FLUSH = 2.0
 
 
 class Events:
-    """Scalars of a run as event files in ``folder``; one file for each time the run was started or resumed.
+    """Scalars of a run as event files in ``folder/events``; one file for each time the run was started or resumed.
 
     The records are made by tensorboardX's protocol buffers and its ``RecordWriter``, in the caller's thread: its
     ``SummaryWriter`` hands them to a thread through a queue of ten, and where that thread dies (a full disk), the
@@ -23,7 +23,7 @@ class Events:
     goes on without event files.
 
     Args:
-        folder: made if there is none.
+        folder: of the run.
         resumed_at: step of the checkpoint that the run goes on from, ``None`` for a new run. TensorBoard then drops
             what an earlier attempt recorded at later steps; what it recorded up to this step stays.
         say: how to say that there will be no event files.
@@ -41,8 +41,8 @@ class Events:
             return
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = RecordWriter(str(_new_file(folder)))
+            (folder / "events").mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(_new_file(folder / "events")))
             # The format's first record. TensorBoard purges by session_log only in files of this version or later.
             self._record(file_version="brain.Event:2")
             if resumed_at is not None:

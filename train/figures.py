@@ -20,7 +20,6 @@ STYLE = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.size": 11,
-    "text.parse_math": False,  # a dollar sign in the name of a folder is a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -149,6 +148,11 @@ def _accuracy_by_depth(path: Path, title: str, evaluated: str, rows: list[dict[s
     _finish(figure, path, "Accuracy by depth", title)
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: dollar signs, as in a folder's name, begin no formula."""
+    return text.replace("$", r"\$")
+
+
 def _percent(share: float) -> str:
     return "" if share == 0 else "<0.1" if share < 0.0005 else f"{100 * share:.1f}"
 
@@ -165,7 +169,7 @@ def _finish(figure, path: Path, what: str, title: str) -> None:
     # Title and legend are one, above the axes: it covers no data whatever the data is. Where there are two axes, both
     # show the same curves.
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    heading = f"{what}\n{title}"
+    heading = f"{what}\n{plain(title)}"
     legend = figure.legend(
         handles, labels, title=heading, title_fontsize=11, loc="outside upper center", ncols=2, fontsize=10
     )

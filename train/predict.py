@@ -25,8 +25,9 @@ BATCH, BATCH_BYTES = 256, 64 * 2**20
 class Predict:
     """Say what a trained model sees in images: class, probability, complexity in bits and depth in layers.
 
-    Images are converted to the colours, and resized to the size, that the model was trained on. Those that cannot be
-    read are named on standard error and the rest are predicted; the exit code then is 1.
+    Images are converted to grey or colour as those that the model was trained on, scaled to cover their size, and cut
+    to it in the middle. Those that cannot be read are named on standard error and the rest are predicted; the exit code
+    then is 1.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
@@ -47,7 +48,8 @@ def run(options: Predict) -> int:
         raise UserError("IMAGE: got none, expected image files or folders of images after the run's folder")
     open_folder(options.run)  # before jax is imported, which takes seconds
 
-    from train.data.images import ImageError, find_images, read_image
+    from train.data import padded_batches
+    from train.data.images import ImageError, find_images, quiet, read_image
     from train.trained import open_run
 
     failed = 0
@@ -60,13 +62,9 @@ def run(options: Predict) -> int:
 
     paths = []
     for path in options.images:
-        try:
-            found = find_images(path) if path.exists() else []
-        except (OSError, ValueError) as error:
-            fail(path, error)
-            continue
+        found = find_images(path)
         if not found:
-            fail(path, "no image in this folder" if path.exists() else "no such file or folder")
+            fail(path, "no image in this folder")
         paths += found
     if not paths:
         raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
@@ -85,14 +83,14 @@ def run(options: Predict) -> int:
     top = min(options.top, len(images.class_names))
     rows = as_json if options.json else Table(paths, images.class_names, top)
     size = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels)))
-    for names, pixels in batches(read_ahead(read, paths, size), size, fail):
-        # A batch of one size for all, as every other size would be compiled for.
-        filled = pixels if asked <= size else np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), 0)])
-        probability, complexity, depth = (column[: len(pixels)] for column in predict(filled))
-        for name, p, h, d in zip(names, probability, complexity, depth, strict=True):
-            best = np.argsort(-p, kind="stable")[:top]
-            print(rows(name, [(images.class_names[i], float(p[i])) for i in best], float(h), int(d)))
-        sys.stdout.flush()
+    with quiet():
+        for names, pixels in batches(read_ahead(read, paths, size), size, fail):
+            # Filled up to one size for all batches, as every other size would be compiled for.
+            filled = next(padded_batches(pixels, size if len(paths) > size else len(pixels)))
+            for name, p, h, d in zip(names, *predict(filled), strict=False):
+                best = np.argsort(-p, kind="stable")[:top]
+                print(rows(name, [(images.class_names[i], float(p[i])) for i in best], float(h), int(d)))
+            sys.stdout.flush()
     if failed:
         print(f"{failed:,} of {asked:,} could not be read", file=sys.stderr)
     return 1 if failed else 0

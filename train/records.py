@@ -4,7 +4,6 @@ The counterpart of :mod:`train.run`. A run folder may be unfinished, damaged or 
 and types are checked here, and what is wrong is a :class:`UserError` that names the file.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -147,9 +146,12 @@ def _read(path: Path) -> str:
     try:
         # Not blocking, as opening a named pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with contextlib.closing(os.fdopen(descriptor, "rb")) as file:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            content = file.read(LARGEST + 1) if regular else b""
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if regular:
+            with os.fdopen(descriptor, "rb") as file:
+                content = file.read(LARGEST + 1)
+        else:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise UserError(
             f"{printable(path)}: no such file, expected one that python -m train leaves; give the folder of a run"
