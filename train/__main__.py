@@ -4,7 +4,8 @@ Exit codes, of all commands:
 
 ====  ==================================================================================================
 0     done
-1     done in part: the loss diverged (train); some images (predict) or runs (plot) could not be read
+1     done in part: the loss diverged or another process was lost (train); images (predict) or runs (plot) could
+      not be read
 2     something to put right: a flag, a data set, a folder, a file; the message says what
 130   interrupted by Ctrl-C
 141   whoever read the output has closed it, as ``| head`` does

@@ -46,6 +46,8 @@ def run(options: Evaluate) -> int:
     evaluated_on = options.evaluate_on or config.evaluate_on
     if evaluated_on == "validation" and config.evaluate_on == "test":
         print("note: the validation images were among those that this run was trained on", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
     result = {
         "run": str(options.run),
         "data": config.data,
@@ -106,6 +108,8 @@ def agreement(model, split, batch_size: int) -> dict[str, Any]:
         found.append(np.asarray(predict(images).logits))
         expected.append(np.asarray(exact(images), np.float32))
     found, expected = (np.concatenate(parts)[: len(split)] for parts in (found, expected))
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        raise UserError("--compiled: the model's answers are no numbers, so there is nothing to compare")
     classes = found.argmax(-1)
     return {
         "correct": int(np.sum(classes == split.labels)),

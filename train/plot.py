@@ -14,8 +14,9 @@ from train.records import Metrics, number, open_folder, printable, read_json, re
 from train.table import table
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# What a configuration says of where and how, not of what is trained.
-NOT_TRAINED = {"out", "overwrite", "data_dir", "resume"}
+# What a configuration says of where and how a run is made, and not of what it trains.
+NOT_TRAINED = {"out", "overwrite", "data_dir", "resume", "keep", "checkpoint_steps", "devices"}
+NOT_TRAINED |= {"distributed", "coordinator", "process_id", "process_count"}
 LONGEST_LABEL = 60
 
 

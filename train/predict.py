@@ -79,6 +79,8 @@ def run(options: Predict) -> int:
         except ImageError as error:
             return error
 
+    if sys.stderr.isatty():
+        print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
     predict = predictor(trained.model)
     top = min(options.top, len(images.class_names))
     rows = as_json if options.json else Table(paths, images.class_names, top)
@@ -114,6 +116,8 @@ def predictor(model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.
 
     def predict(images):
         logits, complexity, depth = (np.asarray(column) for column in logits_and_measures(images))
+        if not np.isfinite(logits).all():
+            raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
         shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
         return shifted / shifted.sum(-1, keepdims=True), complexity, depth
 

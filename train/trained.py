@@ -26,6 +26,8 @@ from train.records import open_folder, parse_object, printable
 FILE = "params.safetensors"
 # Pixels on a side: beyond any data set's, and small enough for a batch of such images in memory.
 LARGEST_SIDE = 2048
+# Of a whole number among a puppeteer's options: widths, steps of a solver.
+LARGEST_OPTION = 4096
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,11 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
     options = config.get("puppeteer_options")
     options = parse_object(options if isinstance(options, str) else "", f"{name}: puppeteer_options")
     layers = options.get("hidden_layers", 1)
-    if not _whole(layers, len(shapes) + 1) and layers != 0:  # each hidden layer has arrays of its own
+    if layers != 0 and not _whole(layers, len(shapes) + 1):  # each hidden layer has arrays of its own
         raise UserError(f"{name}: hidden_layers is {_short(layers)}, for {len(shapes)} arrays in all")
+    for key, value in options.items():
+        if isinstance(value, int) and value > LARGEST_OPTION:
+            raise UserError(f"{name}: {_short(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
     try:
         described = Config(**config)
         abstract = nnx.eval_shape(lambda: build(described, **model))
