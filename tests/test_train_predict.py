@@ -17,6 +17,7 @@ from train import parameters, predict
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
+from train.errors import UserError
 from train.trained import FILE
 
 images_module = pytest.importorskip("train.data.images")

@@ -148,7 +148,7 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
         raise UserError(f"{name}: hidden_layers is {_short(layers)}, for {len(shapes)} arrays in all")
     for key, value in options.items():
         if isinstance(value, int) and value > LARGEST_OPTION:
-            raise UserError(f"{name}: {_short(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
+            raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
     try:
         described = Config(**config)
         abstract = nnx.eval_shape(lambda: build(described, **model))
