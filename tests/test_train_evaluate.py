@@ -118,7 +118,7 @@ def test_another_data_set_than_the_models_is_refused(tmp_path):
     [
         ({"data": 7}, "data is 7"),
         ({"data": ""}, "data is ''"),
-        ({"data_dir": ["x"]}, "data_dir is"),
+        ({"data_dir": ["x"]}, "its configuration is"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 1e9}, "batch_size is"),
