@@ -225,3 +225,40 @@ def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):
     assert first.startswith("image ")
     assert rest == ""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif("image_size" not in vars(Config()), reason="this trainer takes no folder of images")
+def test_a_run_trained_on_a_folder_of_images_knows_them_again(tmp_path, capsys):
+    """From files to a trained model and back: what predict says of each file is what eval counts."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 9)):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                levels = rng.integers(level - 30, level + 30, (10, 10, 3)).astype(np.uint8)
+                Image.fromarray(levels).save(folder / f"{i}.png")
+    run = tmp_path / "run"
+    flags = [
+        "--preset",
+        "puppet_xs",
+        "--puppeteer",
+        "stored",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "6",
+        "--augment",
+        "none",
+    ]
+    assert main(["--data", str(tmp_path / "data"), "--image-size", "8", *flags, "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)
+    assert main(["predict", str(run), str(tmp_path / "data" / "test"), "--json"]) == 0
+    found = json_lines(capsys.readouterr().out)
+    right = sum(Path(line["image"]).parent.name == line["class"] for line in found)
+    assert counted["images"] == len(found) == 18
+    assert right == counted["correct"] > 9
+    complexity = np.mean([line["complexity_bits"] for line in found])
+    assert complexity == pytest.approx(counted["complexity_mean_bits"], abs=1e-4)

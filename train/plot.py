@@ -164,8 +164,10 @@ def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
     Args:
         runs: folder and configuration of each.
     """
-    fields = dict.fromkeys(name for _, config in runs for name in config if name not in NOT_TRAINED)
-    differing = [name for name in fields if len({repr(config.get(name)) for _, config in runs}) > 1]
+    # A field that a run lacks is of another version: what it had in its place is not known.
+    known = [config for _, config in runs if config]
+    fields = [name for name in (known or [{}])[0] if name not in NOT_TRAINED and all(name in each for each in known)]
+    differing = [name for name in fields if len({repr(config[name]) for config in known}) > 1]
     texts = [", ".join(_setting(name, config[name]) for name in differing if name in config) for _, config in runs]
     folders = [folder.name or str(folder.resolve()) for folder, _ in runs]
     if len(set(folders)) < len(folders):
