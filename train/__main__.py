@@ -1,13 +1,111 @@
-"""``python -m train``: hands the command line to :mod:`train.launch`."""
+"""``python -m train``: finds the command and runs it.
 
+Exit codes, of all commands:
+
+====  ==================================================================================================
+0     done
+1     done in part: the loss diverged or another process was lost (train); images (predict) or runs (plot) could
+      not be read
+2     something to put right: a flag, a data set, a folder, a file; the message says what
+130   interrupted by Ctrl-C
+141   whoever read the output has closed it, as ``| head`` does
+143   terminated by SIGTERM
+====  ==================================================================================================
+"""
+
+import contextlib
+import difflib
+import os
+import signal
 import sys
 
-from train.launch import launch
+from train.errors import UserError
+from train.records import printable
+
+COMMANDS = ("train", "eval", "predict", "plot")
+
+OVERVIEW = """\
+commands: python -m train [COMMAND] …, each with a --help of its own
+    [train] [FLAGS]        train a model, with the flags below
+    eval RUN               measure a run's model again on its data set
+    predict RUN IMAGE…     class, probability, complexity and depth of images in files and folders
+    plot RUN…              compare runs in a figure and a table
+exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
+    130 interrupted; 141 the output's reader left; 143 terminated
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line ``arguments`` (``None`` for the process's own) and return its exit code."""
-    return launch(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show is shown escaped.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is still caught
+    except BrokenPipeError:
+        # What is still to be written goes nowhere, or the interpreter would complain of it at its end.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    command = "train"
+    if arguments and not arguments[0].startswith("-"):
+        command, *arguments = arguments
+    if command == "train":
+        if {"-h", "--help"} & set(arguments):
+            print(OVERVIEW, flush=True)
+        from train.launch import launch
+
+        return launch(arguments)  # it has its own way with signals
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
+    try:
+        return {"eval": _eval, "predict": _predict, "plot": _plot}[command](arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Each command's file is imported when it is run, and imports what takes long (jax, matplotlib) after it has looked at
+# its arguments, so that a help text or a refusal is there at once.
+def _eval(arguments: list[str]) -> int:
+    from train import evaluate
+
+    return evaluate.run(_parse(evaluate.Evaluate, "eval", arguments))
+
+
+def _predict(arguments: list[str]) -> int:
+    from train import predict
+
+    return predict.run(_parse(predict.Predict, "predict", arguments))
+
+
+def _plot(arguments: list[str]) -> int:
+    from train import plot
+
+    return plot.run(_parse(plot.Plot, "plot", arguments))
+
+
+def _parse(options: type, command: str, arguments: list[str]):
+    import tyro
+
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(options, prog=f"python -m train {command}", args=arguments, config=flags)
 
 
 if __name__ == "__main__":

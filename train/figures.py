@@ -14,9 +14,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # Two colours of Okabe and Ito's palette, told apart with any colour vision; markers and hatches say the same again.
 TRAIN, TEST = "#0072B2", "#D55E00"
+BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 STYLE = {
     "figure.figsize": (7.0, 4.6),
     "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,18 +61,21 @@ def _learning_curves(path: Path, title: str, evaluated: str, history: list[dict[
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
     epochs = [line["epoch"] for line in history]
     marker = 4 if len(epochs) <= 60 else 0
+    # Said in full, as the curve of the training images often lies on the worse side of the other.
+    names = {"train": "train (mean over the epoch, while learning)", "test": f"{evaluated} (after the epoch)"}
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
-        mean = "train (mean over the epoch)"
-        axis.plot(epochs, [line[f"train_{quantity}"] for line in history], "o-", color=TRAIN, label=mean, ms=marker)
-        axis.plot(epochs, [line[f"test_{quantity}"] for line in history], "s--", color=TEST, label=evaluated, ms=marker)
+        for split, line, colour in (("train", "o-", TRAIN), ("test", "s--", TEST)):
+            values = [record[f"{split}_{quantity}"] for record in history]
+            axis.plot(epochs, values, line, color=colour, label=names[split], ms=marker)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = history[-1]["test_accuracy"]
+    axes[1].annotate(f"{last:.1%}", (epochs[-1], last), (0, 6), textcoords="offset points", ha="right", color=TEST)
     axes[0].set(ylabel="cross-entropy (nats)")
     axes[0].set_ylim(bottom=0)
     axes[1].set(ylabel="accuracy")
     axes[1].set_ylim(top=1)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(axes[0])
     _finish(figure, path, "Learning curves", title)
 
 
@@ -92,7 +97,6 @@ def _complexity(path: Path, title: str, evaluated: str, train: dict, test: dict)
         )
     axis.set(xlabel="complexity H (bits)", ylabel="share of images")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(axis)
     _finish(figure, path, "Complexity of the images, without augmentation", title)
 
 
@@ -106,17 +110,17 @@ def _depth(path: Path, title: str, evaluated: str, train: dict, test: dict, max_
             depths + side * 0.2,
             share,
             0.4,
-            label=f"{label}: mean {values['depth'].mean():.2f}, {clipped:.1%} clipped",
+            label=f"{label}: mean {values['depth'].mean():.2f}, {clipped:.1%} cut off",
             color=colour,
             hatch=hatch,
             edgecolor="white",
         )
         axis.bar_label(bars, [_percent(s) for s in share], fontsize=8, padding=2)
-    axis.set(xlabel="depth D (layers)", ylabel="share of images (%)")
+    axis.set(xlabel=f"depth D (layers), cut off at D_max = {max_depth}", ylabel="share of images (%)")
     axis.set_xticks(depths)
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axis.grid(visible=False, axis="x")
     axis.margins(y=0.08)
-    _legend(axis)
     _finish(figure, path, "Depth of the puppet", title)
 
 
@@ -128,17 +132,25 @@ def _accuracy_by_depth(path: Path, title: str, evaluated: str, rows: list[dict[s
     errors = [np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)]
     axis.bar(depth, accuracy, 0.6, color=TRAIN, alpha=0.75)
     axis.errorbar(depth, accuracy, errors, fmt="none", ecolor="black", capsize=4, label="95% interval (Wilson)")
+    overall = np.average(accuracy, weights=[row["images"] for row in rows])
+    axis.axhline(overall, color=TEST, linestyle="--", linewidth=1.2, label=f"all images: {overall:.1%}")
     for row, top in zip(rows, high, strict=True):
         text = f"{row['accuracy']:.1%}\nn = {row['images']:,}"
-        axis.text(row["depth"], top + 0.02, text, ha="center", va="bottom", fontsize=9)
+        axis.text(row["depth"], top + 0.02, text, ha="center", va="bottom", fontsize=9, bbox=BEHIND_TEXT)
     axis.set(xlabel="depth D (layers)", ylabel=f"{evaluated} accuracy")
     axis.set_xticks(depth)
     axis.set_xlim(min(depth) - 0.8, max(depth) + 0.8)
     axis.set_ylim(0, 1.18)
     axis.set_yticks(np.linspace(0, 1, 6))
+    axis.spines.left.set_bounds(0, 1)  # the room above is for the labels
+    axis.grid(visible=False, axis="x")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(axis)
     _finish(figure, path, "Accuracy by depth", title)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: dollar signs, as in a folder's name, begin no formula."""
+    return text.replace("$", r"\$")
 
 
 def _percent(share: float) -> str:
@@ -153,13 +165,14 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def _legend(axis) -> None:
-    # Above the axes, where it covers no data whatever the data is.
-    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, fontsize=10, columnspacing=1.2)
-
-
 def _finish(figure, path: Path, what: str, title: str) -> None:
-    figure.suptitle(f"{what}\n{title}", fontsize=11)
-    figure.tight_layout()
+    # Title and legend are one, above the axes: it covers no data whatever the data is. Where there are two axes, both
+    # show the same curves.
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    heading = f"{what}\n{plain(title)}"
+    legend = figure.legend(
+        handles, labels, title=heading, title_fontsize=11, loc="outside upper center", ncols=2, fontsize=10
+    )
+    legend.get_title().set_multialignment("center")
     figure.savefig(path)
     plt.close(figure)

@@ -1,0 +1,26 @@
+"""Aligned columns for a terminal."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+
+def width(text: str) -> int:
+    """Columns that printable text takes on a terminal: two for wide characters, none for combining ones."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
+
+
+def line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    """One line: cells filled up to their widths, on the left where ``right``; no blanks at the end."""
+    filled = []
+    for cell, wanted, on_the_right in zip(cells, widths, right, strict=True):
+        blanks = " " * (wanted - width(cell))
+        filled.append(blanks + cell if on_the_right else cell + blanks)
+    return "  ".join(filled).rstrip()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool]) -> str:
+    """Header and rows, each column as wide as its widest cell."""
+    rows = [header, *rows]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(line(row, widths, right) for row in rows)
