@@ -12,16 +12,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from train import parameters, predict
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
+from train.data import images as images_module
 from train.errors import UserError
 from train.trained import FILE
-
-images_module = pytest.importorskip("train.data.images")
-Image = pytest.importorskip("PIL.Image")
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"num_classes": 4, "in_channels": 3}
@@ -227,7 +226,6 @@ def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):
     assert process.returncode == 141
 
 
-@pytest.mark.skipif("image_size" not in vars(Config()), reason="this trainer takes no folder of images")
 def test_a_run_trained_on_a_folder_of_images_knows_them_again(tmp_path, capsys):
     """From files to a trained model and back: what predict says of each file is what eval counts."""
     rng = np.random.default_rng(0)

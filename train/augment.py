@@ -1,43 +1,76 @@
-"""Random crops and flips, on the device and on uint8 images."""
+"""Random crops, flips and cutouts, on the device and on uint8 images.
+
+Each image has a key of its own, so what becomes of it depends neither on the rest of its batch nor on how the batch
+is divided over devices.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Integer, Key, UInt8
+from jaxtyping import Array, Bool, Integer, Key, UInt8
+
+KINDS = ("none", "crop", "flip-crop", "flip-crop-cutout")
+
+# What a cut-out square is filled with.
+GREY = 128
 
 
 def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) -> UInt8[Array, "b h w c"]:
-    """Augment a batch as a recipe names it: ``"none"``, ``"crop"`` or ``"flip-crop"``.
+    """Augment a batch as a recipe names it.
 
     Args:
         images: ``(B, H, W, C)`` uint8.
-        keys: one an image; the same key makes the same of an image.
-        kind: ``"crop"`` pads by an eighth of the height (4 pixels at 32) and crops back, ``"flip-crop"`` then
-            mirrors half of the images.
+        keys: ``(B,)``, a key for each image; the same image and key give the same result.
+        kind: ``"none"``; ``"crop"`` pads with black by an eighth of the height (4 pixels at 32) and crops back;
+            ``"flip-crop"`` then mirrors half of the images; ``"flip-crop-cutout"`` then paints a square over, of a
+            quarter of the shorter side (8 pixels at 32), in mid-grey: :func:`cutout`.
 
     Returns:
         the shape and dtype of ``images``.
+
+    Raises:
+        ValueError: another ``kind``.
     """
+    if kind not in KINDS:
+        raise ValueError(f"augment: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "none":
         return images
-    padding = images.shape[1] // 8
-    for_offsets, for_flips = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(for_offsets)
-    images = crop(images, offsets, padding)
-    if kind.startswith("flip-crop"):
-        images = flip(images, jax.vmap(jax.random.bernoulli)(for_flips))
-    return images
+    height, width = images.shape[1:3]
+    padding = height // 8
+
+    def one(image, key):
+        for_offset, for_flip, for_cutout = jax.random.split(key, 3)
+        image = crop(image, jax.random.randint(for_offset, (2,), 0, 2 * padding + 1), padding)
+        if kind in ("flip-crop", "flip-crop-cutout"):
+            image = flip(image, jax.random.bernoulli(for_flip))
+        if kind == "flip-crop-cutout":
+            centre = jax.random.randint(for_cutout, (2,), 0, jnp.array([height, width]))
+            image = cutout(image, centre, max(1, min(height, width) // 4))
+        return image
+
+    return jax.vmap(one)(images, keys)
 
 
-def crop(images: UInt8[Array, "b h w c"], offsets: Integer[Array, "b 2"], padding: int) -> UInt8[Array, "b h w c"]:
-    """Pad each image with black and cut its old size out at its own offset (rows, columns) in 0..2·padding."""
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-
-    def cut(image, at):
-        return jax.lax.dynamic_slice(image, (at[0], at[1], 0), images.shape[1:])
-
-    return jax.vmap(cut)(padded, offsets)
+def crop(image: UInt8[Array, "h w c"], offset: Integer[Array, "2"], padding: int) -> UInt8[Array, "h w c"]:
+    """Pad with black on all sides and cut the old size out at ``offset`` (row, column) in 0..2·padding."""
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
 
 
-def flip(images: UInt8[Array, "b h w c"], mirrored: Array) -> UInt8[Array, "b h w c"]:
-    """Mirror left to right the images for which ``mirrored`` (B,) is true."""
-    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+def flip(image: UInt8[Array, "h w c"], mirrored: Bool[Array, ""]) -> UInt8[Array, "h w c"]:
+    """Mirror left to right if ``mirrored``."""
+    return jnp.where(mirrored, image[:, ::-1], image)
+
+
+def cutout(image: UInt8[Array, "h w c"], centre: Integer[Array, "2"], side: int) -> UInt8[Array, "h w c"]:
+    """Paint a square in mid-grey over the image: DeVries and Taylor, arXiv:1708.04552.
+
+    As there, every pixel is as likely to be the centre, so that a part of the square may lie outside; with an even
+    ``side`` the centre is the upper left of the middle four. Mid-grey (128) stands for the mean, whatever the data.
+    One level for so many pixels changes the image's entropy, and with it depth: for a sixteenth of the pixels by
+    -0.17 to +0.34 bits.
+    """
+    # Distances to the centre from -(side-1)//2 to side//2.
+    rows, columns = (jnp.arange(n) - at for n, at in zip(image.shape[:2], centre, strict=True))
+    inside = lambda distance: (distance >= -((side - 1) // 2)) & (distance <= side // 2)  # noqa: E731
+    covered = inside(rows)[:, None] & inside(columns)[None, :]
+    return jnp.where(covered[..., None], jnp.uint8(GREY), image)

@@ -193,8 +193,8 @@ def _open(options: Evaluate):
         config.data,
         None if data_dir is None else Path(data_dir),
         options.evaluate_on or config.evaluate_on,
-        # How the images are prepared is the run's business too, where its configuration says.
-        **{name: getattr(config, name) for name in ("image_size", "validation_share") if hasattr(config, name)},
+        image_size=config.image_size,
+        validation_share=config.validation_share,
     )
     model = trained.about["model"]
     found = {"num_classes": dataset.num_classes, "in_channels": dataset.test.images.shape[-1]}

@@ -1,0 +1,353 @@
+"""One image file: every way of storing it, every way of spoiling it, and a thousand at random."""
+
+import contextlib
+import io
+import os
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data import images as rooms
+from train.data.images import FORMATS, MAX_PIXELS, ImageError, find_images, read_header, read_image, resize
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def colours(rng):
+    """7 rows, 10 columns, no two pixels alike, so that no turn or swap goes unnoticed."""
+    return rng.integers(0, 256, (7, 10, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_lossless_formats_give_the_very_levels(colours, kind, tmp_path):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    raw = encode(Image.fromarray(colours), kind, **options)
+    (tmp_path / "x").write_bytes(raw)
+    for source in (raw, tmp_path / "x", str(tmp_path / "x")):
+        got = read_image(source, None, 3)
+        assert got.dtype == np.uint8
+        assert got.flags.writeable
+        np.testing.assert_array_equal(got, colours)
+
+
+def test_jpeg_and_gif_are_close():
+    smooth = np.add.outer(np.arange(40), np.arange(50))[..., None].repeat(3, 2).astype(np.uint8)
+    for kind in ("JPEG", "GIF"):
+        got = read_image(encode(Image.fromarray(smooth), kind), None, 3)
+        assert np.abs(got.astype(int) - smooth).max() <= 3
+
+
+def test_grey_and_colour_become_the_channels_asked_for(colours):
+    raw = encode(Image.fromarray(colours), "PNG")
+    luma = np.round(colours @ [0.299, 0.587, 0.114])
+    assert np.abs(read_image(raw, None, 1)[..., 0] - luma).max() <= 1
+    grey = colours[..., 0]
+    for got in (read_image(encode(Image.fromarray(grey), "PNG"), None, c) for c in (1, 3)):
+        np.testing.assert_array_equal(got, np.repeat(grey[..., None], got.shape[-1], 2))
+
+
+def test_transparent_pixels_lie_over_white(colours):
+    alpha = np.full((7, 10, 1), 255, np.uint8)
+    alpha[0], alpha[1] = 0, 128
+    expected = np.round(colours * (alpha / 255.0) + 255 * (1 - alpha / 255.0))
+    rgba = Image.fromarray(np.concatenate([colours, alpha], 2))
+    la = Image.merge("LA", [Image.fromarray(colours[..., 0]), rgba.getchannel("A")])
+    assert np.abs(read_image(encode(rgba, "PNG"), None, 3) - expected).max() <= 1
+    for channels in (1, 3):
+        assert np.abs(read_image(encode(la, "PNG"), None, channels)[..., 0] - expected[..., 0]).max() <= 1
+
+
+def test_palettes_with_and_without_transparency():
+    index = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+    palette = Image.fromarray(index).convert("P")
+    palette = Image.fromarray(index, "L").convert("P")
+    palette = Image.new("P", (4, 3))
+    palette.putdata(index.ravel().tolist())
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    expected = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    for kind in ("PNG", "GIF"):
+        np.testing.assert_array_equal(read_image(encode(palette, kind), None, 3), expected[index])
+        expected[1] = 255
+        np.testing.assert_array_equal(read_image(encode(palette, kind, transparency=1), None, 3), expected[index])
+        expected[1] = [0, 255, 0]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2"), ("PPM", "<u2")])
+def test_16_bits_are_scaled_not_cut_off(kind, dtype):
+    deep = np.linspace(0, 65535, 60).round().astype(dtype).reshape(6, 10)
+    mode = "I;16" if dtype == "<u2" else "I;16B"
+    raw = encode(Image.frombytes(mode, (10, 6), deep.tobytes()), kind)
+    np.testing.assert_array_equal(read_image(raw, None, 1)[..., 0], np.round(deep / 65535 * 255))
+    assert read_header(raw).grey
+
+
+def test_bilevel_and_cmyk(colours):
+    bits = colours[..., 0] > 127
+    np.testing.assert_array_equal(
+        read_image(encode(Image.fromarray(bits), "PNG"), None, 1)[..., 0], np.where(bits, 255, 0)
+    )
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
+    for kind in ("JPEG", "TIFF"):
+        got = read_image(encode(cmyk, kind), None, 3)
+        assert np.abs(got.astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_pixels_of_floats_are_refused():
+    raw = encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(ImageError, match=r"floats, expected 8 or 16 bits"):
+        read_image(raw, None, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_exif_orientation_is_obeyed_and_known_from_the_header(kind, orientation):
+    # What each value means, as array operations: where the stored first row and column are shown.
+    turn = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: a.swapaxes(0, 1)[::-1],
+    }[orientation]
+    stored = np.zeros((16, 24, 3), np.uint8)
+    stored[:8, :8], stored[8:, 16:] = [255, 0, 0], [0, 0, 255]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"PNG": {}, "TIFF": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}[kind]
+    raw = encode(Image.fromarray(stored), kind, exif=exif, **options)
+    got = read_image(raw, None, 3)
+    assert got.shape == turn(stored).shape
+    assert np.abs(got.astype(int) - turn(stored)).max() <= 2
+    header = read_header(raw)
+    assert (header.height, header.width, header.grey) == (*got.shape[:2], False)
+
+
+def test_damaged_exif_does_not_cost_the_image(colours):
+    raw = encode(Image.fromarray(colours), "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read_image(raw, None, 3), colours)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation(kind):
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    raw = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    np.testing.assert_array_equal(read_image(raw, None, 3), np.full((5, 6, 3), [255, 0, 0]))
+
+
+def test_resizing_keeps_the_middle_and_the_proportions():
+    # A wide ramp to the right: the middle square of it, whatever the scale.
+    ramp = np.tile(np.linspace(0, 255, 120), (40, 1)).round().astype(np.uint8)[..., None]
+    for side in (10, 40, 80):
+        got = resize(ramp, (side, side))
+        assert got.shape == (side, side, 1)
+        columns = 40 + (np.arange(side) + 0.5) * 40 / side - 0.5
+        np.testing.assert_allclose(got[side // 2, :, 0], columns * 255 / 119, atol=3)
+    np.testing.assert_array_equal(resize(ramp, (40, 120)), ramp)
+
+
+def test_a_large_jpeg_scaled_down_while_decoding_is_close_to_one_scaled_after(rng):
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
+    large = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
+    got = read_image(encode(large, "JPEG", quality=95), (32, 32), 3)
+    expected = resize(np.asarray(large), (32, 32))
+    assert np.abs(got.astype(int) - expected).mean() < 2
+
+
+def test_a_strip_is_resized_without_growing():
+    strip = encode(Image.new("L", (60_000, 1), 77), "PNG")
+    assert (read_image(strip, (64, 64), 1) == 77).all()
+
+
+def png(width, height, depth=8, colour=2, data=b""):
+    """A PNG with sound checksums that claims any size."""
+    chunk = lambda kind, body: (  # noqa: E731
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pieces = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + pieces
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    # Just over ours, in the range that Pillow warns of, beyond what it takes, and far beyond.
+    [(8192, 8193), (10_000, 10_000), (20_000, 20_000), (2**30, 2**30)],
+)
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_decompression_bombs_are_refused_by_their_header(width, height, action):
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if action == "default" else action)
+        for read in (read_header, lambda raw: read_image(raw, (8, 8), 3)):
+            with pytest.raises(ImageError, match=f"{MAX_PIXELS:,}"):
+                read(png(width, height))
+    assert time.perf_counter() - began < 1
+
+
+def test_an_image_at_the_limit_is_taken():
+    assert read_header(png(8192, 8192)).width == 8192
+
+
+def test_text_bombs_are_refused():
+    text = zlib.compress(bytes(80_000_000))
+    bomb = b"zTXt" + b"a\0\0" + text
+    raw = png(2, 2, data=bytes(14))
+    place = raw.index(b"IDAT") - 4
+    raw = raw[:place] + struct.pack(">I", len(bomb) - 4) + bomb + struct.pack(">I", zlib.crc32(bomb)) + raw[place:]
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(raw, None, 3)
+
+
+def spoilt(folder):
+    """One path of each kind that is no image, with a word of the reason."""
+    good = encode(Image.new("RGB", (9, 9)), "PNG")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
+    (folder / "truncated.jpg").write_bytes(encode(Image.effect_noise((50, 50), 60), "JPEG")[:900])
+    (folder / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (folder / "bomb.png").write_bytes(png(30_000, 30_000))
+    (folder / "folder.png").mkdir()
+    (folder / "broken.png").symlink_to(folder / "nowhere.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    os.mkfifo(folder / "pipe.png")
+    return {
+        "empty.png": "empty",
+        "text.jpg": "not an image",
+        "truncated.png": "damaged",
+        "truncated.jpg": "damaged: image file is truncated",
+        "page.png": "not an image",
+        "bomb.png": "limit of",
+        "folder.png": "a folder",
+        "broken.png": "a broken link, to",
+        "circle.png": "a link to itself",
+        "pipe.png": "not a regular file",
+    }
+
+
+def test_every_kind_of_spoilt_file_has_its_reason(tmp_path):
+    reasons = spoilt(tmp_path)
+    assert [path.name for path in find_images(tmp_path)] == sorted(reasons)
+    for name, reason in {**reasons, "absent.png": "there is no such file", "a\0b.png": "null"}.items():
+        with pytest.raises(ImageError, match=reason):
+            read_image(tmp_path / name, None, 3)
+
+
+def test_a_file_without_permission(tmp_path, monkeypatch):
+    path = tmp_path / "secret.png"
+    path.write_bytes(b"x")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(rooms, "open", refuse, raising=False)  # chmod does not keep a superuser out
+    with pytest.raises(ImageError, match="no permission to read it"):
+        read_image(path, None, 3)
+
+
+def test_find_images_takes_files_by_their_ending(tmp_path):
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden.png", ".git/d.png", "notes.txt", "Thumbs.db", "._a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert find_images(tmp_path) == [tmp_path / name for name in ("a.png", "b.JPG", "deep/er/c.webp")]
+    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"], "asked for by name"
+
+
+def seeds(rng):
+    """Sound files of every format, small, some with alpha, palettes, EXIF data, compression and several frames."""
+    noise = Image.fromarray(rng.integers(0, 256, (21, 17, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [noise, noise.transpose(Image.Transpose.ROTATE_180)]
+    yield encode(noise, "PNG", exif=exif)
+    yield encode(noise.convert("RGBA"), "PNG")
+    yield encode(noise.quantize(16), "PNG", transparency=3)
+    yield encode(noise.convert("I;16"), "PNG")
+    yield encode(noise, "PNG", save_all=True, append_images=frames[1:])
+    yield encode(noise, "JPEG", exif=exif)
+    yield encode(noise, "JPEG", progressive=True)
+    yield encode(noise.convert("CMYK"), "JPEG")
+    yield encode(noise, "MPO", save_all=True, append_images=frames[1:])
+    yield encode(noise, "GIF", save_all=True, append_images=frames[1:])
+    yield encode(noise, "BMP")
+    yield encode(noise.quantize(16), "BMP")
+    yield encode(noise, "WEBP", exif=exif)
+    yield encode(noise, "WEBP", lossless=True, save_all=True, append_images=frames[1:])
+    yield encode(noise, "PPM")
+    for compression in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"):
+        yield encode(noise, "TIFF", compression=compression)
+
+
+def mutated(rng, files):
+    """One file spoilt in one of several ways."""
+    raw = bytearray(files[rng.integers(len(files))])
+    match rng.integers(5):
+        case 0:  # single bits
+            for place in rng.integers(0, len(raw), rng.integers(1, 9)):
+                raw[place] ^= 1 << int(rng.integers(8))
+        case 1:  # cut short
+            del raw[rng.integers(len(raw)) :]
+        case 2:  # the beginning of another file, to its end or to any other place
+            other = files[rng.integers(len(files))]
+            cut = int(rng.integers(4, 200))
+            raw[:cut] = other[:cut]
+        case 3:  # a field in the header made extreme
+            place = int(rng.integers(4, 120))
+            value = [0, 1, 0x7F, 0x80, 0xFF][rng.integers(5)]
+            raw[place : place + 4] = bytes([value]) * 4
+        case _:  # a piece left out, doubled or overwritten with noise
+            start, size = int(rng.integers(len(raw))), int(rng.integers(1, 60))
+            piece = [b"", bytes(raw[start : start + size]) * 2, rng.bytes(size)][rng.integers(3)]
+            raw[start : start + size] = piece
+    return bytes(raw)
+
+
+def test_a_thousand_mutated_files_are_read_or_refused_with_a_reason(tmp_path):
+    rng = np.random.default_rng(2024)
+    files = list(seeds(rng))
+    assert {Image.open(io.BytesIO(raw)).format for raw in files} == {*FORMATS, "MPO"} - {"DIB"}
+    for raw in files:
+        assert read_image(raw, None, 3).shape[2] == 3
+    read, refused, slowest = 0, {}, 0.0
+    path = tmp_path / "x"
+    with rooms.quiet():
+        for number in range(1000):
+            raw = mutated(rng, files)
+            path.write_bytes(raw)
+            size, channels = [(None, 3), ((8, 8), 1), ((40, 30), 3)][number % 3]
+            began = time.perf_counter()
+            with contextlib.suppress(ImageError):
+                header = read_header(path)
+                assert header.height * header.width <= MAX_PIXELS
+            try:
+                image = read_image(path if number % 2 else raw, size, channels)
+            except ImageError as error:
+                refused[str(error)] = refused.get(str(error), 0) + 1
+                assert str(error).strip()
+                assert "\n" not in str(error)
+                assert str(tmp_path) not in str(error)
+            else:
+                read += 1
+                assert image.dtype == np.uint8
+                assert image.shape[2] == channels
+                assert size is None or image.shape[:2] == size
+            slowest = max(slowest, time.perf_counter() - began)
+    # Neither is the exception, so both paths were taken often.
+    assert read > 150
+    assert sum(refused.values()) > 300
+    assert len(refused) > 20
+    assert slowest < 5, "a mutated file must not take long"

@@ -1,0 +1,19 @@
+"""Data sets: where they come from, images decoded once into arrays, and the batches of a training run.
+
+Nothing heavier than NumPy is imported before it is needed.
+"""
+
+from train.data.pipeline import batches, padded_batches, train_batches
+from train.data.sets import load
+from train.data.split import Dataset, Skipped, Split, every_nth
+
+__all__ = [
+    "Dataset",
+    "Skipped",
+    "Split",
+    "batches",
+    "every_nth",
+    "load",
+    "padded_batches",
+    "train_batches",
+]

@@ -1,0 +1,162 @@
+"""A folder of class folders of images, as data sets of pictures are mostly handed around.
+
+Either ``FOLDER/class/…/image.jpg``, of which a part of every class becomes the test split; or the same below
+``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``). A class is named as its folder, and
+labels follow the names' order. Images may lie deeper in a class folder; ``Train`` is as good as ``train``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train.data.decode import decode, headers, one_size
+from train.data.images import Header, find_images, named_like_an_image
+from train.data.packages import missing
+from train.data.split import Dataset, Skipped, Split, held_out
+from train.errors import UserError
+
+# What a test split may be called, first choice first.
+TEST_NAMES = ("test", "validation", "val", "valid")
+
+
+def load(folder: Path, image_size: int | None, validation_share: float) -> Dataset:
+    """Find, check and decode every image. One that cannot be read is left out and named in ``skipped``.
+
+    Images have three channels, or one if all are stored as grey.
+
+    Args:
+        folder: as above.
+        image_size: scale every image to a square of this side; ``None`` if all have one size already.
+        validation_share: the part of each class that becomes the test split, where that has no folder.
+
+    Raises:
+        UserError: Pillow is missing; fewer than two classes; a class without images to train on; test images of
+            unknown classes; images of several sizes without ``image_size``; or more than half of them unreadable.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing(str(folder), "pillow") from error
+    data = str(folder)
+    classes, parts, loose = _find(folder, validation_share)
+
+    # Headers first: they decide the array's shape, and cost little.
+    found = [headers(part) for part in parts]
+    known: list[Header | None] = [header for part in found for header in part]
+    names = [str(path) for part in parts for path in part.paths]
+    size = (image_size, image_size) if image_size is not None else one_size(data, names.__getitem__, known)
+    channels = 1 if all(header.grey for header in known if header) else 3
+    decoded = [decode(data, part, size or (1, 1), channels, scale=image_size is not None) for part in parts]
+    (train, _), (test, _) = decoded
+
+    skipped = [*loose, *(skip for _, refused in decoded for skip in refused)]
+    _check_every_class(data, classes, train, skipped)
+    return Dataset(train, test, classes, tuple(skipped))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a split, as :class:`train.data.decode.Records`."""
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, rows: range) -> Sequence[tuple[Path, int]]:
+        return [(self.paths[row], self.labels[row]) for row in rows]
+
+    def name(self, row: int) -> str:
+        return str(self.paths[row])
+
+    def take(self, chosen: np.ndarray) -> "_Files":
+        return _Files([self.paths[row] for row in np.flatnonzero(chosen)], self.labels[chosen])
+
+
+def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:
+    """The classes, the files of the train and the test split, and images that lie outside the class folders."""
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
+    folders = _folders(folder)
+    splits = {name.casefold(): path for name, path in folders.items()}
+    train = splits.get("train")
+    # A folder called train may also be a class among others: it then holds images and no folders.
+    if train is None or not _folders(train) or _loose(train):
+        classes = _classes(folder)
+        files = _files(folders, classes)
+        aside = held_out(files.labels, validation_share)
+        return classes, (files.take(~aside), files.take(aside)), _loose(folder)
+
+    classes = _classes(train)
+    files = _files(_folders(train), classes)
+    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
+    if test is None:
+        aside = held_out(files.labels, validation_share)
+        return classes, (files.take(~aside), files.take(aside)), _loose(train)
+    strange = sorted(set(_folders(test)) - set(classes))
+    if strange:
+        raise UserError(
+            f"--data {folder}: {test} has {len(strange)} class folders that {train} does not have "
+            f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes. To train on the "
+            f"classes of {train.name} and hold a part of their images out: --data {train}. To train on all of "
+            "them: put the class folders into one folder"
+        )
+    return classes, (files, _files(_folders(test), classes)), [*_loose(train), *_loose(test)]
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(_folders(folder))
+    if len(classes) >= 2:
+        return classes
+    loose = len(_loose(folder))
+    raise UserError(
+        f"--data {folder}: holds {f'one class folder ({classes[0]})' if classes else 'no class folders'}"
+        f"{f' and {loose} images outside of one' if loose else ''}, expected at least two folders, one a class, with "
+        f"the class's images in it: {folder}/cat/1.jpg, {folder}/dog/1.jpg, …"
+    )
+
+
+def _files(folders: dict[str, Path], classes: tuple[str, ...]) -> _Files:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        of_class = find_images(folders[name]) if name in folders else []
+        paths += of_class
+        labels += [label] * len(of_class)
+    return _Files(paths, np.array(labels, np.int32))
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by name, sorted, but for hidden ones; links to folders are folders."""
+    return {path.name: path for path in _entries(folder) if not path.name.startswith(".") and path.is_dir()}
+
+
+def _loose(folder: Path) -> list[Skipped]:
+    """Images of no class, as they lie beside the class folders."""
+    beside = [path for path in _entries(folder) if path.is_file() and named_like_an_image(path.name)]
+    return [Skipped(str(path), "in no class folder") for path in beside]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"--data {folder}: cannot be listed ({error.strerror}), expected a folder of folders"
+        ) from error
+
+
+def _check_every_class(data: str, classes: tuple[str, ...], train: Split, skipped: list[Skipped]) -> None:
+    empty = np.setdiff1d(np.arange(len(classes)), train.labels)
+    if len(empty):
+        names = ", ".join(classes[label] for label in empty[:5])
+        reasons = (
+            f" {len(skipped)} images were left out, first {skipped[0].path}: {skipped[0].reason}." if skipped else ""
+        )
+        raise UserError(
+            f"--data {data}: no readable image to train on in {len(empty)} of {len(classes)} class folders ({names}"
+            f"{', …' if len(empty) > 5 else ''}), expected at least one in each.{reasons} Put images there or remove "
+            "the folders"
+        )

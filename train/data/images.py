@@ -1,0 +1,270 @@
+"""One image file: found, opened with suspicion, and made an array of levels."""
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# What is looked for in a folder, and the formats that such a file may turn out to have. Formats that Pillow opens
+# through another program (EPS), or that are no pictures, are never tried. A JPEG may turn out to be an MPO.
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+    ]
+)
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
+
+# Larger images are refused by their header, before memory is taken for them: 67 million pixels, 0.25 GiB as RGBA.
+# Below Pillow's own limits, so that what it warns of is refused too.
+MAX_PIXELS = 2**26
+
+_ORIENTATION = 0x0112
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageError(ValueError):
+    """Why a file cannot be read as an image, in a few words and without its path."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image says of itself before it is decoded: its size as it is shown, and whether it is stored as grey."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def find_images(path: Path) -> list[Path]:
+    """The images at a path: itself, or if it is a folder all below it that are named like an image, sorted.
+
+    Hidden files and folders are passed over, and links to folders are not followed. What is named like an image and
+    cannot be one (a folder ``x.png``, a broken link), and a folder that may not be listed, are among the paths, so
+    that :func:`read_image` tells the reason.
+    """
+    if not path.is_dir():
+        return [path]
+    found = []
+    unlisted = []
+    for folder, folders, files in os.walk(path, onerror=unlisted.append):
+        found += [Path(folder, name) for name in (*files, *folders) if named_like_an_image(name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not named_like_an_image(name)]
+    return sorted([*found, *(Path(error.filename) for error in unlisted)])
+
+
+def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+    """Decode one image, whatever it is stored as.
+
+    The first frame of an animation; turned as its EXIF orientation says; 16 bits a channel scaled to 8; what is
+    transparent laid over white; palettes, CMYK and the like converted to RGB, and RGB to grey by its luma (ITU-R 601)
+    if one channel is wanted.
+
+    Args:
+        source: a path, or a file's bytes.
+        size: ``(H, W)`` to scale to: see :func:`resize`. ``None`` for the image's own.
+        channels: 1 or 3.
+
+    Returns:
+        ``(H, W, channels)`` uint8.
+
+    Raises:
+        ImageError: the file is not there, may not be read, is no regular file, is no image in one of ``FORMATS``, has
+            more than ``MAX_PIXELS``, or is damaged. Nothing else is raised.
+    """
+    with _opened(source) as image:
+        if size is not None and image.format in ("JPEG", "MPO"):
+            # A JPEG can be decoded at a half, a quarter or an eighth: several times faster, and with at least twice
+            # the pixels wanted to resample from.
+            image.draft(None, (2 * max(size),) * 2)
+        image.load()
+        image = _upright(image)
+        image = _in_channels(image, channels)
+        return _as_array(image if size is None else _scaled(image, size))
+
+
+def read_header(source: str | Path | bytes) -> Header:
+    """What can be known without decoding, in a fraction of the time.
+
+    Raises:
+        ImageError: as :func:`read_image`, but for damage beyond the header.
+    """
+    with _opened(source) as image:
+        width, height = image.size
+        # Five and above are quarter turns; in the size of a TIFF Pillow has allowed for that.
+        if _orientation(image) >= 5 and image.format != "TIFF":
+            width, height = height, width
+        return Header(height, width, image.mode in _GREY)
+
+
+def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale so that the image just covers ``size``, and cut the middle out.
+
+    For a square that is the shorter side scaled to it, and a centre crop. Bicubic, over as many pixels as become one
+    (no aliasing). An image that has the size already is returned as it is.
+
+    Args:
+        levels: ``(h, w, C)`` uint8, C = 1 or 3.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(H, W, C)`` uint8.
+    """
+    from PIL import Image
+
+    return _as_array(_scaled(Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels), size))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings of damaged or large images, for the whole process: what matters is an ImageError.
+
+    Not in :func:`read_image`, as filters of warnings are not to be changed from several threads.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path | bytes) -> Iterator:
+    """The image, its header read and checked; whatever goes wrong before the end is an :class:`ImageError`."""
+    from PIL import Image
+
+    try:
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, bytes):
+                if not source:
+                    raise ImageError("empty")
+                file = io.BytesIO(source)
+            else:
+                _check_regular(Path(source))
+                file = stack.enter_context(open(source, "rb"))
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{width}x{height} pixels, more than the limit of {MAX_PIXELS:,}")
+            if width == 0 or height == 0:
+                raise ImageError(f"{width}x{height} pixels")
+            yield image
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("not an image, or its header is damaged") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than the limit of {MAX_PIXELS:,} pixels") from error
+    # A decoder that meets damage raises what it happens to: OSError, SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
+        raise ImageError(_reason(error)) from error
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is not a file with something in it; to open a named pipe would wait for ever."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ImageError(
+            f"a broken link, to {os.readlink(path)}" if path.is_symlink() else "there is no such file"
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("a folder" if os.access(path, os.R_OK | os.X_OK) else "a folder without permission to list it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("not a regular file")
+    if status.st_size == 0:
+        raise ImageError("empty")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno != errno.ELOOP else "a link to itself"
+    text = " ".join(str(error).split())[:200]
+    return f"damaged: {text or type(error).__name__}"
+
+
+def named_like_an_image(name: str) -> bool:
+    """Whether a file of that name is looked at: by its ending, and not if it is hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _orientation(image) -> int:
+    from PIL import Image
+
+    try:
+        # The base class's, which reads what has been met so far: a PNG's own would decode it all.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        return value if value in range(1, 9) else 1
+    except Exception:  # EXIF data are an extra: where they are damaged the image is shown as it lies
+        return 1
+
+
+def _upright(image):
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _in_channels(image, channels: int):
+    """As a Pillow image of mode L or RGB."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ImageError("pixels of 32-bit floats, expected 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would cut levels off at 255.
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ImageError("pixels of 32 bits, expected 8 or 16 bits a channel")
+        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _scaled(image, size: tuple[int, int]):
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if image.size == (width, height):
+        return image
+    # Cropped, then scaled, in one pass: a strip of 1×10000 never becomes one of 32×320000.
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def _as_array(image) -> np.ndarray:
+    levels = np.array(image)
+    return levels[..., None] if levels.ndim == 2 else levels

@@ -1,0 +1,67 @@
+"""A data set by what ``--data`` says: a name, or a folder."""
+
+import dataclasses
+from pathlib import Path
+
+from train.data.split import Dataset, hold_out
+from train.errors import UserError
+
+
+def load(
+    name: str,
+    data_dir: Path | None,
+    evaluate_on: str,
+    *,
+    image_size: int | None = None,
+    validation_share: float = 0.1,
+) -> Dataset:
+    """Read a data set and decode its images once, into memory or, where they do not fit, a file mapped into it.
+
+    Args:
+        name: ``"digits"``; an image classification set of TensorFlow Datasets that lies prepared in ``data_dir``
+            (:mod:`train.data.tensorflow_sets`); or a folder of class folders of images (:mod:`train.data.folder`). A
+            prepared set goes before a folder of the same name: write ``./mnist`` for the folder.
+        data_dir: where TensorFlow Datasets looks; ``None`` for its own default. Not used by the others.
+        evaluate_on: ``"test"``, or ``"validation"`` to hold out a part of the training split in its place.
+        image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` to take
+            images as they are, if all have one size.
+        validation_share: how much of the training split is held out for validation, and for a test split if the data
+            set has none; stratified, by :func:`train.data.split.held_out`.
+
+    Raises:
+        UserError: there is no such set, a package that reads it is missing, or it cannot be used as it is.
+    """
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image-size: got {image_size}, expected at least 1")
+    if not 0 < validation_share < 1:
+        raise UserError(f"--validation-share: got {validation_share}, expected a share above 0 and below 1")
+    dataset = _find(name, data_dir, image_size, validation_share)
+    if evaluate_on == "validation":
+        train, test = hold_out(dataset.train, validation_share)
+        dataset = dataclasses.replace(dataset, train=train, test=test)
+    for split in (dataset.train, dataset.test):
+        if len(split) == 0:
+            raise UserError(
+                f"--data {name}: {len(dataset.train)} images to train on and {len(dataset.test)} to evaluate on, "
+                f"expected some of each; of --validation-share {validation_share:g}, a class gives an image for every "
+                f"{1 / validation_share:.3g} that it has"
+            )
+    return dataset
+
+
+def _find(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
+    # Imported where used: each brings packages of its own.
+    if name == "digits":
+        from train.data import digits
+
+        return digits.load(image_size)
+    from train.data import tensorflow_sets
+
+    if tensorflow_sets.is_prepared(name, data_dir):
+        return tensorflow_sets.load(name, data_dir, image_size, validation_share)
+    folder = Path(name).expanduser()
+    if folder.exists():
+        from train.data import folder as folders
+
+        return folders.load(folder, image_size, validation_share)
+    raise tensorflow_sets.absent(name, data_dir)

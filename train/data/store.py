@@ -1,0 +1,82 @@
+"""Room for decoded images: in memory where they fit, else in a file that is mapped into it."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from train.errors import UserError
+
+# A split is kept in memory if it takes at most this share of what is available. Half: a data set may be copied once
+# on its way (a part held out of it), and the model needs memory too.
+SHARE = 0.5
+
+
+def allocate(shape: tuple[int, ...], *, share: float = SHARE, directory: Path | None = None) -> np.ndarray:
+    """An array of uint8, its values undefined: in memory if it fits there, else an ``np.memmap``.
+
+    The file has no name, so it is gone when the array is, however the process ends.
+
+    Args:
+        shape: of the array.
+        share: of the memory available now that the array may take; 0 maps a file whatever the size.
+        directory: of the file; ``None`` for :func:`scratch`.
+
+    Raises:
+        UserError: neither memory nor the disk has room.
+    """
+    size = int(np.prod(shape, dtype=object))
+    # An empty file cannot be mapped.
+    if size == 0 or size <= share * available_memory():
+        return np.empty(shape, np.uint8)
+    directory = directory or scratch()
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        raise UserError(
+            f"--data: decoded, the images take {size / 2**30:.1f} GiB, more than {share:.0%} of the available memory; "
+            f"{directory} has {free / 2**30:.1f} GiB free. Point the environment variable TMPDIR to a larger disk, or "
+            "make the images smaller with --image-size"
+        )
+    with tempfile.TemporaryFile(dir=directory) as file:
+        if hasattr(os, "posix_fallocate"):
+            # Taken now: a disk that fills up later would end the process with a bus error.
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def take(images: np.ndarray, rows: np.ndarray, **where) -> np.ndarray:
+    """``images[rows]``, allocated by :func:`allocate` (which takes ``where``), a piece at a time."""
+    taken = allocate((len(rows), *images.shape[1:]), **where)
+    for start in range(0, len(rows), 1024):
+        taken[start : start + 1024] = images[rows[start : start + 1024]]
+    return taken
+
+
+def keep(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``images[rows]`` for ascending ``rows``, in the same memory: the rows move up."""
+    for new, old in enumerate(rows):
+        if new != old:
+            images[new] = images[old]
+    return images[: len(rows)]
+
+
+def scratch() -> Path:
+    """Where large files go: the environment variable TMPDIR, else /var/tmp, as /tmp is often a part of the memory."""
+    if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK | os.X_OK):
+        return Path("/var/tmp")
+    return Path(tempfile.gettempdir())
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, within the limit of the container if there is one."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no control groups, or "max"
+        return available
+    return max(0, min(available, limit - used))

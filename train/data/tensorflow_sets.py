@@ -1,0 +1,199 @@
+"""Image classification sets of TensorFlow Datasets, read from where they have been prepared; none is downloaded.
+
+Reading needs the package tensorflow-datasets but not TensorFlow: a prepared set describes itself, and its records are
+read and decoded here.
+"""
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.data.decode import decode, headers, one_size
+from train.data.packages import missing
+from train.data.split import Dataset, hold_out
+from train.errors import UserError
+
+# name, name/configuration, either with :version
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+CATALOGUE = "https://www.tensorflow.org/datasets/catalog/overview"
+
+
+def is_prepared(name: str, data_dir: Path | None) -> bool:
+    """Whether the set lies prepared in ``data_dir``, in one configuration or several; nothing is imported."""
+    parts = _NAME.fullmatch(name)
+    if not parts:
+        return False
+    root = _root(parts, data_dir)
+    # Not "**": nothing says that a folder of that name is not one of a million images.
+    return any(root.glob("*/dataset_info.json")) or any(root.glob("*/*/dataset_info.json"))
+
+
+def load(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
+    """The splits train and test; a set without labelled test images is tested on validation, or on a part of train.
+
+    Args:
+        name: as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``, ``"cifar10:3.0.2"``.
+        data_dir: where TensorFlow Datasets keeps prepared sets; ``None`` for its own default.
+        image_size: scale every image to a square of this side; ``None`` to take them as they are, all of one size.
+        validation_share: the part of train, if train is all there is.
+
+    Raises:
+        UserError: a package is missing, or the set is not prepared, not one of image classification, or unreadable.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise missing(name, "tensorflow-datasets") from error
+    directory = _directory(data_dir)
+    folder = _version_folder(name, directory)
+    try:
+        # Built from the files alone: a builder made from its name would run the code that downloads.
+        builder = tfds.builder_from_directory(folder)
+        features = _check_features(name, builder.info.features, tfds)
+        splits = {split: _Records(builder, split) for split in builder.info.splits}
+        return _decode(name, features, splits, image_size, validation_share)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise UserError(
+            f"--data {name}: {folder} cannot be read ({type(error).__name__}: {reason[0]}). It must be prepared in the "
+            f"array_record format: remove it and prepare it again.\n{_how_to_prepare(name, directory)}"
+        ) from error
+
+
+def absent(name: str, data_dir: Path | None) -> UserError:
+    """The error for a name that is no prepared set: not yet, or no set at all, in which case a folder was meant."""
+    directory = _directory(data_dir)
+    folder = Path(name).expanduser().absolute()
+    no_folder = f"a folder of class folders of images (there is no folder {folder})"
+    parts = _NAME.fullmatch(name)
+    try:
+        import tensorflow_datasets as tfds
+
+        known = tfds.list_builders(with_community_datasets=False) if parts else []
+    except ModuleNotFoundError:
+        error = missing(name, "tensorflow-datasets")
+        return UserError(f"{error}. It reads a data set of that name; otherwise expected {no_folder}")
+    if parts and parts["name"] in known:
+        return UserError(
+            f"--data {name}: no prepared {name} in {directory}. If it lies elsewhere, point --data-dir or the "
+            f"environment variable TFDS_DATA_DIR to the folder that holds {parts['name']}/. Nor is it {no_folder}.\n"
+            f"{_how_to_prepare(name, directory)}"
+        )
+    close = difflib.get_close_matches(name, ["digits", *known])
+    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    return UserError(
+        f"--data {name}: expected digits, or {no_folder}, or a data set of TensorFlow Datasets (it knows none of this "
+        f"name, and none lies prepared in {directory}; the catalogue is at {CATALOGUE}).{meant}"
+    )
+
+
+class _Records:
+    """A split's records, as :class:`train.data.decode.Records`."""
+
+    def __init__(self, builder, split: str):
+        import tensorflow_datasets as tfds
+
+        self.split = split
+        # Images stay encoded: ours is the one place where they are decoded, checked and, if need be, refused.
+        self.source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, rows: range) -> Sequence[tuple[bytes, int]]:
+        # Many at a time: a record by itself takes ten times as long.
+        return [(record["image"], record["label"]) for record in self.source.__getitems__(list(rows))]
+
+    def name(self, row: int) -> str:
+        return f"{self.split}[{row}]"
+
+    def labelled(self) -> bool:
+        """Some sets give the test images without their classes: -1."""
+        return len(self) > 0 and self.read(range(1))[0][1] >= 0
+
+
+def _decode(name, features, splits: dict[str, _Records], image_size, validation_share) -> Dataset:
+    if "train" not in splits:
+        raise UserError(f"--data {name}: has the splits {', '.join(splits)}, expected one called train")
+    names = ["train", *[other for other in ("test", "validation") if other in splits and splits[other].labelled()][:1]]
+    height, width, channels = features["image"].shape
+    size = (height, width) if image_size is None else (image_size, image_size)
+    if None in size:
+        found = [(splits[split], row, header) for split in names for row, header in enumerate(headers(splits[split]))]
+        name_of = lambda row: found[row][0].name(found[row][1])  # noqa: E731
+        size = one_size(name, name_of, [header for _, _, header in found]) or (1, 1)
+
+    decoded, skipped = [], []
+    for split in names:
+        part, refused = decode(name, splits[split], size, 1 if channels == 1 else 3, scale=image_size is not None)
+        decoded.append(part)
+        skipped += refused
+    train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
+    return Dataset(train, test, tuple(features["label"].names), tuple(skipped))
+
+
+def _check_features(name: str, features, tfds):
+    """The set's features, if they are those of image classification."""
+    try:
+        image, label = features["image"], features["label"]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"--data {name}: has the features {', '.join(features)}, expected image and label: not a set of image "
+            "classification"
+        ) from None
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(
+            f"--data {name}: its label is a {type(label).__name__}, expected one class an image (ClassLabel)"
+        )
+    if not isinstance(image, tfds.features.Image) or len(image.shape) != 3 or image.np_dtype.kind == "f":
+        raise UserError(f"--data {name}: its image is {image!r}, expected one image (Image) of 8 or 16 bits a channel")
+    return features
+
+
+def _version_folder(name: str, directory: Path) -> Path:
+    """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
+    parts = _NAME.fullmatch(name)
+    root = _root(parts, directory)
+    versions = [path.parent for path in root.glob("*/dataset_info.json")]
+    if not versions and not parts["config"]:
+        configs = sorted({path.parts[-3] for path in root.glob("*/*/dataset_info.json")})
+        if len(configs) > 1:
+            raise UserError(
+                f"--data {name}: lies prepared in the configurations {', '.join(configs)}; expected one of them, for "
+                f"example --data {parts['name']}/{configs[0]}"
+            )
+        versions = [path.parent for path in root.glob("*/*/dataset_info.json")]
+    wanted = parts["version"]
+    chosen = [path for path in versions if wanted in (None, path.name)]
+    if not chosen:
+        raise UserError(
+            f"--data {name}: {root} holds the versions {', '.join(sorted(path.name for path in versions)) or '(none)'}, "
+            f"expected {wanted or 'one'}"
+        )
+    return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
+
+
+def _directory(data_dir: Path | None) -> Path:
+    directory = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return directory.expanduser().absolute()
+
+
+def _root(parts: re.Match, data_dir: Path | None) -> Path:
+    return _directory(data_dir) / parts["name"] / (parts["config"] or "")
+
+
+def _how_to_prepare(name: str, directory: Path) -> str:
+    # What TensorFlow Datasets needs to prepare a set but neither to read one nor, on this Python, to be installed.
+    needed = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
+    install = f"    pip install {' '.join(needed)}\n" if needed else ""
+    lacking = f" and needs {' and '.join(needed)}, missing here (training does not need them)" if needed else ""
+    return (
+        f"Preparing it once downloads it{lacking}:\n{install}"
+        f'    python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir=r'{directory}', file_format='array_record').download_and_prepare()\""
+    )
