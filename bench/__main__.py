@@ -11,12 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from bench import memory, precision, speed
+from bench import memory, precision, speed, trainer
 
 _BENCHMARKS = {
     "speed": (speed.Speed, speed.run),
     "memory": (memory.Memory, memory.run),
     "precision": (precision.Precision, precision.run),
+    "trainer": (trainer.Trainer, trainer.run),
 }
 
 

@@ -88,6 +88,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         if done < total_steps:
             step = step.lower(state, tally, rest, *(devices.rows(mesh, x) for x in blank), signs[0]).compile()
         compile_seconds = time.perf_counter() - began
+        loop_began = time.perf_counter()
 
         batches = data.train_batches(
             dataset.train,
@@ -155,6 +156,8 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
                 if stop:
                     raise interrupt.Interrupted(stop)
 
+    loop_seconds = time.perf_counter() - loop_began
+
     # What the model measured in the images, and the figures.
     if correct is None:  # every step was done before: only files of the end are missing
         _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
@@ -189,6 +192,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         "accuracy_by_depth": accuracy_by_depth,
         "compile_seconds": round(compile_seconds, 2),
         "train_seconds": round(train_seconds, 2),
+        "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
         "total_seconds": round(time.perf_counter() - began, 2),
         "peak_memory_bytes": run.peak_memory_bytes(),
     }
