@@ -1,9 +1,10 @@
 """A batch through the puppet a few images at a time: kernels that exist only where they are used, work only to depth D.
 
-A batch's own kernels are many times larger than its images. Here the images are sorted by depth and taken in chunks;
-a layer's kernels are mixtures of the table of nodes by each image's interpolation weights, made where the convolution
-uses them and never stored: backwards they are made again. A chunk skips the layers beyond its
-deepest image, so that work is proportional to the sum of the depths, all within one program of static shapes.
+A batch's own kernels are many times larger than its images. Here a layer's kernels are mixtures of the table of nodes
+by each image's interpolation weights, made where the convolution uses them and never stored: backwards they are made
+again. Images are sorted by depth and taken in chunks; one that has left weighs nothing and costs no convolution, and a
+chunk skips the layers beyond its deepest image, so that work is proportional to the sum of the depths, all within one
+program of static shapes.
 """
 
 import functools
@@ -22,8 +23,8 @@ Tables = tuple[Float[Array, "_ _ _ _ _"], ...]
 
 
 def default_chunk() -> int:
-    """Images that go through the layers together. CPU: their kernels and maps should stay in the caches, and there
-    should be one for every core; accelerators: they should fill the device."""
+    """Images that go through the layers together. CPU: their maps should stay in the caches, and every core should have
+    some; accelerators: they should fill the device."""
     if jax.default_backend() != "cpu":
         return 64
     return max(32, min(os.cpu_count() or 1, 64))

@@ -58,7 +58,7 @@ def test_memory_quick_accounts_for_the_step(tmp_path):
         assert found[name]["rss_peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("command", ["speed", "memory", "precision"])
+@pytest.mark.parametrize("command", ["speed", "memory", "precision", "trainer"])
 def test_help_says_what_there_is(command):
     done = run(command, "--help")
     assert done.returncode == 0
@@ -79,3 +79,17 @@ def test_precision_without_a_run_says_so(tmp_path):
     done = run("precision", str(tmp_path))
     assert done.returncode == 2
     assert "no such file" in done.stdout
+
+
+def test_trainer_compares_runs_with_bare_steps(tmp_path):
+    output = tmp_path / "trainer.json"
+    done = run("trainer", "--epochs", "1", "--max-steps", "20", "--rounds", "1", "--output", str(output))
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(output.read_text())
+    (measured,) = result["rounds"]
+    assert min(measured.values()) > 0
+    assert [row["target"] for row in result["rows"]] == [5.0, 0.03, 1.1]
+    overhead = result["rows"][1]
+    assert overhead["median"] == pytest.approx(measured["whole_s"] / measured["bare_s"] - 1)
+    assert overhead["reached"] == (overhead["median"] <= 0.03)
+    assert "pipeline alone" in done.stdout
