@@ -1,61 +1,132 @@
-"""Crops and flips against NumPy loops, and what must not change."""
+"""Crops, flips and cutouts against NumPy loops, and what must not change."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from train.augment import augment, crop, flip
+from train.augment import GREY, KINDS, augment, crop, cutout, flip
+
+HEIGHT, WIDTH = 12, 16
 
 
 @pytest.fixture
-def images():
-    return np.random.default_rng(0).integers(0, 256, (7, 12, 16, 3)).astype(np.uint8)
+def image():
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 
 
-def test_crop_is_a_window_of_the_padded_image(images):
-    offsets = np.random.default_rng(1).integers(0, 9, (7, 2))
-    offsets[:4] = [[0, 0], [8, 8], [4, 4], [0, 8]]
-    expected = np.zeros_like(images)
-    for n, (down, right) in enumerate(offsets):
-        for row in range(12):
-            for column in range(16):
-                r, c = row + down - 4, column + right - 4
-                if 0 <= r < 12 and 0 <= c < 16:
-                    expected[n, row, column] = images[n, r, c]
-    got = crop(images, offsets, 4)
+def keys_of(seed, count):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (8, 8), (4, 4), (0, 8), (3, 6)])
+def test_crop_is_a_window_of_the_padded_image(image, offset):
+    expected = np.zeros_like(image)
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            r, c = row + offset[0] - 4, column + offset[1] - 4
+            if 0 <= r < HEIGHT and 0 <= c < WIDTH:
+                expected[row, column] = image[r, c]
+    got = crop(image, jnp.array(offset), 4)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, expected)
 
 
-def test_flip_mirrors_columns_of_the_chosen_images(images):
-    mirrored = np.array([True, False, True, True, False, False, True])
-    got = np.asarray(flip(images, mirrored))
-    for n in range(len(images)):
-        np.testing.assert_array_equal(got[n], np.fliplr(images[n]) if mirrored[n] else images[n])
+def test_flip_mirrors_columns_if_told(image):
+    np.testing.assert_array_equal(flip(image, jnp.array(True)), np.fliplr(image))
+    np.testing.assert_array_equal(flip(image, jnp.array(False)), image)
 
 
-def test_none_changes_nothing(images):
-    assert augment(images, jax.random.key(0), "none") is images
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+@pytest.mark.parametrize("centre", [(5, 7), (0, 0), (11, 15), (0, 9), (6, 15)])
+def test_cutout_paints_a_square_around_the_centre_as_far_as_it_lies_inside(image, side, centre):
+    expected = image.copy()
+    before = (side - 1) // 2
+    for row in range(centre[0] - before, centre[0] - before + side):
+        for column in range(centre[1] - before, centre[1] - before + side):
+            if 0 <= row < HEIGHT and 0 <= column < WIDTH:
+                expected[row, column] = GREY
+    got = cutout(image, jnp.array(centre), side)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_none_changes_nothing(image):
+    images = image[None]
+    assert augment(images, keys_of(0, 1), "none") is images
+
+
+def test_an_unknown_kind_names_those_there_are(image):
+    with pytest.raises(ValueError, match=r"none, crop, flip-crop, flip-crop-cutout, got 'mixup'"):
+        augment(image[None], keys_of(0, 1), "mixup")
+
+
+augmented = jax.jit(augment, static_argnums=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 2**31), order=st.permutations(range(6)), size=st.sampled_from([1, 2, 3]))
+def test_what_becomes_of_an_image_does_not_depend_on_its_batch(kind, seed, order, size):
+    images = np.random.default_rng(seed).integers(0, 256, (6, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    keys = keys_of(seed, 6)
+    together = np.asarray(augmented(images, keys, kind))
+    order = np.array(order)
+    # In another order, and in smaller batches, as on several devices.
+    np.testing.assert_array_equal(augmented(images[order], keys[order], kind), together[order])
+    parts = [augmented(images[i : i + size], keys[i : i + size], kind) for i in range(0, 6, size)]
+    np.testing.assert_array_equal(np.concatenate(parts), together)
+    # Beside other images with other keys.
+    others = images.copy()
+    others[1:] = 255 - others[1:]
+    changed = jnp.concatenate([keys[:1], keys_of(seed + 1, 5)])
+    np.testing.assert_array_equal(augmented(others, changed, kind)[0], together[0])
+
+
+def test_sharded_over_devices_or_not_the_images_are_the_same():
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    count = 4 * jax.device_count()
+    images = np.random.default_rng(1).integers(0, 256, (count, HEIGHT, WIDTH, 1)).astype(np.uint8)
+    keys = keys_of(5, count)
+    sharded = augmented(jax.device_put(images, rows), jax.device_put(keys, rows), "flip-crop-cutout")
+    np.testing.assert_array_equal(sharded, augmented(images, keys, "flip-crop-cutout"))
 
 
 def test_draws_cover_all_offsets_and_both_sides_and_follow_the_key():
     # One bright pixel in the middle of 32×32: where it ends up tells the offset.
     images = np.zeros((4000, 32, 32, 1), np.uint8)
     images[:, 10, 16] = 255
-    got = np.asarray(augment(images, jax.random.key(3), "flip-crop"))
+    got = np.asarray(augmented(images, keys_of(3, 4000), "flip-crop"))
     _, rows, columns, _ = np.nonzero(got)
     assert sorted(set(rows)) == list(range(6, 15))
     # From columns 12..20; mirrored, from 31 - 20..31 - 12.
     assert sorted(set(columns)) == list(range(11, 21))
     assert 0.04 < np.mean(columns == 11) < 0.07  # a half times a ninth
-    again = np.asarray(augment(images, jax.random.key(3), "flip-crop"))
-    other = np.asarray(augment(images, jax.random.key(4), "flip-crop"))
+    again = np.asarray(augmented(images, keys_of(3, 4000), "flip-crop"))
+    other = np.asarray(augmented(images, keys_of(4, 4000), "flip-crop"))
     np.testing.assert_array_equal(got, again)
     assert (got != other).any()
+
+
+def test_every_pixel_is_as_likely_to_be_cut_out_as_the_square_allows():
+    # Black images: cropping and flipping leave them black, so what is grey has been cut out.
+    images = np.zeros((4000, 16, 24, 1), np.uint8)
+    got = np.asarray(augmented(images, keys_of(0, 4000), "flip-crop-cutout"))
+    assert set(np.unique(got)) == {0, GREY}
+    areas = (got == GREY).sum((1, 2, 3))
+    # 4×4 where it lies inside. Its centre may lie on any pixel: on the last one, 2×2 of it are left.
+    assert areas.max() == 16
+    assert areas.min() == 4
+    # Sixteen of the 16·24 centres cover an inner pixel.
+    often = (got == GREY).mean(0)[..., 0]
+    np.testing.assert_allclose(often[4:-4, 4:-4].mean(), 16 / (16 * 24), rtol=0.05)
+    assert often[0, 0] < often[8, 12]
 
 
 def test_crop_alone_never_mirrors():
     images = np.zeros((500, 8, 8, 1), np.uint8)
     images[:, :, :3] = 255  # stays on the left whatever the offset of at most one pixel
-    got = np.asarray(augment(images, jax.random.key(0), "crop"))
+    got = np.asarray(augmented(images, keys_of(0, 500), "crop"))
     assert not got[:, :, 4:].any()

@@ -1,5 +1,6 @@
 """Splits, batches, and what is said when a data set is not there."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from train import data
+from train.data.split import held_out
 from train.errors import UserError
 
 
@@ -39,6 +41,37 @@ def test_validation_is_a_tenth_of_train_and_never_a_test_image():
     assert 0.08 < len(held.test) / len(test.train) < 0.1
     known = {image.tobytes() for image in test.train.images}
     assert all(image.tobytes() in known for image in held.test.images)
+
+
+def test_digits_have_ten_classes_and_can_be_enlarged():
+    digits = data.load("digits", None, "test", image_size=16)
+    assert digits.class_names == tuple("0123456789")
+    assert digits.num_classes == 10
+    assert digits.train.images.shape[1:] == (16, 16, 1)
+    small = data.load("digits", None, "test")
+    np.testing.assert_array_equal(digits.train.labels, small.train.labels)
+    # Enlarged and not another: pixels of four make about the pixel that they came from.
+    means = digits.train.images.reshape(-1, 8, 2, 8, 2, 1).mean((2, 4))
+    assert np.corrcoef(means.ravel(), small.train.images.ravel())[0, 1] > 0.97
+
+
+def test_every_nth_takes_the_nth_of_each_class():
+    labels = np.array([0, 1, 0, 0, 1, 0, 0, 0, 1], np.int32)
+    split = data.Split(np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1), labels)
+    kept, aside = data.every_nth(split, 3)
+    assert aside.images.ravel().tolist() == [3, 7, 8]  # the third and sixth 0, the third 1
+    assert kept.images.ravel().tolist() == [0, 1, 2, 4, 5, 6]
+    assert aside.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.25, 0.3, 0.07, 0.29, 1 / 3, 0.5, 0.9])
+def test_any_share_is_held_out_to_the_image_and_evenly(share):
+    labels = np.repeat(np.arange(3, dtype=np.int32), [100, 37, 1])
+    aside = held_out(labels, share)
+    for label, count in enumerate((100, 37, 1)):
+        of_class = aside[labels == label]
+        due = [math.floor(k * share + 1e-9) for k in range(count + 1)]
+        assert np.cumsum(of_class).tolist() == due[1:]
 
 
 def test_an_epoch_visits_each_image_at_most_once_in_an_order_of_seed_and_epoch():
@@ -89,7 +122,7 @@ def test_cifar10_broken_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "name", "package"),
-    [("tensorflow_datasets", "cifar10", "tensorflow-datasets"), ("sklearn.datasets", "digits", "scikit-learn")],
+    [("tensorflow_datasets", "cifar100", "tensorflow-datasets"), ("sklearn.datasets", "digits", "scikit-learn")],
 )
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, module, name, package):
     monkeypatch.setitem(sys.modules, module, None)
@@ -106,6 +139,11 @@ def test_heavy_packages_are_imported_only_where_used():
     environment = os.environ | {"PYTHONPATH": str(root)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert out.stdout.strip() == "[]"
+    code = (
+        f"import sys, train.data; print([m for m in {(*heavy, 'grain', 'PIL', 'psutil', 'jax')} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_cifar10_is_read_whole():
@@ -114,6 +152,8 @@ def test_cifar10_is_read_whole():
         pytest.skip("no prepared cifar10: TFDS_DATA_DIR does not point to one")
     tfds = pytest.importorskip("tensorflow_datasets")
     cifar = data.load("cifar10", None, "test")
+    assert cifar.class_names[:3] == ("airplane", "automobile", "bird")
+    assert cifar.skipped == ()
     assert cifar.train.images.shape == (50_000, 32, 32, 3)
     assert cifar.test.images.shape == (10_000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(cifar.train.labels), np.full(10, 5000))

@@ -69,10 +69,7 @@ def test_transparent_pixels_lie_over_white(colours):
 
 def test_palettes_with_and_without_transparency():
     index = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
-    palette = Image.fromarray(index).convert("P")
-    palette = Image.fromarray(index, "L").convert("P")
-    palette = Image.new("P", (4, 3))
-    palette.putdata(index.ravel().tolist())
+    palette = Image.frombytes("P", (4, 3), index.tobytes())
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     expected = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     for kind in ("PNG", "GIF"):
@@ -137,7 +134,8 @@ def test_exif_orientation_is_obeyed_and_known_from_the_header(kind, orientation)
 
 def test_damaged_exif_does_not_cost_the_image(colours):
     raw = encode(Image.fromarray(colours), "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    np.testing.assert_array_equal(read_image(raw, None, 3), colours)
+    with rooms.quiet():
+        np.testing.assert_array_equal(read_image(raw, None, 3), colours)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -337,9 +335,6 @@ def test_a_thousand_mutated_files_are_read_or_refused_with_a_reason(tmp_path):
                 image = read_image(path if number % 2 else raw, size, channels)
             except ImageError as error:
                 refused[str(error)] = refused.get(str(error), 0) + 1
-                assert str(error).strip()
-                assert "\n" not in str(error)
-                assert str(tmp_path) not in str(error)
             else:
                 read += 1
                 assert image.dtype == np.uint8
@@ -350,4 +345,8 @@ def test_a_thousand_mutated_files_are_read_or_refused_with_a_reason(tmp_path):
     assert read > 150
     assert sum(refused.values()) > 300
     assert len(refused) > 20
+    for reason in refused:
+        assert reason.strip() == reason != ""
+        assert "\n" not in reason
+        assert str(tmp_path) not in reason
     assert slowest < 5, "a mutated file must not take long"

@@ -66,8 +66,10 @@ def cutout(image: UInt8[Array, "h w c"], centre: Integer[Array, "2"], side: int)
 
     As there, every pixel is as likely to be the centre, so that a part of the square may lie outside; with an even
     ``side`` the centre is the upper left of the middle four. Mid-grey (128) stands for the mean, whatever the data.
-    One level for so many pixels changes the image's entropy, and with it depth: for a sixteenth of the pixels by
-    -0.17 to +0.34 bits.
+
+    Pixels of one level change an image's complexity, and with it depth. On CIFAR-10 a square of 8, theirs for
+    CIFAR-100, does so by -0.05 bits in the mean and at most 0.30 either way, less than cropping does; one of 16, theirs
+    for CIFAR-10, by -0.37 in the mean.
     """
     # Distances to the centre from -(side-1)//2 to side//2.
     rows, columns = (jnp.arange(n) - at for n, at in zip(image.shape[:2], centre, strict=True))

@@ -1,6 +1,7 @@
 """Every image of a split decoded once, by a pool of threads, into one array."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,23 +46,34 @@ def headers(records: Records) -> list[Header | None]:
     return [header for chunk in _in_threads(look, len(records), "looking") for header in chunk]
 
 
-def one_size(data: str, names: Callable[[int], str], found: Sequence[Header | None]) -> tuple[int, int] | None:
-    """The ``(H, W)`` that all images have, ``None`` if there are none.
+def one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Header | None]]) -> tuple[int, int]:
+    """The ``(H, W)`` that all images of several splits have; ``(1, 1)`` if none has a header.
+
+    Args:
+        data: the data set's name, for errors.
+        parts: the splits.
+        found: the :func:`headers` of each.
 
     Raises:
         UserError: there are several; it names two.
     """
-    first = next((row for row, header in enumerate(found) if header), None)
-    if first is None:
-        return None
-    size = found[first].height, found[first].width
-    for row, header in enumerate(found):
-        if header and (header.height, header.width) != size:
-            raise UserError(
-                f"--data {data}: its images vary in size, and must all have one: {names(first)} is "
-                f"{size[1]}x{size[0]}, {names(row)} is {header.width}x{header.height}. Scale and crop all to a "
-                "square with --image-size, for example --image-size 64"
-            )
+    every = [
+        (part, row, header) for part, of_part in zip(parts, found, strict=True) for row, header in enumerate(of_part)
+    ]
+    sizes = Counter((header.height, header.width) for _, _, header in every if header)
+    if not sizes:
+        return 1, 1
+    (size, _), *others = sizes.most_common()
+    if others:
+        usual = next(part.name(row) for part, row, header in every if header and (header.height, header.width) == size)
+        for part, row, header in every:
+            # An image that is damaged beyond its header will be left out, so its size is no matter.
+            if header and (header.height, header.width) != size and _is_sound(part, row):
+                raise UserError(
+                    f"--data {data}: its images vary in size, and must all have one: {usual} is {size[1]}x{size[0]}, "
+                    f"{part.name(row)} is {header.width}x{header.height}. Scale and crop all to a square with "
+                    "--image-size, for example --image-size 64"
+                )
     return size
 
 
@@ -108,6 +120,15 @@ def decode(data: str, records: Records, size: tuple[int, int], channels: int, *,
         kept = np.array([row for row in range(len(records)) if row not in refused], int)
         images, labels = store.keep(images, kept), labels[kept]
     return Split(images, labels), skipped
+
+
+def _is_sound(records: Records, row: int) -> bool:
+    [(source, _)] = records.read(range(row, row + 1))
+    try:
+        read_image(source, None, 3)
+    except ImageError:
+        return False
+    return True
 
 
 def _or_none(source: Path | bytes) -> Header | None:

@@ -20,7 +20,7 @@ def load(image_size: int | None) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise missing("digits", "scikit-learn") from error
+        raise missing("scikit-learn", "digits") from error
     images, labels = load_digits(return_X_y=True)
     # 17 grey levels, 0 to 16, spread over the 256 of a uint8 image.
     levels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

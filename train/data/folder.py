@@ -2,7 +2,8 @@
 
 Either ``FOLDER/class/…/image.jpg``, of which a part of every class becomes the test split; or the same below
 ``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``). A class is named as its folder, and
-labels follow the names' order. Images may lie deeper in a class folder; ``Train`` is as good as ``train``.
+labels follow the names' order. Images may lie deeper in a class folder; ``Train`` is as good as ``train``. Of several
+test folders the first of these names is read; one without class folders, its images unlabelled, is passed over.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.decode import decode, headers, one_size
-from train.data.images import Header, find_images, named_like_an_image
+from train.data.images import find_images, named_like_an_image
 from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
 from train.errors import UserError
@@ -38,17 +39,15 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
-        raise missing(str(folder), "pillow") from error
+        raise missing("pillow", str(folder)) from error
     data = str(folder)
     classes, parts, loose = _find(folder, validation_share)
 
     # Headers first: they decide the array's shape, and cost little.
     found = [headers(part) for part in parts]
-    known: list[Header | None] = [header for part in found for header in part]
-    names = [str(path) for part in parts for path in part.paths]
-    size = (image_size, image_size) if image_size is not None else one_size(data, names.__getitem__, known)
-    channels = 1 if all(header.grey for header in known if header) else 3
-    decoded = [decode(data, part, size or (1, 1), channels, scale=image_size is not None) for part in parts]
+    size = (image_size, image_size) if image_size is not None else one_size(data, parts, found)
+    channels = 1 if all(header.grey for part in found for header in part if header) else 3
+    decoded = [decode(data, part, size, channels, scale=image_size is not None) for part in parts]
     (train, _), (test, _) = decoded
 
     skipped = [*loose, *(skip for _, refused in decoded for skip in refused)]
@@ -83,8 +82,9 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     folders = _folders(folder)
     splits = {name.casefold(): path for name, path in folders.items()}
     train = splits.get("train")
-    # A folder called train may also be a class among others: it then holds images and no folders.
-    if train is None or not _folders(train) or _loose(train):
+    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
+    # A folder called train may also be a class among others: it then holds images, beside no test folder.
+    if train is None or not _folders(train) or (test is None and _loose(train)):
         classes = _classes(folder)
         files = _files(folders, classes)
         aside = held_out(files.labels, validation_share)
@@ -92,7 +92,6 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
 
     classes = _classes(train)
     files = _files(_folders(train), classes)
-    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
     if test is None:
         aside = held_out(files.labels, validation_share)
         return classes, (files.take(~aside), files.take(aside)), _loose(train)
@@ -100,9 +99,9 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     if strange:
         raise UserError(
             f"--data {folder}: {test} has {len(strange)} class folders that {train} does not have "
-            f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes. To train on the "
-            f"classes of {train.name} and hold a part of their images out: --data {train}. To train on all of "
-            "them: put the class folders into one folder"
+            f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes. "
+            f"To train on the classes of {train.name} and hold a part of their images out: --data {train}. To train on "
+            "all of them: put the class folders into one folder"
         )
     return classes, (files, _files(_folders(test), classes)), [*_loose(train), *_loose(test)]
 
@@ -135,7 +134,7 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 def _loose(folder: Path) -> list[Skipped]:
     """Images of no class, as they lie beside the class folders."""
-    beside = [path for path in _entries(folder) if path.is_file() and named_like_an_image(path.name)]
+    beside = [path for path in _entries(folder) if not path.is_dir() and named_like_an_image(path.name)]
     return [Skipped(str(path), "in no class folder") for path in beside]
 
 
@@ -152,11 +151,9 @@ def _check_every_class(data: str, classes: tuple[str, ...], train: Split, skippe
     empty = np.setdiff1d(np.arange(len(classes)), train.labels)
     if len(empty):
         names = ", ".join(classes[label] for label in empty[:5])
-        reasons = (
-            f" {len(skipped)} images were left out, first {skipped[0].path}: {skipped[0].reason}." if skipped else ""
-        )
+        first = f" (first {skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise UserError(
             f"--data {data}: no readable image to train on in {len(empty)} of {len(classes)} class folders ({names}"
-            f"{', …' if len(empty) > 5 else ''}), expected at least one in each.{reasons} Put images there or remove "
-            "the folders"
+            f"{', …' if len(empty) > 5 else ''}), expected at least one in each; {len(skipped)} images were left "
+            f"out{first}. Put images there, or remove the folders"
         )

@@ -15,7 +15,8 @@ import numpy as np
 # What is looked for in a folder, and the formats that such a file may turn out to have. Formats that Pillow opens
 # through another program (EPS), or that are no pictures, are never tried. A JPEG may turn out to be an MPO.
 SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .bmp .dib .webp .tif .tiff .pbm .pgm .ppm .pnm".split()
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
 )
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
 
@@ -47,7 +48,7 @@ def find_images(path: Path) -> list[Path]:
     cannot be one (a folder ``x.png``, a broken link), and a folder that may not be listed, are among the paths, so
     that :func:`read_image` tells the reason.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     found = []
     unlisted = []

@@ -1,11 +1,11 @@
-"""What is said when a Python package that reads a data set is not installed."""
+"""What is said when a Python package that the data need is not installed."""
 
 from train.errors import UserError
 
 
-def missing(data: str, package: str) -> UserError:
-    """The error for ``--data data``, which needs ``package``."""
+def missing(package: str, data: str | None = None) -> UserError:
+    """The error for ``package``, which every run needs, or those on ``--data data`` do."""
     return UserError(
-        f"--data {data}: the Python package {package} is missing, expected it to be installed; "
+        f"{f'--data {data}: ' if data else ''}the Python package {package} is missing, expected it to be installed; "
         'install the trainer\'s packages with: pip install ".[train]"'
     )

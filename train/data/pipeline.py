@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from train.data.packages import missing
 from train.data.split import Split
 from train.errors import UserError
 
@@ -66,6 +67,10 @@ def train_batches(
         raise UserError(f"--batch-size: got {batch_size}, expected at most the {len(split)} training images")
     if batch_size % process_count:
         raise UserError(f"--batch-size: got {batch_size}, expected a multiple of the {process_count} processes")
+    try:
+        import grain  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing("grain") from error
     steps = _Steps(split, batch_size, seed, range(start_step, stop_step), process_index, process_count)
     return _prefetched(steps)
 
@@ -94,13 +99,8 @@ class _Steps:
 
 
 def _prefetched(steps: _Steps) -> Iterator[Batch]:
-    try:
-        import grain
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "the Python package grain is missing, expected it to be installed; install the trainer's packages with: "
-            'pip install ".[train]"'
-        ) from error
+    import grain
+
     if len(steps) == 0:
         return
     # An element is a whole batch, so that grain's work is done once a batch and not for every image.
@@ -116,6 +116,6 @@ def padded_batches(array: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """All rows in order, the last batch filled up by repeating its last row; cut results off at ``len(array)``."""
     for start in range(0, len(array), batch_size):
         batch = array[start : start + batch_size]
-        missing = batch_size - len(batch)
+        short = batch_size - len(batch)
         # A repeated real image rather than a blank one: nothing then meets values that the data does not hold.
-        yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+        yield np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch

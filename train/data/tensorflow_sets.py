@@ -46,7 +46,7 @@ def load(name: str, data_dir: Path | None, image_size: int | None, validation_sh
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
-        raise missing(name, "tensorflow-datasets") from error
+        raise missing("tensorflow-datasets", name) from error
     directory = _directory(data_dir)
     folder = _version_folder(name, directory)
     try:
@@ -76,7 +76,7 @@ def absent(name: str, data_dir: Path | None) -> UserError:
 
         known = tfds.list_builders(with_community_datasets=False) if parts else []
     except ModuleNotFoundError:
-        error = missing(name, "tensorflow-datasets")
+        error = missing("tensorflow-datasets", name)
         return UserError(f"{error}. It reads a data set of that name; otherwise expected {no_folder}")
     if parts and parts["name"] in known:
         return UserError(
@@ -124,9 +124,7 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
     height, width, channels = features["image"].shape
     size = (height, width) if image_size is None else (image_size, image_size)
     if None in size:
-        found = [(splits[split], row, header) for split in names for row, header in enumerate(headers(splits[split]))]
-        name_of = lambda row: found[row][0].name(found[row][1])  # noqa: E731
-        size = one_size(name, name_of, [header for _, _, header in found]) or (1, 1)
+        size = one_size(name, [splits[split] for split in names], [headers(splits[split]) for split in names])
 
     decoded, skipped = [], []
     for split in names:
@@ -171,10 +169,8 @@ def _version_folder(name: str, directory: Path) -> Path:
     wanted = parts["version"]
     chosen = [path for path in versions if wanted in (None, path.name)]
     if not chosen:
-        raise UserError(
-            f"--data {name}: {root} holds the versions {', '.join(sorted(path.name for path in versions)) or '(none)'}, "
-            f"expected {wanted or 'one'}"
-        )
+        held = ", ".join(sorted(path.name for path in versions)) or "none"
+        raise UserError(f"--data {name}: of the versions in {root} ({held}) expected {wanted or 'one'}")
     return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 

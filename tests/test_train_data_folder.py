@@ -1,0 +1,241 @@
+"""A folder of class folders: which images make which split, and every way in which people get it wrong."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_train_data_images import spoilt
+
+from train import data
+from train.data import folder as folders
+from train.errors import UserError
+
+
+def fill(folder: Path, classes: dict[str, int], size=(6, 5), mode="RGB", ending="png"):
+    """Flat images, each of a level of its own: 10 times the class's place in the alphabet plus the image's number."""
+    for place, name in enumerate(sorted(classes)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(classes[name]):
+            level = 10 * place + number
+            colour = level if mode == "L" else (level, 0, 255)
+            Image.new(mode, size, colour).save(folder / name / f"{number:02}.{ending}")
+    return folder
+
+
+def levels(split):
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_class_folders_alone_are_divided_every_nth_of_each_class(tmp_path):
+    fill(tmp_path, {"dog": 10, "cat": 10, "emu": 5})
+    got = data.load(str(tmp_path), None, "test", validation_share=0.2)
+    assert got.class_names == ("cat", "dog", "emu")
+    assert got.num_classes == 3
+    assert got.skipped == ()
+    # The fifth and the tenth of cat and dog, the fifth of emu: their levels say so.
+    assert levels(got.test) == [4, 9, 14, 19, 24]
+    assert levels(got.train) == [n for n in range(25) if n % 5 != 4]
+    assert got.test.labels.tolist() == [0, 0, 1, 1, 2]
+    assert got.train.images.shape == (20, 5, 6, 3)
+    assert got.train.images.dtype == np.uint8
+    assert got.train.labels.dtype == np.int32
+    again = data.load(str(tmp_path), None, "test", validation_share=0.2)
+    np.testing.assert_array_equal(got.train.images, again.train.images)
+
+
+@pytest.mark.parametrize("test", ["test", "validation", "val", "valid", "Test"])
+def test_folders_train_and_test(tmp_path, test):
+    fill(tmp_path / "train", {"a": 10, "b": 9})
+    fill(tmp_path / test, {"b": 2})
+    (tmp_path / "annotations").mkdir()
+    got = data.load(str(tmp_path), None, "test")
+    assert got.class_names == ("a", "b")
+    assert levels(got.train) == [*range(10), *range(10, 19)]
+    assert levels(got.test) == [0, 1]
+    assert got.test.labels.tolist() == [1, 1]
+    # Validation is a part of train, and the test images are left alone.
+    held = data.load(str(tmp_path), None, "validation", validation_share=0.5)
+    assert levels(held.test) == [1, 3, 5, 7, 9, 11, 13, 15, 17]
+    assert sorted(levels(held.train) + levels(held.test)) == levels(got.train)
+
+
+def test_the_test_folder_goes_before_the_validation_folder_and_unlabelled_ones_are_passed_over(tmp_path):
+    fill(tmp_path / "train", {"a": 3, "b": 3})
+    fill(tmp_path / "val", {"a": 2})
+    fill(tmp_path / "test", {"": 4})
+    assert len(data.load(str(tmp_path), None, "test").test) == 2
+    fill(tmp_path / "test", {"b": 1})
+    got = data.load(str(tmp_path), None, "test")
+    assert len(got.test) == 1
+    assert {skip.reason for skip in got.skipped} == {"in no class folder"}
+    assert len(got.skipped) == 4
+
+
+def test_a_folder_called_train_may_be_a_class(tmp_path):
+    fill(tmp_path, {"bus": 4, "train": 4})
+    assert data.load(str(tmp_path), None, "test", validation_share=0.25).class_names == ("bus", "train")
+
+
+def test_train_alone_gives_a_part_to_test(tmp_path):
+    fill(tmp_path / "train", {"a": 10, "b": 10})
+    got = data.load(str(tmp_path), None, "test")
+    assert levels(got.test) == [9, 19]
+
+
+def test_images_deeper_in_a_class_folder_and_links_to_class_folders(tmp_path):
+    fill(tmp_path / "store", {"x": 3})
+    fill(tmp_path / "set" / "n01", {"images": 3})
+    (tmp_path / "set" / "n02").symlink_to(tmp_path / "store" / "x")
+    got = data.load(str(tmp_path / "set"), None, "test", validation_share=0.4)
+    assert got.class_names == ("n01", "n02")
+    assert np.bincount(np.concatenate([got.train.labels, got.test.labels])).tolist() == [3, 3]
+
+
+def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3}, mode="L")
+    grey = data.load(str(tmp_path), None, "test", validation_share=0.4)
+    assert grey.train.images.shape[3] == 1
+    assert levels(grey.test) == [2, 12]
+    Image.new("RGB", (6, 5), (1, 2, 3)).save(tmp_path / "b" / "colour.png")
+    mixed = data.load(str(tmp_path), None, "test", validation_share=0.4)
+    assert mixed.train.images.shape[3] == 3
+
+
+def test_images_of_several_sizes_need_image_size(tmp_path):
+    fill(tmp_path, {"a": 4}, size=(6, 5))
+    fill(tmp_path, {"a": 4, "b": 4}, size=(9, 5), ending="bmp")
+    with pytest.raises(UserError) as error:
+        data.load(str(tmp_path), None, "test", validation_share=0.25)
+    for part in ("--image-size", "6x5", "9x5", str(tmp_path / "a" / "00.png"), ".bmp"):
+        assert part in str(error.value)
+    got = data.load(str(tmp_path), None, "test", image_size=8, validation_share=0.25)
+    assert got.train.images.shape[1:] == (8, 8, 3)
+    assert Counter(levels(got.train) + levels(got.test)) == Counter([0, 1, 2, 3, 0, 1, 2, 3, 10, 11, 12, 13])
+
+
+def test_a_mixture_of_all_bad_kinds_loads_with_the_right_counts_and_names(tmp_path):
+    fill(tmp_path, {"a": 10, "b": 10})
+    reasons = spoilt(tmp_path / "a")
+    # Formats that differ from their names, or are converted, are no reason to leave an image out.
+    Image.new("RGBA", (6, 5), (20, 0, 255, 255)).save(tmp_path / "b" / "alpha.png")
+    Image.new("CMYK", (6, 5)).save(tmp_path / "b" / "print.jpg")
+    Image.new("P", (6, 5)).save(tmp_path / "b" / "palette.gif")
+    Image.new("L", (6, 5), 30).save(tmp_path / "b" / "misnamed.gif", "PNG")
+    (tmp_path / "b" / "notes.txt").write_text("not looked at")
+    Image.new("RGB", (6, 5)).save(tmp_path / "loose.png")
+    got = data.load(str(tmp_path), None, "test", validation_share=0.2)
+
+    assert len(got.train) + len(got.test) == 24
+    both = np.concatenate([got.train.labels, got.test.labels])
+    assert np.bincount(both).tolist() == [10, 14]
+    # Rows moved up over the gaps keep their labels.
+    for split in (got.train, got.test):
+        of_a = [level for level, label in zip(levels(split), split.labels, strict=True) if label == 0]
+        assert of_a == sorted(of_a)
+        assert set(of_a) <= set(range(10))
+    found = {Path(skip.path).name: skip.reason for skip in got.skipped}
+    assert set(found) == {*reasons, "loose.png"}
+    assert len(got.skipped) == len(reasons) + 1
+    for name, reason in reasons.items():
+        assert reason in found[name]
+    json.dumps([vars(skip) for skip in got.skipped])
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "a" / "secret").mkdir()
+    walk = os.walk
+
+    def refuse(top, onerror=None):  # chmod does not keep a superuser out
+        for folder in walk(top, onerror=onerror):
+            if "secret" in folder[1]:
+                onerror(PermissionError(13, "Permission denied", str(Path(folder[0]) / "secret")))
+            yield folder
+
+    monkeypatch.setattr(os, "walk", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    got = data.load(str(tmp_path), None, "test", validation_share=0.25)
+    assert [(skip.path, skip.reason) for skip in got.skipped] == [
+        (str(tmp_path / "a" / "secret"), "a folder without permission to list it")
+    ]
+
+
+def test_mostly_unreadable_is_an_error_that_names_some(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4})
+    for number in range(20):
+        (tmp_path / "b" / f"x{number}.png").write_text("no image")
+    with pytest.raises(UserError, match=r"(?s)of \d+ images cannot be read.*x\d+.png: not an image"):
+        data.load(str(tmp_path), None, "test", validation_share=0.25)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "c").mkdir(), r"no readable image to train on in 1 of 3 class folders \(c\)"),
+        (lambda folder: fill(folder, {"c": 0}) and (folder / "c" / "x.png").write_text(""), r"x\.png: empty"),
+    ],
+)
+def test_a_class_without_readable_images_is_named(tmp_path, spoil, message):
+    fill(tmp_path, {"a": 4, "b": 4})
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=message):
+        data.load(str(tmp_path), None, "test", validation_share=0.25)
+
+
+def test_folders_without_classes(tmp_path):
+    with pytest.raises(UserError, match=r"holds no class folders, expected at least two.*cat/1\.jpg"):
+        data.load(str(tmp_path), None, "test")
+    Image.new("RGB", (6, 5)).save(tmp_path / "loose.png")
+    with pytest.raises(UserError, match="no class folders and 1 images outside"):
+        data.load(str(tmp_path), None, "test")
+    fill(tmp_path, {"only": 4})
+    with pytest.raises(UserError, match=r"one class folder \(only\)"):
+        data.load(str(tmp_path), None, "test")
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"is a file, expected a folder.*unpack"):
+        data.load(str(tmp_path / "images.zip"), None, "test")
+
+
+def test_few_shot_splits_have_classes_of_their_own(tmp_path):
+    fill(tmp_path / "train", {"a": 10, "b": 10})
+    fill(tmp_path / "test", {"c": 10, "d": 10})
+    with pytest.raises(UserError, match=r"2 class folders that .*train does not have \(c, d\)") as error:
+        data.load(str(tmp_path), None, "test")
+    assert f"--data {tmp_path / 'train'}" in str(error.value)
+    assert data.load(str(tmp_path / "train"), None, "test").class_names == ("a", "b")  # the way out that it names
+
+
+def test_too_few_images_to_hold_any_out(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4})
+    with pytest.raises(UserError, match=r"8 images to train on and 0 to evaluate on.*--validation-share"):
+        data.load(str(tmp_path), None, "test")
+
+
+def test_pillow_missing(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UserError, match=r"pillow.*\[train\]"):
+        folders.load(tmp_path, None, 0.1)
+
+
+def test_decoded_into_a_mapped_file_where_memory_is_short(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 10, "b": 10})
+    (tmp_path / "a" / "05.png").write_bytes(b"")
+    inside = data.load(str(tmp_path), None, "validation", validation_share=0.2)
+    from train.data import store
+
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    mapped = data.load(str(tmp_path), None, "validation", validation_share=0.2)
+    for a, b in ((inside.train, mapped.train), (inside.test, mapped.test)):
+        assert isinstance(b.images, np.memmap)
+        assert not isinstance(a.images, np.memmap)
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)

@@ -1,0 +1,265 @@
+"""Prepared sets of TensorFlow Datasets, written here record by record, and names that are none."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import data
+from train.data import tensorflow_sets
+from train.errors import UserError
+
+pytest.importorskip("tensorflow_datasets")
+
+
+def png(levels):
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def a_set(rng, *, count=20, size=(5, 6), channels=1, classes=4):
+    """Records ``(bytes, label)``: noise, the classes in turn."""
+    shape = size if channels == 1 else (*size, channels)
+    return [(png(rng.integers(0, 256, shape).astype(np.uint8)), row % classes) for row in range(count)]
+
+
+def prepare(
+    directory: Path, name: str, splits: dict, *, shape, classes=4, version="1.0.0", config=None, image=None, label=None
+):
+    """What ``download_and_prepare`` leaves: records of tf.train.Example and two files that describe them."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = directory.joinpath(name, *([config] if config else []), version)
+    folder.mkdir(parents=True)
+    described = []
+    for split, records in splits.items():
+        path = folder / f"{name}-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for raw, number in records:
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(raw)
+            example.features.feature["label"].int64_list.value.append(number)
+            writer.write(example.SerializeToString())
+        writer.close()
+        described.append(
+            {
+                "name": split,
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "numBytes": str(path.stat().st_size),
+                "shardLengths": [str(len(records))],
+            }
+        )
+    info = {"fileFormat": "array_record", "name": name, "version": version, "splits": described}
+    if config:
+        info["configName"] = config
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    module = "tensorflow_datasets.core.features"
+    features = {
+        "image": image
+        or {
+            "pythonClassName": f"{module}.image_feature.Image",
+            "image": {"dtype": "uint8", "shape": {"dimensions": [str(n or -1) for n in shape]}},
+        },
+        "label": label
+        or {
+            "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": str(classes)},
+        },
+    }
+    (folder / "features.json").write_text(
+        json.dumps(
+            {
+                "pythonClassName": f"{module}.features_dict.FeaturesDict",
+                "featuresDict": {"features": features},
+            }
+        )
+    )
+    (folder / "label.labels.txt").write_text("".join(f"class {chr(65 + n)}\n" for n in range(classes)))
+    return folder
+
+
+def decoded(records):
+    images = np.stack([np.asarray(Image.open(io.BytesIO(raw))) for raw, _ in records])
+    return images if images.ndim == 4 else images[..., None]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_prepared_set_is_read_whole_in_its_own_splits(tmp_path, rng, channels):
+    train, test = (a_set(rng, count=n, channels=channels) for n in (300, 7))
+    prepare(tmp_path, "fabric", {"test": test, "train": train}, shape=(5, 6, channels))
+    got = data.load("fabric", tmp_path, "test")
+    assert got.class_names == ("class A", "class B", "class C", "class D")
+    for split, records in ((got.train, train), (got.test, test)):
+        np.testing.assert_array_equal(split.images, decoded(records))
+        assert split.labels.tolist() == [label for _, label in records]
+    assert got.skipped == ()
+
+
+def test_image_size_scales_every_image(tmp_path, rng):
+    prepare(tmp_path, "fabric", {"train": a_set(rng), "test": a_set(rng, count=4)}, shape=(5, 6, 1))
+    got = data.load("fabric", tmp_path, "test", image_size=3)
+    assert got.train.images.shape == (20, 3, 3, 1)
+
+
+def test_validation_stands_in_for_test_and_train_for_both(tmp_path, rng):
+    train, held = a_set(rng), a_set(rng, count=6)
+    prepare(tmp_path, "fabric", {"train": train, "validation": held}, shape=(5, 6, 1))
+    np.testing.assert_array_equal(data.load("fabric", tmp_path, "test").test.images, decoded(held))
+    # Test images whose classes are kept secret: -1.
+    secret = [(raw, -1) for raw, _ in held]
+    prepare(tmp_path, "contest", {"train": train, "validation": held[:3], "test": secret}, shape=(5, 6, 1))
+    np.testing.assert_array_equal(data.load("contest", tmp_path, "test").test.images, decoded(held[:3]))
+    prepare(tmp_path, "alone", {"train": train}, shape=(5, 6, 1))
+    alone = data.load("alone", tmp_path, "test", validation_share=0.2)
+    np.testing.assert_array_equal(alone.test.images, decoded(train)[16:])
+    np.testing.assert_array_equal(alone.train.images, decoded(train)[:16])
+    # --evaluate-on validation takes from train, whatever other splits there are.
+    got = data.load("fabric", tmp_path, "validation", validation_share=0.2)
+    np.testing.assert_array_equal(got.test.images, decoded(train)[16:])
+
+
+def test_images_of_unstated_size_are_taken_if_all_have_one(tmp_path, rng):
+    train, test = a_set(rng, channels=3), a_set(rng, count=4, channels=3)
+    prepare(tmp_path, "fabric", {"train": train, "test": test}, shape=(None, None, 3))
+    np.testing.assert_array_equal(data.load("fabric", tmp_path, "test").test.images, decoded(test))
+    other = a_set(rng, count=1, size=(9, 8), channels=3)
+    prepare(tmp_path, "varied", {"train": train, "test": test + other}, shape=(None, None, 3))
+    with pytest.raises(UserError, match=r"train\[0\] is 6x5, test\[4\] is 8x9.*--image-size"):
+        data.load("varied", tmp_path, "test")
+    assert data.load("varied", tmp_path, "test", image_size=4).test.images.shape == (5, 4, 4, 3)
+
+
+def test_a_damaged_record_is_skipped_by_name(tmp_path, rng):
+    train = a_set(rng)
+    broken = [*train[:6], (train[6][0][:40], 2), *train[7:]]
+    prepare(tmp_path, "fabric", {"train": broken, "test": train}, shape=(5, 6, 1))
+    got = data.load("fabric", tmp_path, "test")
+    assert [skip.path for skip in got.skipped] == ["train[6]"]
+    np.testing.assert_array_equal(got.train.images, decoded(train[:6] + train[7:]))
+    assert got.train.labels.tolist() == [label for _, label in train[:6] + train[7:]]
+
+
+def test_the_latest_version_and_the_one_asked_for(tmp_path, rng):
+    for version, count in (("1.9.0", 8), ("1.10.0", 12)):
+        prepare(
+            tmp_path, "fabric", {"train": a_set(rng, count=count), "test": a_set(rng)}, shape=(5, 6, 1), version=version
+        )
+    assert len(data.load("fabric", tmp_path, "test").train) == 12
+    assert len(data.load("fabric:1.9.0", tmp_path, "test").train) == 8
+    with pytest.raises(UserError, match=r"\(1\.10\.0, 1\.9\.0\) expected 2\.0\.0"):
+        data.load("fabric:2.0.0", tmp_path, "test")
+
+
+def test_configurations(tmp_path, rng):
+    for config, count in (("fine", 8), ("coarse", 12)):
+        splits = {"train": a_set(rng, count=count), "test": a_set(rng)}
+        prepare(tmp_path, "fabric", splits, shape=(5, 6, 1), config=config)
+    assert len(data.load("fabric/fine", tmp_path, "test").train) == 8
+    with pytest.raises(UserError, match=r"configurations coarse, fine; expected one.*--data fabric/coarse"):
+        data.load("fabric", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (
+            {"label": {"pythonClassName": "tensorflow_datasets.core.features.scalar.Scalar", "tensor": {
+                "shape": {}, "dtype": "int64", "encoding": "none"}}},
+            "expected one class an image",
+        ),
+        (
+            {"image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": {
+                "dtype": "float32", "shape": {"dimensions": ["5", "6", "1"]}}}},
+            "of 8 or 16 bits a channel",
+        ),
+    ],
+)  # fmt: skip
+def test_sets_of_another_kind_are_refused(tmp_path, rng, described, message):
+    prepare(tmp_path, "fabric", {"train": a_set(rng), "test": a_set(rng)}, shape=(5, 6, 1), **described)
+    with pytest.raises(UserError, match=message):
+        data.load("fabric", tmp_path, "test")
+
+
+def test_other_features_and_splits_are_named(tmp_path, rng):
+    folder = prepare(tmp_path, "fabric", {"test": a_set(rng)}, shape=(5, 6, 1))
+    with pytest.raises(UserError, match=r"has the splits test, expected one called train"):
+        data.load("fabric", tmp_path, "test")
+    described = json.loads((folder / "features.json").read_text())
+    features = described["featuresDict"]["features"]
+    features["picture"] = features.pop("image")
+    (folder / "features.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"features .*picture.*expected image and label"):
+        data.load("fabric", tmp_path, "test")
+
+
+def test_damaged_files_say_how_to_prepare_the_set_again(tmp_path, rng):
+    folder = prepare(tmp_path, "mnist", {"train": a_set(rng), "test": a_set(rng)}, shape=(5, 6, 1))
+    (record,) = folder.glob("*train*")
+    record.write_bytes(record.read_bytes()[:-70])
+    with pytest.raises(UserError, match=r"(?s)cannot be read.*prepare it again.*tfds.builder\('mnist'"):
+        data.load("mnist", tmp_path, "test")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar100", "imagenette"])
+def test_a_known_set_that_is_not_prepared_says_how(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        data.load(name, tmp_path / "sets", "test")
+    message = str(error.value)
+    for part in (f"no prepared {name} in {tmp_path / 'sets'}", f"holds {name}/", f"no folder {tmp_path / name}"):
+        assert part in message
+    assert f"tfds.builder('{name}', data_dir=r'{tmp_path / 'sets'}'" in message
+    assert not any(tmp_path.iterdir()), "looking must not create or download anything"
+
+
+@pytest.mark.parametrize("name", ["cifar01", "my pictures", "sets/mine", "../there", "~/photos", "no_such_thing"])
+def test_a_name_that_is_nothing_is_told_of_both_ways(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        data.load(name, tmp_path, "test")
+    for part in (f"--data {name}:", "class folders", "no folder /", "TensorFlow Datasets", tensorflow_sets.CATALOGUE):
+        assert part in str(error.value)
+    assert ("Did you mean cifar10" in str(error.value)) == (name == "cifar01")
+
+
+def test_a_prepared_set_goes_before_a_folder_of_its_name(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "fabric" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (3, 3)).save(tmp_path / "fabric" / name / f"{number}.png")
+    assert data.load("fabric", tmp_path / "sets", "test", validation_share=0.5).class_names == ("a", "b")
+    prepare(tmp_path / "sets", "fabric", {"train": a_set(rng), "test": a_set(rng)}, shape=(5, 6, 1))
+    assert data.load("fabric", tmp_path / "sets", "test").num_classes == 4
+    assert data.load("./fabric", tmp_path / "sets", "test", validation_share=0.5).class_names == ("a", "b")
+
+
+def test_a_folder_needs_no_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("L", (3, 3)).save(tmp_path / name / f"{number}.png")
+    assert data.load(str(tmp_path), None, "test", validation_share=0.5).num_classes == 2
+    with pytest.raises(UserError, match=r"tensorflow-datasets is missing.*no folder"):
+        data.load("nothing_here", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "--image-size: got 0, expected at least 1"),
+        ({"validation_share": 0.0}, "--validation-share: got 0.0"),
+        ({"validation_share": 1.0}, "--validation-share: got 1.0"),
+        ({"validation_share": float("nan")}, "--validation-share: got nan"),
+    ],
+)
+def test_options_out_of_range_name_their_flag(options, message):
+    with pytest.raises(UserError, match=message):
+        data.load("digits", None, "test", **options)
