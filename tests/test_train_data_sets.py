@@ -186,6 +186,13 @@ def test_sets_of_another_kind_are_refused(tmp_path, rng, described, message):
         data.load("fabric", tmp_path, "test")
 
 
+def test_training_images_without_a_label_are_refused(tmp_path, rng):
+    train = a_set(rng)
+    prepare(tmp_path, "fabric", {"train": [*train, (train[0][0], -1)], "test": train}, shape=(5, 6, 1))
+    with pytest.raises(UserError, match="images without a label in train"):
+        data.load("fabric", tmp_path, "test")
+
+
 def test_other_features_and_splits_are_named(tmp_path, rng):
     folder = prepare(tmp_path, "fabric", {"test": a_set(rng)}, shape=(5, 6, 1))
     with pytest.raises(UserError, match=r"has the splits test, expected one called train"):

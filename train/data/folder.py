@@ -79,16 +79,12 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     """The classes, the files of the train and the test split, and images that lie outside the class folders."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
-    folders = _folders(folder)
-    splits = {name.casefold(): path for name, path in folders.items()}
+    splits = {name.casefold(): path for name, path in _folders(folder).items()}
     train = splits.get("train")
     test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
     # A folder called train may also be a class among others: it then holds images, beside no test folder.
     if train is None or not _folders(train) or (test is None and _loose(train)):
-        classes = _classes(folder)
-        files = _files(folders, classes)
-        aside = held_out(files.labels, validation_share)
-        return classes, (files.take(~aside), files.take(aside)), _loose(folder)
+        train, test = folder, None
 
     classes = _classes(train)
     files = _files(_folders(train), classes)

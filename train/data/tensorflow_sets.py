@@ -129,6 +129,8 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
     decoded, skipped = [], []
     for split in names:
         part, refused = decode(name, splits[split], size, 1 if channels == 1 else 3, scale=image_size is not None)
+        if len(part) and part.labels.min() < 0:
+            raise UserError(f"--data {name}: has images without a label in {split}, expected a class for each")
         decoded.append(part)
         skipped += refused
     train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
