@@ -30,6 +30,7 @@ class Dataset:
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    skipped: tuple = ()
 
     @property
     def num_classes(self) -> int:

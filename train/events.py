@@ -7,7 +7,7 @@ from pathlib import Path
 class Events:
     """Scalars of a run as event files under ``RUN/events``."""
 
-    def __init__(self, folder: Path, resumed_at: int | None):
+    def __init__(self, folder: Path, resumed_at: int | None, say=None):
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(folder / "events"), purge_step=resumed_at)
