@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 class Recorded:
     """In place of event files."""
 
-    def __init__(self, folder, resumed_at):
+    def __init__(self, folder, resumed_at, say):
         self.resumed_at, self.told, self.closed = resumed_at, [], False
         Recorded.last = self
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 from lives import metrics, same_parameters
 
-from train import data, loop, parameters, run
+from train import data, launch, loop, parameters, run
 from train.__main__ import main
 from train.config import Config, resolve
 
@@ -265,6 +266,18 @@ def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(loop, "build", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert main([*FLAGS, "--out", str(tmp_path / "run")]) == 143
     assert "--resume" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_counted_and_some_are_named(tmp_path, monkeypatch, capsys, small):
+    bad = tuple(SimpleNamespace(path=f"cats/{i}.png", reason="truncated") for i in range(7))
+    parts = {"train": small.train, "test": small.test, "class_names": small.class_names, "num_classes": 10}
+    monkeypatch.setattr(data, "load", lambda *_, **__: SimpleNamespace(**parts, skipped=bad))
+    config = resolve(Config(out=tmp_path / "run"))
+    folder, _ = launch.prepare(config)
+    told = capsys.readouterr().err
+    assert "left out 7 images that cannot be read:\n  cats/0.png: truncated\n" in told
+    assert told.endswith("  cats/4.png: truncated\n  and 2 more\n")
+    assert json.loads((folder / "config.json").read_text())["skipped_images"] == 7
 
 
 def test_resolved_twice_is_resolved_once():

@@ -70,7 +70,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         if self._folder is None:
             return self
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of every file; errors are told here
         path = (self._folder / FOLDER).absolute()
         path.mkdir(exist_ok=True)
         for unfinished in path.glob("*.orbax-checkpoint-tmp*"):  # of a process that was killed while it saved
@@ -187,6 +187,19 @@ class Checkpoints:
             if digests.get(name) != about["arrays"].get(name):
                 raise ValueError(f"{name} does not match its digest")
         return arrays, about
+
+    def wait(self) -> None:
+        """Return when the save that is under way is done.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
 
     def _unwritten(self, error: Exception) -> UserError:
         return UserError(

@@ -21,6 +21,9 @@ from train.errors import UserError
 from train.loop import Diverged, train
 from train.resume import check
 
+# Images named of those that cannot be read.
+SHOWN = 5
+
 
 def launch(arguments: list[str] | None) -> int:
     """Train as the command line asks (``None`` for the process's own), and return the exit code.
@@ -80,8 +83,7 @@ def parse(arguments: list[str] | None) -> Config:
 
 
 def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
-    """The run's folder, which only the first process makes and knows, and the data; ``None`` for the data of a run that
-    is finished.
+    """The run's folder, which only the first process makes and knows, and the data: ``None`` if the run is finished.
 
     Raises:
         UserError: the data or the folder cannot be had.
@@ -95,10 +97,14 @@ def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
         image_size=config.image_size,
         validation_share=config.validation_share,
     )
-    folder = config.resume
+    folder, skipped = config.resume, dataset.skipped
+    if skipped and devices.is_first():
+        shown = "".join(f"\n  {skip.path}: {skip.reason}" for skip in skipped[:SHOWN])
+        more = f"\n  and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
+        _tell(f"left out {len(skipped)} images that cannot be read:{shown}{more}")
     if folder is None and devices.is_first():
         sizes = {"train_images": len(dataset.train), "test_images": len(dataset.test)}
-        description = run.describe(config, **sizes)
+        description = run.describe(config, **sizes, skipped_images=len(skipped))
         folder = run.make_folder(config)
         run.write_json(folder / "config.json", description)
     return folder, dataset

@@ -154,6 +154,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
                     if resume.save(checkpoints, config, dataset, now, accuracy):
                         _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
                 if stop:
+                    checkpoints.wait()
                     raise interrupt.Interrupted(stop)
 
     loop_seconds = time.perf_counter() - loop_began

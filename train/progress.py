@@ -42,7 +42,7 @@ class Progress:
         if folder is not None:
             from train.events import Events  # which imports more than a process that tells nothing needs
 
-            self._events = Events(folder, None if config.resume is None else done)
+            self._events = Events(folder, None if config.resume is None else done, say)
         # disable=None: no bar where standard error is no terminal.
         self._bar = tqdm(
             total=total,

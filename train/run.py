@@ -109,13 +109,14 @@ def finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FINAL)
 
 
-def describe(config: Config, *, train_images: int, test_images: int) -> dict[str, Any]:
+def describe(config: Config, *, train_images: int, test_images: int, skipped_images: int = 0) -> dict[str, Any]:
     """Everything that decides a run's numbers: configuration, sizes, versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "train_images": train_images,
         "test_images": test_images,
+        "skipped_images": skipped_images,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
