@@ -160,7 +160,7 @@ def _rounding_floor(errors: dict[int, float]) -> int | None:
     """The fewest nodes that reach the floor where more do not help because the puppeteer's own kernels are no more
     exact in float32 (near H = 0 the initial value is steep); ``None`` if the errors are large or still falling."""
     last = [errors[count] for count in _COUNTS[-4:]]
-    if max(last) > _ROUNDING or max(last) > 2 * min(last):
+    if max(last) > _ROUNDING or 2 * min(last[2:]) < min(last[:2]):
         return None
     return next(count for count in _COUNTS if errors[count] <= max(last))
 
