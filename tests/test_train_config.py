@@ -77,7 +77,7 @@ def test_what_the_parser_refuses_ends_with_code_2(capsys, arguments):
 def test_missing_cifar10_ends_with_code_2(capsys, tmp_path):
     pytest.importorskip("tensorflow_datasets")
     assert main(["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
-    assert "error: --data cifar10: no prepared CIFAR-10" in capsys.readouterr().err
+    assert "error: --data cifar10: no prepared cifar10" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -115,17 +115,17 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1_and_keeps_the_last_g
     monkeypatch.setattr(data, "load", lambda *_, **__: small)
     broken = loop.make_optimiser
 
-    def breaks_at_step_8(config, steps):
-        # A learning rate that jumps: the parameters are lost in step 8, so that the loss of step 9 is no number.
-        jump = optax.scale_by_schedule(lambda k: jnp.where(k == 7, 1e38, 1.0))
+    def breaks_at_step_7(config, steps):
+        # A learning rate that jumps: the parameters are lost in step 7, so that the loss of step 8 is no number.
+        jump = optax.scale_by_schedule(lambda k: jnp.where(k == 6, jnp.inf, 1.0))
         return optax.chain(broken(config, steps), jump)
 
-    monkeypatch.setattr(loop, "make_optimiser", breaks_at_step_8)
+    monkeypatch.setattr(loop, "make_optimiser", breaks_at_step_7)
     folder = tmp_path / "run"
     arguments = ["--puppeteer", "stored", "--batch-size", "32", "--checkpoint-steps", "2", "--out", str(folder)]
     assert main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "not finite at step 9; the last good checkpoint, of step 6, is kept" in error
+    assert "not finite at step 8; the last good checkpoint, of step 6, is kept" in error
     assert "--learning-rate" in error
     assert not (folder / "summary.json").exists()
     assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"4", "6"}
@@ -135,4 +135,4 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1_and_keeps_the_last_g
     assert all(np.isfinite(array).all() for array in arrays.values())
     # Resumed, it comes to the same end.
     assert main(["--resume", str(folder)]) == 1
-    assert "not finite at step 9" in capsys.readouterr().err
+    assert "not finite at step 8" in capsys.readouterr().err
