@@ -86,7 +86,9 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         # What this process may ask the others for, by signal: the step carries it to them.
         signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
         if done < total_steps:
-            step = step.lower(state, tally, rest, *(devices.rows(mesh, x) for x in blank), signs[0]).compile()
+            batch = tuple(devices.rows(mesh, x) for x in blank)
+            step = step.lower(state, tally, rest, *batch, signs[0]).compile()
+            eval_step = eval_step.lower(state.evaluated, rest, *batch).compile()
         compile_seconds = time.perf_counter() - began
         loop_began = time.perf_counter()
 
