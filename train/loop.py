@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -62,7 +63,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
     model = build(config, **shape)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = make_optimiser(config, total_steps)
-    schedule = schedule_of(config, total_steps)
+    schedule = jax.jit(schedule_of(config, total_steps))
     eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
     of_train = measure(model, dataset.train, config.batch_size, mesh)
@@ -78,7 +79,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
         state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
 
-        # Compiled ahead, so that images per second and seconds are those of training.
+        # Compiled ahead by running them once, so that images per second and seconds are those of training.
         say("compiling ...")
         step = make_train_step(graphdef, optimiser, config, mesh, at.interval)
         own = config.batch_size // jax.process_count()
@@ -87,8 +88,10 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
         if done < total_steps:
             batch = tuple(devices.rows(mesh, x) for x in blank)
-            step = step.lower(state, tally, rest, *batch, signs[0]).compile()
-            eval_step = eval_step.lower(state.evaluated, rest, *batch).compile()
+            jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
+            # On a copy, which the step is free to overwrite. (A function compiled by hand is slower to call.)
+            jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
+            schedule(0)
         compile_seconds = time.perf_counter() - began
         loop_began = time.perf_counter()
 
