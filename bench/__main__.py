@@ -11,9 +11,10 @@ from typing import Annotated
 
 import tyro
 
-from bench import memory, precision, speed, trainer
+from bench import accuracy, memory, precision, speed, trainer
 
 _BENCHMARKS = {
+    "accuracy": (accuracy.Accuracy, accuracy.run),
     "speed": (speed.Speed, speed.run),
     "memory": (memory.Memory, memory.run),
     "precision": (precision.Precision, precision.run),

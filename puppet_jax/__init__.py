@@ -5,6 +5,7 @@ Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
 
 from puppet_jax.complexity import complexity, entropy, frequency_map
 from puppet_jax.inference import Prediction, Predictor, compile_predict
+from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import (
@@ -27,6 +28,7 @@ __all__ = [
     "ContinuousPuppeteer",
     "InterpolatedPuppeteer",
     "LayerSpec",
+    "Measure",
     "OdePuppeteer",
     "PlainPuppet",
     "Prediction",

@@ -10,13 +10,12 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
-from puppet_jax.complexity import complexity
 from puppet_jax.images import check_images
+from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
 from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
 from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
 from puppet_jax.puppets import PlainPuppet
-from puppet_jax.schedule import depth
 
 _LARGEST_BATCH = 1024
 
@@ -47,11 +46,14 @@ class Predictor:
         tables: of each layer, the kernels at its nodes, (M_l, K, K, C_in, C_out): the order the convolution reads.
     """
 
-    def __init__(self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, chunk: int | None):
+    def __init__(
+        self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, measurement: Measure, chunk: int | None
+    ):
         self.grid = interpolated.grid
         self.tables = _bake(*nnx.split(interpolated))
         self._chunk = chunk
         self._puppet = puppet
+        self._measurement = measurement
 
     def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
         """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
@@ -83,7 +85,7 @@ class Predictor:
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         chunk = self._chunk or default_chunk()
         graphdef, state = nnx.split(self._puppet)
-        return _predict(graphdef, self.grid, chunk, state, self.tables, images, count)
+        return _predict(graphdef, self.grid, self._measurement, chunk, state, self.tables, images, count)
 
 
 def compile_predict(
@@ -121,7 +123,7 @@ def compile_predict(
     interpolated = model.puppeteer
     if not isinstance(interpolated, InterpolatedPuppeteer):
         interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance)
-    return Predictor(model.puppet, interpolated, chunk)
+    return Predictor(model.puppet, interpolated, model.measurement, chunk)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -129,10 +131,9 @@ def _bake(graphdef, state):
     return convolution_tables(nnx.merge(graphdef, state).tables())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(graphdef, grid: Grid, chunk: int, state, tables, images, count) -> Prediction:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _predict(graphdef, grid: Grid, measurement: Measure, chunk: int, state, tables, images, count) -> Prediction:
     puppet = nnx.merge(graphdef, state)
-    h = complexity(images)
-    d = depth(h, puppet.max_depth)
+    h, d = measurement(images, puppet.max_depth)
     layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
     return Prediction(logits_in_chunks(puppet, grid, tables, images, h, layers, chunk), h, d)

@@ -1,5 +1,6 @@
 """PuppetCNN: complexity, puppeteer and puppet wired together; and ``create``, which makes one from a preset."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -10,12 +11,11 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
-from puppet_jax.complexity import complexity
 from puppet_jax.images import as_unit, check_images
+from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import ContinuousPuppeteer, InterpolatedPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppets import PlainPuppet
-from puppet_jax.schedule import depth
 
 _PUPPETEERS = {
     "continuous": ContinuousPuppeteer,
@@ -31,12 +31,13 @@ class PuppetCNN(nnx.Module):
     Args:
         puppeteer: the source of kernels, made for ``puppet.kernel_shapes``.
         puppet: the CNN that the kernels drive.
+        measurement: which complexity, and whether depth follows it; the default is the method's.
 
     Raises:
         ValueError: the two disagree about the kernels' shapes.
     """
 
-    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet):
+    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet, measurement: Measure | None = None):
         if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
             raise ValueError(
                 f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "
@@ -44,6 +45,7 @@ class PuppetCNN(nnx.Module):
             )
         self.puppeteer = puppeteer
         self.puppet = puppet
+        self.measurement = measurement or Measure()
 
     @property
     def max_depth(self) -> int:
@@ -71,13 +73,14 @@ class PuppetCNN(nnx.Module):
         return _logits(*nnx.split(self), images)
 
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
-        """Complexity in bits and depth D, clipped to [1, max_depth], of one image or a batch.
+        """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
+
+        Complexity is in bits, unless it says nats.
 
         Raises:
             TypeError, ValueError: as for a call.
         """
-        h = complexity(self._check(images, "PuppetCNN.measure"))
-        return h, depth(h, self.max_depth)
+        return self.measurement(self._check(images, "PuppetCNN.measure"), self.max_depth)
 
     def _check(self, images, caller: str):
         images = check_images(images, caller)
@@ -112,7 +115,9 @@ def create(
     num_classes: int = 10,
     in_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
+    width: int | None = None,
     puppeteer_options: Mapping | None = None,
+    measurement: Measure | None = None,
     rngs: nnx.Rngs,
 ) -> PuppetCNN:
     """A model from a named preset.
@@ -125,7 +130,9 @@ def create(
         num_classes: number of logits.
         in_channels: channels of the images.
         dtype: compute type of the convolutions, float32 or bfloat16.
+        width: C_out of every layer, instead of the preset's.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
+        measurement: which complexity, and whether depth follows it.
         rngs: Flax random streams, for example ``nnx.Rngs(0)``.
 
     Raises:
@@ -137,6 +144,7 @@ def create(
     if puppeteer not in _PUPPETEERS:
         raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(_PUPPETEERS))}")
     preset = PRESETS[name]
-    puppet = PlainPuppet(preset.layers, in_channels=in_channels, num_classes=num_classes, dtype=dtype, rngs=rngs)
+    layers = preset.layers if width is None else [dataclasses.replace(each, width=width) for each in preset.layers]
+    puppet = PlainPuppet(layers, in_channels=in_channels, num_classes=num_classes, dtype=dtype, rngs=rngs)
     options = {**preset.puppeteer_options.get(puppeteer, {}), **(puppeteer_options or {})}
-    return PuppetCNN(_PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet)
+    return PuppetCNN(_PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)

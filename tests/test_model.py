@@ -168,3 +168,39 @@ def test_bad_arguments_of_create_are_refused():
     a, b = (pj.create("puppet_xs", in_channels=c, rngs=nnx.Rngs(0)) for c in (1, 3))
     with pytest.raises(ValueError, match=r"puppet\.kernel_shapes"):
         pj.PuppetCNN(a.puppeteer, b.puppet)
+
+
+@pytest.mark.parametrize("options", [{"base": "e"}, {"spectrum": "magnitude"}, {"pixel_weight": 1.0}])
+def test_measurement_is_the_complexity_it_names(images, options):
+    model = pj.create("puppet_xs", in_channels=1, measurement=pj.Measure(**options), rngs=nnx.Rngs(1))
+    h, d = model.measure(images)
+    np.testing.assert_array_equal(h, pj.complexity(images, **options))
+    np.testing.assert_array_equal(d, pj.depth(h, model.max_depth))
+    usual = pj.create("puppet_xs", in_channels=1, rngs=nnx.Rngs(1))
+    assert np.abs(usual(images) - model(images)).max() > 1e-3
+    prediction = pj.compile_predict(model)(images)
+    np.testing.assert_array_equal(prediction.complexity, h)
+    np.testing.assert_allclose(prediction.logits, model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_full_depth_is_all_layers_for_every_image(images):
+    model = pj.create("puppet_xs", in_channels=1, measurement=pj.Measure(depth="full"), rngs=nnx.Rngs(1))
+    h, d = model.measure(images)
+    assert (d == model.max_depth).all()
+    for image, complexity, logits in zip(images, h, model(images), strict=True):
+        expected = model.puppet(jnp.asarray(image, jnp.float32) / 255, model.puppeteer(complexity), model.max_depth)
+        np.testing.assert_allclose(logits, expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(pj.compile_predict(model)(images).logits, model(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize("options", [{"base": 10}, {"spectrum": "power"}, {"pixel_weight": 2.0}, {"depth": "half"}])
+def test_a_bad_measurement_is_refused(options):
+    with pytest.raises(ValueError, match=f"Measure: {next(iter(options))} must"):
+        pj.Measure(**options)
+
+
+def test_width_of_a_preset():
+    model = pj.create("puppet_s", width=16, rngs=nnx.Rngs(0))
+    assert model.puppet.kernel_shapes == ((16, 3, 3, 3), *[(16, 16, 3, 3)] * 6)
+    assert [layer.pool for layer in model.puppet.layers] == [layer.pool for layer in pj.PRESETS["puppet_s"].layers]

@@ -23,12 +23,15 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
             num_classes=num_classes,
             in_channels=in_channels,
             dtype=jnp.dtype(config.dtype),
+            width=config.width,
             puppeteer_options=json.loads(config.puppeteer_options),
+            measurement=pj.Measure(**json.loads(config.measurement)),
             rngs=nnx.Rngs(config.seed),
         )
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r}: {error}"
+            f"--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r} --measurement "
+            f"{config.measurement!r}: {error}"
         ) from error
 
 
@@ -39,4 +42,5 @@ def interpolated(model: pj.PuppetCNN, nodes: int, interval: tuple[float, float])
     """
     if nodes == 0 or isinstance(model.puppeteer, pj.StoredPuppeteer):
         return model
-    return pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True), model.puppet)
+    source = pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True)
+    return pj.PuppetCNN(source, model.puppet, model.measurement)

@@ -68,12 +68,17 @@ class Config:
     image_size: Annotated[int | None, _optional("INT")] = None
     """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
     preset: Annotated[str | None, _by_data("preset", f"The puppet: one of {', '.join(pj.PRESETS)}.", "NAME")] = None
+    width: Annotated[int | None, _optional("INT")] = None
+    """Channels of every layer (default: as the preset says)."""
     puppeteer: Puppeteer = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
     differential equation with a learned start and standardised kernels. printed: the equation exactly as the
     paper prints it. stored: a kernel for each layer, the static twin to compare with."""
     puppeteer_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """Further options of the puppeteer, a JSON object, for example '{"basis": 32}'."""
+    measurement: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
+    """What complexity is and what follows it, a JSON object of puppet_jax.Measure's fields, for example
+    '{"pixel_weight": 1}' or '{"depth": "full"}'."""
     nodes: int = 12
     """Generate kernels at this many complexities per step and interpolate to each image's (12 suit most models),
     instead of for every image. 0: for every image, exactly. Evaluation is always exact."""
@@ -166,7 +171,7 @@ def resolve(config: Config) -> Config:
         value = getattr(config, field)
         expect(field, value is None or value >= 1, "at least 1")
 
-    for field in ("epochs", "max_steps", "batch_size", "image_size", "accumulate", "keep"):
+    for field in ("epochs", "max_steps", "width", "batch_size", "image_size", "accumulate", "keep"):
         at_least_1(field)
     for field in ("checkpoint_steps", "devices", "process_count"):
         at_least_1(field)
@@ -182,6 +187,7 @@ def resolve(config: Config) -> Config:
     expect("validation_share", 0 < config.validation_share < 1, "a share in (0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
+    expect("measurement", _is_json_object(config.measurement), """a JSON object such as '{"pixel_weight": 1}'""")
     expect("resume", config.resume is None or not (config.out or config.overwrite), "no --out or --overwrite with it")
     return config
 

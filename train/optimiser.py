@@ -56,11 +56,11 @@ def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
 
 
 def decayed(params: Any) -> Any:
-    """True for the leaves that weight decay applies to: at least two axes, and not named a bias or a scale."""
+    """True for the leaves that weight decay applies to: at least two axes, and not a bias, scale, phase or frequency by name."""
     return jax.tree.map_with_path(lambda path, leaf: leaf.ndim >= 2 and not _spared(path), params)
 
 
 def _spared(path: tuple) -> bool:
     # Norms stacked over layers have two axes, so the number of axes alone does not tell them from a matrix.
     names = [str(getattr(entry, "key", getattr(entry, "name", entry))).lower() for entry in path]
-    return any(word in name for name in names for word in ("bias", "scale", "norm", "offset"))
+    return any(word in name for name in names for word in ("bias", "scale", "norm", "offset", "phase", "filter"))

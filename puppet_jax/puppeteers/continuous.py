@@ -1,37 +1,48 @@
 """ContinuousPuppeteer: the proposed method. All kernels from one evaluation of an implicit function (§4)."""
 
-import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
+from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork, Network
 from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, standardise
 from puppet_jax.schedule import initial_value, step_size
+
+Conditioning = Literal["depth", "coordinate", "modulation", "none"]
 
 
 class ContinuousPuppeteer(nnx.Module):
     """A continuous kernel ψ(x, y, s; H) → (C_out, C_in), sampled at every tap of every layer at once.
 
     (x, y) in [−1, 1]² is the position inside the kernel and s = l·dl(H) the depth coordinate of layer l, the one the
-    ODE evolves along. A SIREN (Sitzmann et al. 2020, arXiv:2006.09661) maps (x, y, s) to ``basis`` coefficients of
-    learned C_out,max × C_in,max matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's
-    channels. Nothing is sequential in depth, and a kernel of any size is a sampling of the same function.
+    ODE evolves along. A small network of sines maps (x, y, s) to ``basis`` coefficients φ_b of C_out,max × C_in,max
+    matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's channels. Nothing is sequential
+    in depth, and a kernel of any size is a sampling of the same function.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
-        basis: number of basis matrices; most of what is stored, basis·(C_out,max·C_in,max + hidden).
-        hidden: width of the SIREN.
+        channels: how the matrices B_b are stored, most of all that is stored: whole (``"basis"``), as products of
+            factors (``"low_rank"``), as waves in learned channel coordinates (``"coordinates"``) or as learned
+            mixtures of fixed random ones (``"mixed"``); see :class:`ChannelMatrices`.
+        basis: number of matrices B_b.
+        rank: of each ``"low_rank"`` matrix.
+        hidden: width of the network.
         hidden_layers: number of its sine layers, at least 1.
         omega: frequency scale ω0 of the sines.
-        initial_value_coordinate: give P0(H) / e to the SIREN as a fourth coordinate.
+        network: ``"siren"``, or ``"multiplicative"`` for a Fourier multiplicative filter network; see
+            :class:`CoordinateNetwork`.
+        conditioning: how the kernels depend on H besides D. ``"depth"``: through s alone. ``"coordinate"``: also P0(H)
+            / e as a fourth coordinate. ``"modulation"``: also by scaling each hidden unit with a learned linear
+            function of P0(H). ``"none"``: s = l / L whatever H, the same kernels for every image.
         standardise: standardise each kernel before use.
         rngs: Flax random streams; ``params`` is used.
 
@@ -43,39 +54,49 @@ class ContinuousPuppeteer(nnx.Module):
         self,
         kernel_shapes: Sequence[KernelShape],
         *,
+        channels: Channels = "basis",
         basis: int = 16,
+        rank: int = 1,
         hidden: int = 32,
         hidden_layers: int = 2,
         omega: float = 10.0,
-        initial_value_coordinate: bool = False,
+        network: Network = "siren",
+        conditioning: Conditioning = "depth",
         standardise: bool = True,
         rngs: nnx.Rngs,
     ):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
-        for name, value in (("basis", basis), ("hidden", hidden), ("hidden_layers", hidden_layers)):
+        for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden), ("hidden_layers", hidden_layers)):
             if value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
         if not omega > 0:
             raise ValueError(f"ContinuousPuppeteer: omega must be positive, got {omega}")
+        choices = (("channels", channels, Channels), ("network", network, Network))
+        for name, value, allowed in (*choices, ("conditioning", conditioning, Conditioning)):
+            if value not in get_args(allowed):
+                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {value!r}")
+        if channels == "coordinates" and basis % 2:
+            raise ValueError(
+                f'ContinuousPuppeteer: basis must be even with channels="coordinates" (cosines and sines), got {basis}'
+            )
         if standardise:
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
-        self.omega = omega
-        self.initial_value_coordinate = initial_value_coordinate
-
-        uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
-        widths = [3 + initial_value_coordinate] + [hidden] * hidden_layers
-        self.weights, self.biases = nnx.List([]), nnx.List([])
-        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            # Sitzmann et al. §3.2: arguments of the sines stay spread over ω0, then of unit variance.
-            bound = 1.0 / fan_in if layer == 0 else math.sqrt(6.0 / fan_in) / omega
-            self.weights.append(nnx.Param(uniform(bound, fan_in, fan_out)))
-            self.biases.append(nnx.Param(uniform(1.0 / math.sqrt(fan_in), fan_out)))
-        self.coefficients = nnx.Param(uniform(math.sqrt(6.0 / hidden), hidden, basis))
+        self.conditioning = conditioning
+        self.network = CoordinateNetwork(
+            3 + (conditioning == "coordinate"),
+            hidden,
+            hidden_layers,
+            basis,
+            omega=omega,
+            network=network,
+            modulated=conditioning == "modulation",
+            rngs=rngs,
+        )
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))
-        self.basis = nnx.Param(scale * jax.random.normal(rngs.params(), (basis, c_out, c_in)))
+        self.matrices = ChannelMatrices(channels, basis, c_out, c_in, scale=scale, rank=rank, rngs=rngs)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Kernels of one image.
@@ -91,11 +112,12 @@ class ContinuousPuppeteer(nnx.Module):
         """
         h = check_complexity(h, "ContinuousPuppeteer")
         coefficients = self._evaluate(h)
-        # One basis for each distinct channel shape, averaged before the product: pooling is linear and the basis is
-        # the same for every image. Taps and input channels before output channels, as the convolution reads them: a
-        # matrix product then writes the kernels in their final order.
+        # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
+        # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
+        # a matrix product then writes the kernels in their final order.
+        matrices = self.matrices()
         pooled = {
-            (c_out, c_in): jnp.swapaxes(adaptive_average(self.basis[...], (len(self.basis[...]), c_out, c_in)), 1, 2)
+            (c_out, c_in): jnp.swapaxes(adaptive_average(matrices, (len(matrices), c_out, c_in)), 1, 2)
             for c_out, c_in, _, _ in self.kernel_shapes
         }
         kernels, start = [], 0
@@ -108,14 +130,12 @@ class ContinuousPuppeteer(nnx.Module):
 
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
         positions, layers = _tap_coordinates(self.kernel_shapes)
-        s = layers * step_size(h)
+        s = layers / layers[-1] if self.conditioning == "none" else layers * step_size(h)
         columns = [jnp.asarray(positions), s[:, None]]
-        if self.initial_value_coordinate:
+        if self.conditioning == "coordinate":
             columns.append(jnp.full((len(layers), 1), initial_value(h) / math.e))
-        features = jnp.concatenate(columns, axis=1)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            features = jnp.sin(self.omega * (features @ weight[...] + bias[...]))
-        return features @ self.coefficients[...]
+        condition = initial_value(h) / math.e if self.conditioning == "modulation" else None
+        return self.network(jnp.concatenate(columns, axis=1), condition)
 
 
 def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,237 @@
+"""``python -m bench accuracy``: what learns, and what it costs to store. The study of bench/study.py, in pieces.
+
+Each run is one ``python -m train`` with a folder of its own, saved as it goes; asked again, this command goes on where
+it was stopped and leaves out what the output file already holds.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench import machine, results_file, study
+from bench.table import markdown
+
+DATA_NOTE = "CIFAR-10, a JPEG-recoded copy: not comparable with published figures"
+# Seconds that a run is given to save and end.
+PATIENCE = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Train the rows of bench/study.py on CIFAR-10 and compare accuracy with stored parameters."""
+
+    data_dir: Path | None = None
+    """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    rows: tuple[str, ...] = ()
+    """Names of rows or of parts (main, pareto, design, ablation) to run; none: all."""
+    minutes: float | None = None
+    """Begin or go on with runs for so long, then let those under way save and stop; none: until all are done."""
+    jobs: int = 1
+    """Runs at a time, each on its share of the cores."""
+    folder: Path = Path("runs/accuracy")
+    """Where the runs are kept."""
+    output: Path | None = None
+    """JSON to write; none: bench/results/accuracy_cifar10.json."""
+    list: bool = False
+    """Only tell which runs there are and which are done."""
+
+
+def run(options: Accuracy) -> int:
+    """Train what is missing, write, print. 0; 1 if runs failed; 2 for rows that do not exist."""
+    known = {row.name for row in study.ROWS} | {row.part for row in study.ROWS}
+    unknown = [name for name in options.rows if name not in known]
+    if unknown:
+        print(f"error: --rows: got {unknown[0]}, expected some of {', '.join(sorted(known))}", file=sys.stderr)
+        return 2
+    if options.jobs < 1:
+        print(f"error: --jobs: got {options.jobs}, expected at least 1", file=sys.stderr)
+        return 2
+    output = options.output or results_file.FOLDER / "accuracy_cifar10.json"
+    chosen = [row for row in study.ROWS if not options.rows or {row.name, row.part} & set(options.rows)]
+    done = _read(output)
+    # Seeds outermost: a study that is stopped has one run of each row before it has three of one.
+    seeds = sorted({seed for row in chosen for seed in row.seeds})
+    wanted = [(row, seed) for seed in seeds for row in chosen if seed in row.seeds]
+    missing = collections.deque((row, seed) for row, seed in wanted if _key(row, seed) not in done)
+    if options.list:
+        for row, seed in wanted:
+            print(f"{'done   ' if _key(row, seed) in done else 'missing'}  {' '.join(_command(row, seed))}")
+        return 0
+    failed = _train(options, missing, done, output)
+    _write(output, done)
+    for part in dict.fromkeys(row.part for row in chosen):
+        print(f"\n{part} ({DATA_NOTE})\n")
+        print(table(rows_of(done, part)))
+    print(f"\n{len(missing)} runs are left; written: {output}")
+    return 1 if failed else 0
+
+
+def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict], output: Path) -> list[str]:
+    until = time.monotonic() + 60 * options.minutes if options.minutes else None
+    cores = sorted(os.sched_getaffinity(0))
+    shares = [cores[i :: options.jobs] or cores for i in range(options.jobs)]
+    running: dict[int, tuple] = {}
+    failed = []
+    try:
+        while running or missing:
+            late = until is not None and time.monotonic() >= until
+            if late and (not running or all(job[3] for job in running.values())) and not running:
+                break
+            for place, share in enumerate(shares):
+                if place not in running and missing and not late:
+                    row, seed = missing.popleft()
+                    process = _start(options, row, seed, share)
+                    running[place] = (row, seed, process, False)
+                elif place in running and late and not running[place][3]:
+                    row, seed, process, _ = running[place]
+                    process.send_signal(signal.SIGTERM)
+                    running[place] = (row, seed, process, True)
+            for place, (row, seed, process, _) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[place]
+                folder = _folder(options, row, seed)
+                if code == 0 and (folder / "summary.json").exists():
+                    done[_key(row, seed)] = _record(row, seed, folder)
+                    _write(output, done)
+                    print(f"{row.name} seed {seed}: {done[_key(row, seed)]['accuracy']:.2%}", flush=True)
+                elif code == 143:
+                    missing.append((row, seed))
+                else:
+                    failed.append(_key(row, seed))
+                    print(f"{row.name} seed {seed}: failed with {code}, see {folder}.log", file=sys.stderr, flush=True)
+            if late and not running:
+                break
+            time.sleep(0.5)
+    finally:
+        for _, _, process, _ in running.values():
+            process.send_signal(signal.SIGTERM)
+        for _, _, process, _ in running.values():
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    return failed
+
+
+def _start(options: Accuracy, row: study.Row, seed: int, cores: list[int]) -> subprocess.Popen:
+    folder = _folder(options, row, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *_command(row, seed)[1:]]
+    if (folder / "config.json").exists():
+        command = [sys.executable, "-m", "train", "--resume", str(folder)]
+    else:
+        command += ["--out", str(folder)]
+    if options.data_dir is not None:
+        command += ["--data-dir", str(options.data_dir)]
+    with open(f"{folder}.log", "a") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).parent.parent,
+            start_new_session=True,  # Ctrl-C is for this process, which hands it on
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+
+
+def _command(row: study.Row, seed: int) -> list[str]:
+    return ["python", "-m", "train", *row.flags(), "--seed", str(seed)]
+
+
+def _key(row: study.Row, seed: int) -> str:
+    # A row whose flags change is another measurement.
+    return " ".join(_command(row, seed))
+
+
+def _folder(options: Accuracy, row: study.Row, seed: int) -> Path:
+    return options.folder.absolute() / f"{row.name}-seed{seed}"
+
+
+def _record(row: study.Row, seed: int, folder: Path) -> dict:
+    summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
+    names = ("evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth", "train_seconds")
+    return {
+        "row": row.name,
+        "part": row.part,
+        "what": row.what,
+        "width": row.width,
+        "seed": seed,
+        "command": _key(row, seed),
+        "accuracy": summary["test_accuracy"],
+        **{name: summary[name] for name in names},
+        "revision": described.get("revision"),
+    }
+
+
+def _read(output: Path) -> dict[str, dict]:
+    if not output.exists():
+        return {}
+    return {each["command"]: each for each in json.loads(output.read_text())["runs"]}
+
+
+def _write(output: Path, done: dict[str, dict]) -> None:
+    about = {**machine.describe(), "data": DATA_NOTE}
+    parts = dict.fromkeys(each["part"] for each in done.values())
+    tables = {part: rows_of(done, part) for part in parts}
+    results_file.write(output, {**about, "tables": tables, "runs": list(done.values())})
+
+
+def rows_of(done: dict[str, dict], part: str) -> list[dict]:
+    """One line for each row of a part that has a run: its accuracy over seeds, and what it stores."""
+    lines = []
+    for name in dict.fromkeys(each["row"] for each in done.values() if each["part"] == part):
+        runs = [each for each in done.values() if each["row"] == name]
+        parameters = runs[0]["parameters"]
+        kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
+        accuracies = [each["accuracy"] for each in runs]
+        lines.append(
+            {
+                "row": name,
+                "what": runs[0]["what"],
+                "width": runs[0]["width"],
+                "epochs": runs[0]["epochs"],
+                "evaluated_on": runs[0]["evaluated_on"],
+                "seeds": [each["seed"] for each in runs],
+                "accuracy": statistics.mean(accuracies),
+                "least": min(accuracies),
+                "greatest": max(accuracies),
+                "generator": parameters["generator"],
+                "total": parameters["total"],
+                "kernel_compression": kernels / parameters["generator"],
+                "compression": parameters["static_twin"] / parameters["total"],
+                "train_seconds": statistics.mean(each["train_seconds"] for each in runs),
+            }
+        )
+    return lines
+
+
+def table(lines: list[dict]) -> str:
+    header = ("row", "kernels from", "width", "epochs", "kernel parameters", "fewer", "accuracy", "seeds", "on")
+    return markdown(
+        header,
+        [
+            (
+                line["row"],
+                line["what"],
+                line["width"],
+                line["epochs"],
+                f"{line['generator']:,}",
+                f"{line['kernel_compression']:.1f}x",
+                f"{line['accuracy']:.1%}"
+                + (f" ({line['least']:.1%} to {line['greatest']:.1%})" if len(line["seeds"]) > 1 else ""),
+                len(line["seeds"]),
+                line["evaluated_on"],
+            )
+            for line in lines
+        ],
+    )

@@ -1,0 +1,84 @@
+"""The rows of ``python -m bench accuracy``: what is compared, as plain data.
+
+Parts: ``design`` (how to build each generator, at equal stored parameters, short, on validation images), ``ablation``
+(one thing changed, on validation images), ``main`` (what is reported, on test images, chosen by neither).
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+RECIPE = {"data": "cifar10", "preset": "puppet_s", "batch-size": 64}
+# 5,000 of the 50,000 training images.
+VALIDATION = {"evaluate-on": "validation", "validation-share": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table: runs that differ in their seed alone.
+
+    Attributes:
+        name: of the row, unique.
+        part: ``"design"``, ``"ablation"`` or ``"main"``.
+        what: where the kernels come from, for a reader.
+        puppeteer: as ``python -m train`` takes it.
+        options: of the puppeteer.
+        width: channels of every layer.
+        epochs: passes over the training images.
+        learning_rate: peak, of AdamW.
+        more: further flags.
+        seeds: of the runs.
+    """
+
+    name: str
+    part: str
+    what: str
+    puppeteer: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    width: int = 32
+    epochs: int = 3
+    learning_rate: float = 4e-3
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+
+    def flags(self) -> list[str]:
+        """The arguments of ``python -m train``, without seed and folder."""
+        values = {
+            **RECIPE,
+            "width": self.width,
+            "puppeteer": self.puppeteer,
+            "epochs": self.epochs,
+            "learning-rate": self.learning_rate,
+            **({"puppeteer-options": json.dumps(self.options)} if self.options else {}),
+            **({} if self.part == "main" else VALIDATION),
+            **self.more,
+        }
+        return [f"--{name}={value}" for name, value in values.items()]
+
+
+def _design() -> list[Row]:
+    """At width 32 the static twin stores 56,160 kernel parameters: all of these store about a tenth of that."""
+    siren = {"hidden": 24}
+    continuous = {
+        "basis": ("4 whole matrices", {"basis": 4, "hidden": 32}),
+        "rank1": ("56 matrices of rank 1", {"channels": "low_rank", "basis": 56, **siren}),
+        "rank2": ("32 matrices of rank 2", {"channels": "low_rank", "rank": 2, "basis": 32, **siren}),
+        "coordinates": ("88 waves in channel coordinates", {"channels": "coordinates", "basis": 88, **siren}),
+        "mixed": ("120 fixed matrices, mixed", {"channels": "mixed", "basis": 120, **siren}),
+    }
+    ode = {
+        "separable": ("published field, start of rank 58", {"rank": 58}),
+        "tucker-1": ("field over three axes, gain 1, start of rank 32", {"field": "tucker", "rank": 32}),
+        "tucker-6": ("the same, gain 6", {"field": "tucker", "rank": 32, "gain": 6.0}),
+        "tucker-6-small": (
+            "the same, gain 6, start of scale 0.1",
+            {"field": "tucker", "rank": 32, "gain": 6.0, "initial_scale": 0.1},
+        ),
+    }
+    return [
+        *(Row(f"design-{n}", "design", f"continuous, {w}", "continuous", o) for n, (w, o) in continuous.items()),
+        *(Row(f"design-ode-{n}", "design", f"ODE, {w}", "ode", o) for n, (w, o) in ode.items()),
+    ]
+
+
+ROWS: tuple[Row, ...] = (*_design(),)
