@@ -7,6 +7,7 @@ it was stopped and leaves out what the output file already holds.
 import collections
 import dataclasses
 import json
+import math
 import os
 import signal
 import statistics
@@ -73,52 +74,68 @@ def run(options: Accuracy) -> int:
     return 1 if failed else 0
 
 
+@dataclasses.dataclass
+class _Job:
+    """A run under way, and whether it was told to save and end."""
+
+    row: study.Row
+    seed: int
+    process: subprocess.Popen
+    told: bool = False
+
+    def end(self) -> None:
+        if not self.told:
+            self.process.send_signal(signal.SIGTERM)
+            self.told = True
+
+
 def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict], output: Path) -> list[str]:
-    until = time.monotonic() + 60 * options.minutes if options.minutes else None
+    """Run what is missing, moving it to ``done``; the keys of runs that failed. What was cut short stays missing."""
+    until = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[i :: options.jobs] or cores for i in range(options.jobs)]
-    running: dict[int, tuple] = {}
-    failed = []
+    jobs: list[_Job | None] = [None] * options.jobs
+    failed, cut = [], []
     try:
-        while running or missing:
-            late = until is not None and time.monotonic() >= until
-            if late and (not running or all(job[3] for job in running.values())) and not running:
-                break
-            for place, share in enumerate(shares):
-                if place not in running and missing and not late:
-                    row, seed = missing.popleft()
-                    process = _start(options, row, seed, share)
-                    running[place] = (row, seed, process, False)
-                elif place in running and late and not running[place][3]:
-                    row, seed, process, _ = running[place]
-                    process.send_signal(signal.SIGTERM)
-                    running[place] = (row, seed, process, True)
-            for place, (row, seed, process, _) in list(running.items()):
-                code = process.poll()
+        while any(jobs) or (missing and time.monotonic() < until):
+            for place, job in enumerate(jobs):
+                late = time.monotonic() >= until
+                if job is None:
+                    if missing and not late:
+                        row, seed = missing.popleft()
+                        jobs[place] = _Job(row, seed, _start(options, row, seed, shares[place]))
+                    continue
+                if late:
+                    job.end()
+                code = job.process.poll()
                 if code is None:
                     continue
-                del running[place]
-                folder = _folder(options, row, seed)
-                if code == 0 and (folder / "summary.json").exists():
-                    done[_key(row, seed)] = _record(row, seed, folder)
+                jobs[place] = None
+                key, folder = _key(job.row, job.seed), _folder(options, job.row, job.seed)
+                if code == 0:
+                    done[key] = _record(job.row, job.seed, folder)
                     _write(output, done)
-                    print(f"{row.name} seed {seed}: {done[_key(row, seed)]['accuracy']:.2%}", flush=True)
-                elif code == 143:
-                    missing.append((row, seed))
+                    print(f"{job.row.name}, seed {job.seed}: {done[key]['accuracy']:.2%}", flush=True)
+                elif job.told:
+                    cut.append((job.row, job.seed))
                 else:
-                    failed.append(_key(row, seed))
-                    print(f"{row.name} seed {seed}: failed with {code}, see {folder}.log", file=sys.stderr, flush=True)
-            if late and not running:
-                break
+                    failed.append(key)
+                    print(
+                        f"{job.row.name}, seed {job.seed}: ended with code {code}; see {folder}.log",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             time.sleep(0.5)
     finally:
-        for _, _, process, _ in running.values():
-            process.send_signal(signal.SIGTERM)
-        for _, _, process, _ in running.values():
+        left = [job for job in jobs if job is not None]
+        for job in left:
+            job.end()
+        for job in left:
             try:
-                process.wait(PATIENCE)
+                job.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                process.kill()
+                job.process.kill()
+    missing.extend(cut)
     return failed
 
 

@@ -56,7 +56,7 @@ def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
 
 
 def decayed(params: Any) -> Any:
-    """True for the leaves that weight decay applies to: at least two axes, and not a bias, scale, phase or frequency by name."""
+    """True for the leaves that weight decay applies to: two axes or more, and no bias, scale, phase or frequency."""
     return jax.tree.map_with_path(lambda path, leaf: leaf.ndim >= 2 and not _spared(path), params)
 
 

@@ -1,0 +1,101 @@
+"""The study's command, on runs of seconds."""
+
+import json
+import time
+
+import pytest
+
+from bench import accuracy, study
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    recipe = {"data": "digits", "preset": "puppet_xs", "max-steps": 8, "batch-size": 32}
+    monkeypatch.setattr(study, "RECIPE", recipe)
+    monkeypatch.setattr(
+        study,
+        "ROWS",
+        (
+            study.Row("static", "main", "stored", "stored", width=8, epochs=1, seeds=(0, 1)),
+            study.Row("small", "design", "4 matrices", "continuous", {"basis": 4, "hidden": 8}, width=8, epochs=1),
+        ),
+    )
+
+
+def options(tmp_path, **more):
+    return accuracy.Accuracy(folder=tmp_path / "runs", output=tmp_path / "out.json", **more)
+
+
+def test_runs_what_is_missing_once(rows, tmp_path, capsys):
+    assert accuracy.run(options(tmp_path, rows=("main",), jobs=2)) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [each["seed"] for each in found["runs"]] == [0, 1]
+    (line,) = found["tables"]["main"]
+    runs = found["runs"]
+    assert line["accuracy"] == pytest.approx(sum(each["accuracy"] for each in runs) / 2)
+    assert line["least"] == min(each["accuracy"] for each in runs)
+    assert line["generator"] == 8 * 9 + 5 * 8 * 8 * 9
+    assert line["kernel_compression"] == 1.0
+    assert line["evaluated_on"] == "test"
+    assert "static" in printed
+    assert "JPEG" in printed
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("params.safetensors")}
+    assert accuracy.run(options(tmp_path)) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not trained again
+    found = json.loads((tmp_path / "out.json").read_text())
+    (line,) = found["tables"]["design"]
+    assert line["evaluated_on"] == "validation"  # what a design is chosen on
+    assert len(found["runs"]) == 3
+
+
+def test_a_row_that_changes_is_another_measurement(rows, tmp_path, monkeypatch):
+    assert accuracy.run(options(tmp_path, rows=("small",))) == 0
+    changed = tuple(study.dataclasses.replace(row, learning_rate=1e-2) for row in study.ROWS)
+    monkeypatch.setattr(study, "ROWS", changed)
+    found = accuracy._read(tmp_path / "out.json")
+    assert [accuracy._key(row, 0) in found for row in changed] == [False, False]
+
+
+def test_stops_in_time_and_goes_on(rows, tmp_path, monkeypatch):
+    long = study.Row("long", "main", "stored", "stored", width=8, epochs=400, more={"max-steps": 17000})
+    monkeypatch.setattr(study, "ROWS", (long,))
+    began = time.monotonic()
+    assert accuracy.run(options(tmp_path, minutes=0.25)) == 0
+    assert time.monotonic() - began < 75
+    assert json.loads((tmp_path / "out.json").read_text())["runs"] == []
+    log = tmp_path / "runs" / "long-seed0.log"
+    assert (tmp_path / "runs" / "long-seed0" / "checkpoints").exists(), log.read_text()[-2000:]
+    accuracy.run(options(tmp_path, minutes=0.25))
+    assert "resumed after step" in log.read_text()
+
+
+def test_a_failed_run_is_told_with_its_log(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "ROWS", (study.Row("bad", "main", "stored", "stored", more={"data": "no-such-set"}),))
+    assert accuracy.run(options(tmp_path)) == 1
+    assert "bad-seed0.log" in capsys.readouterr().err
+    assert "no-such-set" in (tmp_path / "runs" / "bad-seed0.log").read_text()
+
+
+@pytest.mark.parametrize("more", [{"rows": ("nothing",)}, {"jobs": 0}])
+def test_bad_options_end_with_code_2(rows, tmp_path, more, capsys):
+    assert accuracy.run(options(tmp_path, **more)) == 2
+    assert f"--{next(iter(more))}" in capsys.readouterr().err
+
+
+def test_list_trains_nothing(rows, tmp_path, capsys):
+    assert accuracy.run(options(tmp_path, list=True)) == 0
+    assert capsys.readouterr().out.count("missing  python -m train --data=digits") == 3
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_of_the_study_have_names_of_their_own_and_flags_that_train_takes():
+    from train.launch import parse
+
+    names = [row.name for row in study.ROWS]
+    assert len(set(names)) == len(names)
+    for row in study.ROWS:
+        config = parse([*row.flags(), "--seed", "0"])
+        assert config.width == row.width
+        assert (config.evaluate_on == "test") == (row.part == "main")
