@@ -22,7 +22,7 @@ import sys
 from train.errors import UserError
 from train.records import printable
 
-COMMANDS = ("train", "eval", "predict", "plot")
+COMMANDS = ("train", "eval", "predict", "plot", "release")
 
 OVERVIEW = """\
 commands: python -m train [COMMAND] …, each with a --help of its own
@@ -30,6 +30,7 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     eval RUN               measure a run's model again on its data set
     predict RUN IMAGE…     class, probability, complexity and depth of images in files and folders
     plot RUN…              compare runs in a figure and a table
+    release RUN            write a run's model as a file for puppet_jax.load_pretrained, with a model card
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
     130 interrupted; 141 the output's reader left; 143 terminated
 """
@@ -76,7 +77,7 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
     try:
-        return {"eval": _eval, "predict": _predict, "plot": _plot}[command](arguments)
+        return {"eval": _eval, "predict": _predict, "plot": _plot, "release": _release}[command](arguments)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -99,6 +100,12 @@ def _plot(arguments: list[str]) -> int:
     from train import plot
 
     return plot.run(_parse(plot.Plot, "plot", arguments))
+
+
+def _release(arguments: list[str]) -> int:
+    from train import release
+
+    return release.run(_parse(release.Release, "release", arguments))
 
 
 def _parse(options: type, command: str, arguments: list[str]):

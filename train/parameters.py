@@ -13,6 +13,7 @@ import safetensors.numpy
 from flax import nnx
 
 import puppet_jax as pj
+from puppet_jax.pretrained import parameter_name
 from train.build import build
 from train.config import Config, from_json
 from train.errors import UserError
@@ -83,7 +84,7 @@ def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
         raise UserError(f"the parameters do not fit the model: {shown}. Make the model that they were saved from")
     params = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree.flatten_with_path(params)
-    nnx.update(model, structure.unflatten([jnp.asarray(arrays[_name(path)]) for path, _ in leaves]))
+    nnx.update(model, structure.unflatten([jnp.asarray(arrays[parameter_name(path)]) for path, _ in leaves]))
 
 
 def restore(path: Path) -> tuple[pj.PuppetCNN, Config]:
@@ -106,9 +107,4 @@ def restore(path: Path) -> tuple[pj.PuppetCNN, Config]:
 
 def flat(params: nnx.State) -> dict[str, np.ndarray]:
     """Parameters as host arrays by dotted name, for example ``puppet.head_bias``."""
-    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def _name(path: tuple) -> str:
-    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
-    return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
+    return {parameter_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}

@@ -1,0 +1,95 @@
+"""Trained models that come with the package: tens of kilobytes each, since only what generates is stored."""
+
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from puppet_jax.measure import Measure
+from puppet_jax.model import PuppetCNN, create
+
+FORMAT = "puppet-jax model 1"
+
+
+def pretrained() -> tuple[str, ...]:
+    """The names that :func:`load_pretrained` knows."""
+    folder = resources.files("puppet_jax") / "weights"
+    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
+
+
+def load_pretrained(name: str) -> PuppetCNN:
+    """A trained model that comes with the package.
+
+    Beside the weights lies a model card, ``weights/NAME.md``: data, recipe, accuracy, limits. The names of the classes
+    and the accuracy are in :func:`pretrained_info`.
+
+    Args:
+        name: one of :func:`pretrained`, for example ``"puppet_s_cifar10"``.
+
+    Raises:
+        ValueError: an unknown name, or a file that is damaged.
+    """
+    arrays, about = _open(name)
+    described = about["create"]
+    model = create(
+        described["name"],
+        puppeteer=described["puppeteer"],
+        num_classes=described["num_classes"],
+        in_channels=described["in_channels"],
+        width=described["width"],
+        puppeteer_options=described["puppeteer_options"],
+        measurement=Measure(**described["measurement"]),
+        rngs=nnx.Rngs(0),
+    )
+    params = nnx.state(model, nnx.Param)
+    leaves, structure = jax.tree.flatten_with_path(params)
+    names = [parameter_name(path) for path, _ in leaves]
+    expected = {name: leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True)}
+    if expected != {name: array.shape for name, array in arrays.items()}:
+        raise ValueError(
+            f"load_pretrained: the weights of {name!r} are not those of its model; install the package anew"
+        )
+    nnx.update(model, structure.unflatten([jnp.asarray(arrays[each]) for each in names]))
+    return model
+
+
+def pretrained_info(name: str) -> Mapping[str, Any]:
+    """What the file of a pretrained model says about it: how to create it, classes, data, recipe, accuracy.
+
+    Raises:
+        ValueError: as :func:`load_pretrained`.
+    """
+    return _open(name)[1]
+
+
+def parameter_name(path: tuple) -> str:
+    """The dotted name of a parameter, for example ``puppet.head_bias``, from its path in the state."""
+    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
+
+
+def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if name not in pretrained():
+        raise ValueError(f"load_pretrained: unknown model {name!r}; there are {', '.join(pretrained()) or 'none'}")
+    import safetensors.numpy  # only here, so that nothing else needs it
+
+    content = (resources.files("puppet_jax") / "weights" / f"{name}.safetensors").read_bytes()
+    try:
+        arrays = safetensors.numpy.load(content)
+        # The header, as the format defines it: its length as eight bytes, then JSON.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        about = json.loads(header["about"])
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"load_pretrained: the file of {name!r} is damaged ({error}); install the package anew"
+        ) from error
+    if header.get("format") != FORMAT or not all(math.isfinite(float(np.sum(array))) for array in arrays.values()):
+        raise ValueError(f"load_pretrained: the file of {name!r} is damaged; install the package anew")
+    return arrays, about

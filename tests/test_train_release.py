@@ -1,0 +1,97 @@
+"""A trained run becomes a model of the package and is loaded again."""
+
+import json
+from importlib import resources
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import puppet_jax as pj
+from puppet_jax import pretrained
+from train.__main__ import main
+from train.trained import open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release") / "run"
+    flags = ["--max-steps=4", "--width=8", '--measurement={"pixel_weight": 1}', '--puppeteer-options={"basis": 4}']
+    assert main([*flags, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+    """The package's folder of weights, empty."""
+    monkeypatch.setattr(pretrained.resources, "files", lambda _: tmp_path)
+    return tmp_path / "weights"
+
+
+def release(run, weights, *more):
+    return main(["release", str(run), "--name=of_digits", "--out", str(weights), *more])
+
+
+def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
+    assert pj.pretrained() == ()
+    assert release(run, weights, "--data-note", "Eight by eight pixels.") == 0
+    assert pj.pretrained() == ("of_digits",)
+    model, trained = pj.load_pretrained("of_digits"), open_run(run).model
+    images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(model(images), trained(images))
+    assert model.measurement == pj.Measure(pixel_weight=1)
+
+    summary, info = json.loads((run / "summary.json").read_text()), pj.pretrained_info("of_digits")
+    assert info["accuracy"] == summary["test_accuracy"]
+    assert len(info["class_names"]) == 10
+    card = (weights / "of_digits.md").read_text()
+    stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    for words in (f"{stored:,} parameters", f"{summary['test_accuracy']:.2%}", "Eight by eight pixels.", "Limits"):
+        assert words in card
+    for text in (card, json.dumps(info)):
+        assert str(run.parent) not in text  # nothing of this machine
+
+
+def test_a_model_that_is_there_is_kept(run, weights, capsys):
+    assert release(run, weights) == 0
+    before = (weights / "of_digits.safetensors").read_bytes()
+    assert release(run, weights) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert release(run, weights, "--overwrite") == 0
+    assert (weights / "of_digits.safetensors").read_bytes() == before
+
+
+def test_unfinished_runs_and_bad_names_are_refused(run, weights, tmp_path, capsys):
+    assert main(["release", str(tmp_path), "--name=a"]) == 2
+    assert main(["release", str(run), "--name=../a"]) == 2
+    assert "--name: got '../a'" in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_refused_with_those_there_are(run, weights):
+    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
+        pj.load_pretrained("x")
+    release(run, weights)
+    with pytest.raises(ValueError, match="there are of_digits"):
+        pj.load_pretrained("../of_digits")
+
+
+@pytest.mark.parametrize("where", [4, 30, -3])
+def test_a_damaged_file_is_refused(run, weights, where):
+    release(run, weights)
+    path = weights / "of_digits.safetensors"
+    content = bytearray(path.read_bytes())
+    content[where:] = content[where:][:1] if where == -3 else b"\xff" * len(content[where:])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="of_digits"):
+        pj.load_pretrained("of_digits")
+
+
+def test_models_of_the_package_load_and_say_what_they_are():
+    names = pj.pretrained()
+    for name in names:
+        info, model = pj.pretrained_info(name), pj.load_pretrained(name)
+        assert model(np.zeros((*info["image_size"], info["create"]["in_channels"]), np.uint8)).shape == (10,)
+        card = (resources.files("puppet_jax") / "weights" / f"{name}.md").read_text()
+        assert f"{info['accuracy']:.2%}" in card
+        assert pj.summary(model).total == info["parameters"]["total"]
