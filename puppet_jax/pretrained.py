@@ -1,7 +1,6 @@
 """Trained models that come with the package: tens of kilobytes each, since only what generates is stored."""
 
 import json
-import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,10 +16,14 @@ from puppet_jax.model import PuppetCNN, create
 
 FORMAT = "puppet-jax model 1"
 
+_DAMAGED = "load_pretrained: the file of {!r} is damaged{}; install the package anew"
+
 
 def pretrained() -> tuple[str, ...]:
     """The names that :func:`load_pretrained` knows."""
     folder = resources.files("puppet_jax") / "weights"
+    if not folder.is_dir():
+        return ()
     return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
 
 
@@ -53,9 +56,7 @@ def load_pretrained(name: str) -> PuppetCNN:
     names = [parameter_name(path) for path, _ in leaves]
     expected = {name: leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True)}
     if expected != {name: array.shape for name, array in arrays.items()}:
-        raise ValueError(
-            f"load_pretrained: the weights of {name!r} are not those of its model; install the package anew"
-        )
+        raise ValueError(f"load_pretrained: the weights of {name!r} do not fit its model; install the package anew")
     nnx.update(model, structure.unflatten([jnp.asarray(arrays[each]) for each in names]))
     return model
 
@@ -86,10 +87,9 @@ def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # The header, as the format defines it: its length as eight bytes, then JSON.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         about = json.loads(header["about"])
+        good = header["format"] == FORMAT and all(np.isfinite(array).all() for array in arrays.values())
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"load_pretrained: the file of {name!r} is damaged ({error}); install the package anew"
-        ) from error
-    if header.get("format") != FORMAT or not all(math.isfinite(float(np.sum(array))) for array in arrays.values()):
-        raise ValueError(f"load_pretrained: the file of {name!r} is damaged; install the package anew")
+        raise ValueError(_DAMAGED.format(name, f" ({error})")) from error
+    if not good:
+        raise ValueError(_DAMAGED.format(name, ""))
     return arrays, about

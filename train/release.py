@@ -107,8 +107,8 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
 
 `puppet_jax.load_pretrained("{name}")`: preset `{made["name"]}`{of_width}, puppeteer `{made["puppeteer"]}`{options}.
 
-- **Task**: {len(about["class_names"])} classes ({", ".join(about["class_names"])}) of images of {height}×{width} pixels,
-  {made["in_channels"]} channels, uint8 or float in [0, 1].
+- **Task**: {len(about["class_names"])} classes ({", ".join(about["class_names"])}) of images of {height}×{width}
+  pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].
 - **Data**: `{about["data"]}`.{note}
 - **Accuracy**: {about["accuracy"]:.2%} of {about["evaluated_images"]:,} {about["evaluated_on"]} images, after the last
   epoch; seed {recipe["seed"]}, one run.
@@ -119,8 +119,8 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
   {recipe["learning_rate"]:g}, {recipe["schedule"]} decay after a warm-up of {recipe["warmup"]:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
   label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}.
-- **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of its
-  classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
+- **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
+  its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 
 Accuracy of the images of each depth:
 
