@@ -93,7 +93,9 @@ def _plan(main: Size, deep: Size | None, others: tuple[Size, ...], step: Size, b
             rows.append(_faster(8, "training step, plain vmap", name, "train_vmap", ours, 50))
             conventional = "training step, PyTorch conventional, batched"
             rows.append(_faster(8, conventional, name, "train_torch_batched", ours, 3))
-    name = measure(f"generate {main}", "bake", "generate_baked", "torch_generate", "generate_exact", size=main)
+    exact = "generate_exact", "generate_continuous"
+    name = measure(f"generate {main}", "bake", "generate_baked", "torch_generate", *exact, size=main)
+    rows.append(_faster(12, "generation, ODE (ours: continuous, both exact paths)", name, *exact, 5))
     peer = "generation, PyTorch conventional, batched"
     baked = _faster(1, f"{peer} (ours: nodes baked once for {TEST_SET:,} images)", name, "torch_generate", "bake", 100)
     rows.append(dataclasses.replace(baked, scale=TEST_SET / main.batch))

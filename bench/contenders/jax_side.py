@@ -92,6 +92,10 @@ def generate_exact(case: Case) -> Contender:
     return _generate(case, make_model(case.size).puppeteer, gradient=False)
 
 
+def generate_continuous(case: Case) -> Contender:
+    return _generate(case, make_model(case.size, "continuous").puppeteer, gradient=False)
+
+
 def generate_nodes(case: Case, gradient: bool = False) -> Contender:
     # All that a batch needs of generation: the table of nodes, and each image's weights in it.
     source = _interpolated(make_model(case.size), shared=True)
