@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, results_file, study
+from bench import machine, pareto, results_file, study
 from bench.table import markdown
 
 DATA_NOTE = "CIFAR-10, a JPEG-recoded copy: not comparable with published figures"
@@ -70,6 +70,8 @@ def run(options: Accuracy) -> int:
     for part in dict.fromkeys(row.part for row in chosen):
         print(f"\n{part} ({DATA_NOTE})\n")
         print(table(rows_of(done, part)))
+    if lines := rows_of(done, "main"):
+        pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, DATA_NOTE)
     print(f"\n{len(missing)} runs are left; written: {output}")
     return 1 if failed else 0
 
@@ -181,6 +183,7 @@ def _record(row: study.Row, seed: int, folder: Path) -> dict:
         "row": row.name,
         "part": row.part,
         "what": row.what,
+        "puppeteer": row.puppeteer,
         "width": row.width,
         "seed": seed,
         "command": _key(row, seed),
@@ -215,6 +218,7 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
             {
                 "row": name,
                 "what": runs[0]["what"],
+                "puppeteer": runs[0]["puppeteer"],
                 "width": runs[0]["width"],
                 "epochs": runs[0]["epochs"],
                 "evaluated_on": runs[0]["evaluated_on"],
