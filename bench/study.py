@@ -36,7 +36,7 @@ class Row:
     puppeteer: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     width: int = 32
-    epochs: int = 3
+    epochs: int = 2
     learning_rate: float = 4e-3
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
