@@ -63,6 +63,7 @@ def _design() -> list[Row]:
         "basis": ("4 whole matrices", {"basis": 4, "hidden": 32}),
         "rank1": ("56 matrices of rank 1", {"channels": "low_rank", "basis": 56, **siren}),
         "rank2": ("32 matrices of rank 2", {"channels": "low_rank", "rank": 2, "basis": 32, **siren}),
+        "rank4": ("16 matrices of rank 4", {"channels": "low_rank", "rank": 4, "basis": 16, **siren}),
         "coordinates": ("88 waves in channel coordinates", {"channels": "coordinates", "basis": 88, **siren}),
         "mixed": ("120 fixed matrices, mixed", {"channels": "mixed", "basis": 120, **siren}),
     }
@@ -75,7 +76,16 @@ def _design() -> list[Row]:
             {"field": "tucker", "rank": 32, "gain": 6.0, "initial_scale": 0.1},
         ),
     }
+    faster = {
+        "rank2": ("continuous", continuous["rank2"], "continuous, "),
+        "mixed": ("continuous", continuous["mixed"], "continuous, "),
+        "ode-separable": ("ode", ode["separable"], "ODE, "),
+    }
     return [
+        *(
+            Row(f"design-{n}-faster", "design", f"{by}{w}, rate 1e-2", source, o, learning_rate=1e-2)
+            for n, (source, (w, o), by) in faster.items()
+        ),
         *(Row(f"design-{n}", "design", f"continuous, {w}", "continuous", o) for n, (w, o) in continuous.items()),
         *(Row(f"design-ode-{n}", "design", f"ODE, {w}", "ode", o) for n, (w, o) in ode.items()),
     ]

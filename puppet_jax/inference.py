@@ -122,7 +122,9 @@ def compile_predict(
         model.puppet.dtype = jnp.dtype(dtype)
     interpolated = model.puppeteer
     if not isinstance(interpolated, InterpolatedPuppeteer):
-        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance)
+        # At full depth every layer's kernels are needed at every complexity, not only where eq. (6) reaches the layer.
+        everywhere = model.measurement.depth == "full"
+        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance, shared=everywhere)
     return Predictor(model.puppet, interpolated, model.measurement, chunk)
 
 

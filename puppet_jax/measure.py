@@ -27,7 +27,7 @@ class Measure:
 
     base: Base = 2
     spectrum: Spectrum = "log"
-    pixel_weight: float = 0.5
+    pixel_weight: float | int = 0.5
     depth: DepthRule = "complexity"
 
     def __post_init__(self):
@@ -41,6 +41,6 @@ class Measure:
         self, images: Num[Array, "*batch h w c"], max_depth: int
     ) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity, and depth in [1, ``max_depth``], of images as :func:`complexity` takes them."""
-        h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=self.pixel_weight)
+        h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=float(self.pixel_weight))
         d = depth(h, max_depth)
         return h, d if self.depth == "complexity" else d * 0 + max_depth

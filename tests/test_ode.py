@@ -64,7 +64,9 @@ def test_euler_with_the_tucker_field(initial):
     puppeteer = pj.OdePuppeteer(SHAPES, field="tucker", gain=3.0, initial=initial, rngs=nnx.Rngs(3))
     puppeteer.mix_bias[...] = jnp.linspace(-0.3, 0.4, 6)
     state, states = np.asarray(puppeteer.initial_state(H), np.float64), []
-    np.testing.assert_allclose(puppeteer.field(state), tucker_field(puppeteer, state), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        puppeteer.field(jnp.asarray(state, jnp.float32)), tucker_field(puppeteer, state), rtol=1e-4, atol=1e-5
+    )
     for _ in SHAPES:
         state = state + reference.step_size(H) * tucker_field(puppeteer, state)
         states.append(state)

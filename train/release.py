@@ -51,6 +51,7 @@ def run(options: Release) -> int:
     import safetensors.numpy
     from flax import nnx
 
+    from puppet_jax.presets import PRESETS
     from puppet_jax.pretrained import FORMAT
     from train.config import to_json
     from train.parameters import flat
@@ -58,6 +59,7 @@ def run(options: Release) -> int:
 
     trained = open_run(folder)
     config, images = trained.config, trained.images()
+    of_preset = PRESETS[config.preset].puppeteer_options.get(config.puppeteer, {})
     recipe = to_json(config)
     for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
         recipe.pop(of_this_machine)
@@ -68,7 +70,8 @@ def run(options: Release) -> int:
             "num_classes": len(images.class_names),
             "in_channels": images.channels,
             "width": config.width,
-            "puppeteer_options": json.loads(config.puppeteer_options),
+            # The preset's with it: presets follow the evidence, and may be other ones when this is read.
+            "puppeteer_options": {**of_preset, **json.loads(config.puppeteer_options)},
             "measurement": json.loads(config.measurement),
         },
         "class_names": list(images.class_names),
