@@ -8,7 +8,7 @@ from puppet_jax.inference import Prediction, Predictor, compile_predict
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 from puppet_jax.presets import PRESETS
-from puppet_jax.pretrained import load_pretrained, pretrained, pretrained_info
+from puppet_jax.pretrained import list_pretrained, load_pretrained, pretrained_info
 from puppet_jax.puppeteers import (
     ContinuousPuppeteer,
     InterpolatedPuppeteer,
@@ -48,8 +48,8 @@ __all__ = [
     "initial_value",
     "interpolate",
     "interpolation_error",
+    "list_pretrained",
     "load_pretrained",
-    "pretrained",
     "pretrained_info",
     "step_size",
     "summary",

@@ -15,11 +15,13 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 
 FORMAT = "puppet-jax model 1"
+KEY = "puppet_jax"
+"""Of all that a file says about its model, as JSON. One key: the format writes several in no fixed order."""
 
 _DAMAGED = "load_pretrained: the file of {!r} is damaged{}; install the package anew"
 
 
-def pretrained() -> tuple[str, ...]:
+def list_pretrained() -> tuple[str, ...]:
     """The names that :func:`load_pretrained` knows."""
     folder = resources.files("puppet_jax") / "weights"
     if not folder.is_dir():
@@ -34,7 +36,7 @@ def load_pretrained(name: str) -> PuppetCNN:
     and the accuracy are in :func:`pretrained_info`.
 
     Args:
-        name: one of :func:`pretrained`, for example ``"puppet_s_cifar10"``.
+        name: one of :func:`list_pretrained`, for example ``"puppet_s_cifar10"``.
 
     Raises:
         ValueError: an unknown name, or a file that is damaged.
@@ -77,8 +79,8 @@ def parameter_name(path: tuple) -> str:
 
 
 def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if name not in pretrained():
-        raise ValueError(f"load_pretrained: unknown model {name!r}; there are {', '.join(pretrained()) or 'none'}")
+    if name not in list_pretrained():
+        raise ValueError(f"load_pretrained: unknown model {name!r}; there are {', '.join(list_pretrained()) or 'none'}")
     import safetensors.numpy  # only here, so that nothing else needs it
 
     content = (resources.files("puppet_jax") / "weights" / f"{name}.safetensors").read_bytes()
@@ -86,9 +88,9 @@ def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = safetensors.numpy.load(content)
         # The header, as the format defines it: its length as eight bytes, then JSON.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        about = json.loads(header["about"])
-        good = header["format"] == FORMAT and all(np.isfinite(array).all() for array in arrays.values())
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        about = json.loads(header[KEY])
+        good = about["format"] == FORMAT and all(np.isfinite(array).all() for array in arrays.values())
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(_DAMAGED.format(name, f" ({error})")) from error
     if not good:
         raise ValueError(_DAMAGED.format(name, ""))

@@ -34,9 +34,9 @@ def release(run, weights, *more):
 
 
 def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
-    assert pj.pretrained() == ()
+    assert pj.list_pretrained() == ()
     assert release(run, weights, "--data-note", "Eight by eight pixels.") == 0
-    assert pj.pretrained() == ("of_digits",)
+    assert pj.list_pretrained() == ("of_digits",)
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
     images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_refused(run, weights, where):
 
 
 def test_models_of_the_package_load_and_say_what_they_are():
-    names = pj.pretrained()
+    names = pj.list_pretrained()
     for name in names:
         info, model = pj.pretrained_info(name), pj.load_pretrained(name)
         assert model(np.zeros((*info["image_size"], info["create"]["in_channels"]), np.uint8)).shape == (10,)

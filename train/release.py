@@ -52,7 +52,7 @@ def run(options: Release) -> int:
     from flax import nnx
 
     from puppet_jax.presets import PRESETS
-    from puppet_jax.pretrained import FORMAT
+    from puppet_jax.pretrained import FORMAT, KEY
     from train.config import to_json
     from train.parameters import flat
     from train.trained import open_run
@@ -64,6 +64,7 @@ def run(options: Release) -> int:
     for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
         recipe.pop(of_this_machine)
     about = {
+        "format": FORMAT,
         "create": {
             "name": config.preset,
             "puppeteer": config.puppeteer,
@@ -85,7 +86,7 @@ def run(options: Release) -> int:
         "recipe": recipe,
     }
     arrays = flat(nnx.state(trained.model, nnx.Param))
-    content = safetensors.numpy.save(arrays, metadata={"format": FORMAT, "about": json.dumps(about)})
+    content = safetensors.numpy.save(arrays, metadata={KEY: json.dumps(about)})
     options.out.mkdir(parents=True, exist_ok=True)
     text = _card(options.name, about, summary, len(content))
     for file, written in ((weights, content), (card, text.encode())):
