@@ -91,4 +91,22 @@ def _design() -> list[Row]:
     ]
 
 
-ROWS: tuple[Row, ...] = (*_design(),)
+def _main() -> list[Row]:
+    """The static twin, the ODE as printed and as chosen by ``design``, and the continuous puppeteer at three sizes."""
+    low_rank = {"channels": "low_rank"}
+    sizes = {
+        3: ("64 matrices of rank 4", {**low_rank, "basis": 64, "rank": 4, "hidden": 24}),
+        10: ("32 matrices of rank 2", {**low_rank, "basis": 32, "rank": 2, "hidden": 24}),
+        50: ("12 matrices of rank 1", {**low_rank, "basis": 12, "rank": 1, "hidden": 12}),
+    }
+    tucker = {"field": "tucker", "rank": 32}
+    rows = [
+        Row("static", "main", "stored, standardised (static twin)", "stored"),
+        Row("printed", "main", "ODE as printed", "printed"),
+        Row("ode", "main", "ODE, field over three axes, start of rank 32", "ode", tucker),
+        *(Row(f"continuous-{n}x", "main", f"continuous, {what}", "continuous", o) for n, (what, o) in sizes.items()),
+    ]
+    return [dataclasses.replace(row, epochs=5) for row in rows]
+
+
+ROWS: tuple[Row, ...] = (*_design(), *_main())
