@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import pytest
 
@@ -63,16 +64,23 @@ def test_a_row_that_changes_is_another_measurement(rows, tmp_path, monkeypatch):
 
 
 def test_stops_in_time_and_goes_on(rows, tmp_path, monkeypatch):
-    long = study.Row("long", "main", "stored", "stored", width=8, epochs=400, more={"max-steps": 17000})
-    monkeypatch.setattr(study, "ROWS", (long,))
-    began = time.monotonic()
-    assert accuracy.run(options(tmp_path, minutes=0.25)) == 0
-    assert time.monotonic() - began < 75
+    """The time is up once a checkpoint is there, and then once the run has been resumed."""
+    more = {"max-steps": 40000, "checkpoint-steps": 50}
+    monkeypatch.setattr(study, "ROWS", (study.Row("long", "main", "stored", "stored", width=8, epochs=900, more=more),))
+    run = tmp_path / "runs" / "long-seed0"
+    log = run.with_name("long-seed0.log")
+
+    def stop_when(condition):
+        clock = lambda: 1e9 if condition() else 0.0  # noqa: E731
+        monkeypatch.setattr(accuracy, "time", types.SimpleNamespace(monotonic=clock, sleep=time.sleep))
+
+    stop_when(lambda: any(path.name.isdigit() for path in run.glob("checkpoints/*")))
+    assert accuracy.run(options(tmp_path, minutes=1.0)) == 0
     assert json.loads((tmp_path / "out.json").read_text())["runs"] == []
-    log = tmp_path / "runs" / "long-seed0.log"
-    assert (tmp_path / "runs" / "long-seed0" / "checkpoints").exists(), log.read_text()[-2000:]
-    accuracy.run(options(tmp_path, minutes=0.25))
-    assert "resumed after step" in log.read_text()
+    assert "interrupted; go on with" in log.read_text()
+    stop_when(lambda: "resumed after step" in log.read_text())
+    assert accuracy.run(options(tmp_path, minutes=1.0)) == 0
+    assert log.read_text().count("interrupted; go on with") == 2
 
 
 def test_a_failed_run_is_told_with_its_log(rows, tmp_path, monkeypatch, capsys):
