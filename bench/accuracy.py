@@ -189,7 +189,7 @@ def _record(row: study.Row, seed: int, folder: Path) -> dict:
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in names},
-        "revision": described.get("revision"),
+        "revision": described["git_revision"],
     }
 
 

@@ -37,6 +37,7 @@ def test_runs_what_is_missing_once(rows, tmp_path, capsys):
     assert line["accuracy"] == pytest.approx(sum(each["accuracy"] for each in runs) / 2)
     assert line["least"] == min(each["accuracy"] for each in runs)
     assert line["generator"] == 8 * 9 + 5 * 8 * 8 * 9
+    assert all(each["revision"] is None or len(each["revision"]) >= 40 for each in runs)
     assert line["kernel_compression"] == 1.0
     assert line["evaluated_on"] == "test"
     assert "static" in printed
