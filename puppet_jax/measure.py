@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.complexity import Base, Spectrum, complexity
@@ -43,4 +44,4 @@ class Measure:
         """Complexity, and depth in [1, ``max_depth``], of images as :func:`complexity` takes them."""
         h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=float(self.pixel_weight))
         d = depth(h, max_depth)
-        return h, d if self.depth == "complexity" else d * 0 + max_depth
+        return h, d if self.depth == "complexity" else jnp.full_like(d, max_depth)
