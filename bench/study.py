@@ -91,6 +91,30 @@ def _design() -> list[Row]:
     ]
 
 
+def _bounds() -> list[Row]:
+    """What the static twin reaches in the time of a design run, and how high the sines' frequencies should be."""
+    low_rank = {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24}
+    whole = {"basis": 64, "hidden": 64}
+    return [
+        *(
+            Row(f"design-static-{rate}", "design", f"stored, rate {rate}", "stored", learning_rate=rate)
+            for rate in (4e-3, 1e-2)
+        ),
+        *(
+            Row(
+                f"design-rank2-omega{w:g}", "design", f"continuous, 32 matrices of rank 2, omega {w:g}", "continuous", o
+            )
+            for w in (30.0, 60.0)
+            for o in ({**low_rank, "omega": w},)
+        ),
+        *(
+            Row(f"design-basis64-omega{w:g}", "design", f"continuous, 64 whole matrices, omega {w:g}", "continuous", o)
+            for w in (10.0, 30.0, 60.0)
+            for o in ({**whole, "omega": w},)
+        ),
+    ]
+
+
 def _main() -> list[Row]:
     """The static twin, the ODE as printed and as chosen by ``design``, and the continuous puppeteer at three sizes."""
     low_rank = {"channels": "low_rank"}
@@ -108,4 +132,4 @@ def _main() -> list[Row]:
     return [dataclasses.replace(row, epochs=5) for row in rows]
 
 
-ROWS: tuple[Row, ...] = (*_design(), *_main())
+ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_main())

@@ -20,6 +20,7 @@ import signal
 import sys
 
 from train.errors import UserError
+from train.pages import ask_for_huge_pages
 from train.records import printable
 
 COMMANDS = ("train", "eval", "predict", "plot", "release")
@@ -116,4 +117,5 @@ def _parse(options: type, command: str, arguments: list[str]):
 
 
 if __name__ == "__main__":
+    ask_for_huge_pages()
     sys.exit(main())
