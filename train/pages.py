@@ -5,6 +5,7 @@ training step. With glibc's malloc asking for transparent huge pages a step is 1
 (bench/results/huge_pages.json); glibc reads that wish only when a process starts.
 """
 
+import contextlib
 import os
 import sys
 
@@ -23,7 +24,5 @@ def ask_for_huge_pages() -> None:
     if sys.platform != "linux" or TUNABLE in given or not sys.executable or not sys.orig_argv:
         return
     os.environ[VARIABLE] = ":".join(filter(None, [given, f"{TUNABLE}=1"]))
-    try:
+    with contextlib.suppress(OSError):  # then without them
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    except OSError:
-        pass  # as it was, without them
