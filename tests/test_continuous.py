@@ -25,7 +25,7 @@ def psi(puppeteer, x, y, s, *more):
     network, matrices = puppeteer.network, puppeteer.matrices
     z = np.array([x, y, s, *more], np.float64)
     for weight, bias in zip(network.weights, network.biases, strict=True):
-        z = np.sin(network.omega * (z @ value(weight) + value(bias)))
+        z = np.sin(z @ value(weight) + value(bias))
     return np.tensordot(z @ value(network.coefficients), value(matrices.matrices), axes=1)
 
 
@@ -131,7 +131,7 @@ def test_multiplicative_network_at_one_point():
     point = np.array([0.5, -1.0, 0.3])
     z = 1.0
     for layer, (weight, phase) in enumerate(zip(network.filters, network.phases, strict=True)):
-        wave = np.sqrt(2) * np.sin(network.omega * (point @ value(weight) + value(phase)))
+        wave = np.sqrt(2) * np.sin(point @ value(weight) + value(phase))
         z = wave * (z @ value(network.weights[layer - 1]) + value(network.biases[layer - 1]) if layer > 0 else 1.0)
     expected = z @ value(network.coefficients)
     np.testing.assert_allclose(network(jnp.asarray(point[None], jnp.float32))[0], expected, rtol=1e-4, atol=1e-5)
@@ -160,7 +160,7 @@ def test_modulation_scales_hidden_units_by_the_initial_value():
     condition, network = reference.initial_value(5.0) / np.e, without.network
     z = np.array([[0.0, 0.0, 0.4]])
     for weight, bias in zip(network.weights, network.biases, strict=True):
-        z = np.sin(network.omega * (z @ value(weight) + value(bias))) * (1 + 0.7 * condition)
+        z = np.sin(z @ value(weight) + value(bias)) * (1 + 0.7 * condition)
     found = with_it.network(jnp.array([[0.0, 0.0, 0.4]]), jnp.float32(condition))
     np.testing.assert_allclose(found, z @ value(network.coefficients), rtol=1e-3, atol=1e-4)
 
