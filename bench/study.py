@@ -129,6 +129,60 @@ def _frequencies() -> list[Row]:
     ]
 
 
+def _second() -> list[Row]:
+    """Again at a faster rate, with the frequency as an initial scale: storage, networks, the ODE's fields."""
+    siren = {"hidden": 24}
+    rank2 = {"channels": "low_rank", "rank": 2, "basis": 32, **siren}
+    continuous = {
+        "rank1": ("56 matrices of rank 1", {"channels": "low_rank", "basis": 56, **siren}),
+        "rank4": ("16 matrices of rank 4", {"channels": "low_rank", "rank": 4, "basis": 16, **siren}),
+        "mixed": ("120 fixed matrices, mixed", {"channels": "mixed", "basis": 120, **siren}),
+        "rank2-multiplicative": ("32 of rank 2, multiplicative network", {**rank2, "network": "multiplicative"}),
+        "rank2-one-layer": ("32 of rank 2, one sine layer", {**rank2, "hidden_layers": 1, "hidden": 40}),
+        "rank2-coordinate": ("32 of rank 2, H as a coordinate", {**rank2, "conditioning": "coordinate"}),
+        "rank2-modulation": ("32 of rank 2, H by modulation", {**rank2, "conditioning": "modulation"}),
+    }
+    fast = 1e-2
+    return [
+        Row(
+            "design-second-rank2-0.02",
+            "design",
+            "continuous, 32 of rank 2, rate 0.02",
+            "continuous",
+            rank2,
+            learning_rate=2e-2,
+        ),
+        Row("design-static-0.02", "design", "stored, rate 0.02", "stored", learning_rate=2e-2),
+        *(
+            Row(
+                f"design-second-{name}",
+                "design",
+                f"continuous, {what}, rate 0.01",
+                "continuous",
+                options,
+                learning_rate=fast,
+            )
+            for name, (what, options) in continuous.items()
+        ),
+        Row(
+            "design-second-tucker",
+            "design",
+            "ODE, field over three axes, gain 1, start of rank 32, rate 0.01",
+            "ode",
+            {"field": "tucker", "rank": 32},
+            learning_rate=fast,
+        ),
+        Row(
+            "design-second-ode-0.02",
+            "design",
+            "ODE, published field, start of rank 58, rate 0.02",
+            "ode",
+            {"rank": 58},
+            learning_rate=2e-2,
+        ),
+    ]
+
+
 def _main() -> list[Row]:
     """The static twin, the ODE as printed and as chosen by ``design``, and the continuous puppeteer at three sizes."""
     low_rank = {"channels": "low_rank"}
@@ -146,4 +200,4 @@ def _main() -> list[Row]:
     return [dataclasses.replace(row, epochs=5) for row in rows]
 
 
-ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_main())
+ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_second(), *_main())
