@@ -183,6 +183,34 @@ def _second() -> list[Row]:
     ]
 
 
+def _depth_axis() -> list[Row]:
+    """How unlike layers should be at first, and whether that should make images' kernels unlike as well."""
+    rank2 = {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24}
+    told = {"depth": "s = l dl", "none": "s = l / L", "layer": "s = l / L and H"}
+    which = (("none", 10.0), ("none", 60.0), ("layer", 60.0), ("depth", 30.0), ("depth", 60.0), ("none", 30.0))
+    return [
+        *(
+            Row(
+                f"design-{by}-omega{omega:g}",
+                "design",
+                f"continuous, 32 of rank 2, {told[by]}, omega {omega:g} in depth, rate 0.01",
+                "continuous",
+                {**rank2, "conditioning": by, "omega_depth": omega},
+                learning_rate=1e-2,
+            )
+            for by, omega in which
+        ),
+        Row(
+            "design-basis64-none-omega60",
+            "design",
+            "continuous, 64 whole matrices, s = l / L, omega 60 in depth, rate 0.01",
+            "continuous",
+            {"basis": 64, "hidden": 64, "conditioning": "none", "omega_depth": 60.0},
+            learning_rate=1e-2,
+        ),
+    ]
+
+
 def _main() -> list[Row]:
     """The static twin, the ODE as printed and as chosen by ``design``, and the continuous puppeteer at three sizes."""
     low_rank = {"channels": "low_rank"}
@@ -200,4 +228,4 @@ def _main() -> list[Row]:
     return [dataclasses.replace(row, epochs=5) for row in rows]
 
 
-ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_second(), *_main())
+ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_second(), *_depth_axis(), *_main())

@@ -17,7 +17,7 @@ from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexit
 from puppet_jax.puppeteers.standardise import check_standardisable, standardise
 from puppet_jax.schedule import initial_value, step_size
 
-Conditioning = Literal["depth", "coordinate", "modulation", "none"]
+Conditioning = Literal["depth", "coordinate", "modulation", "layer", "none"]
 
 
 class ContinuousPuppeteer(nnx.Module):
@@ -37,12 +37,16 @@ class ContinuousPuppeteer(nnx.Module):
         rank: of each ``"low_rank"`` matrix.
         hidden: width of the network.
         hidden_layers: number of its sine layers, at least 1.
-        omega: frequency scale ω0 of the sines.
+        omega: frequency scale ω0 of the sines over the kernel, at first, in radians a unit of x and y.
+        omega_depth: the same over the depth coordinate; ``None``: ``omega``. Layers are 1 / D apart in it where taps
+            are 1 apart in x: more makes neighbouring layers less alike, and the kernels less alike that images of
+            different complexity get.
         network: ``"siren"``, or ``"multiplicative"`` for a Fourier multiplicative filter network; see
             :class:`CoordinateNetwork`.
         conditioning: how the kernels depend on H besides D. ``"depth"``: through s alone. ``"coordinate"``: also P0(H)
             / e as a fourth coordinate. ``"modulation"``: also by scaling each hidden unit with a learned linear
-            function of P0(H). ``"none"``: s = l / L whatever H, the same kernels for every image.
+            function of P0(H). ``"layer"``: s = l / L whatever H, and H / 8 as a fourth coordinate, so that layers may
+            differ much where images' kernels differ little. ``"none"``: s = l / L, the same kernels for every image.
         standardise: standardise each kernel before use.
         rngs: Flax random streams; ``params`` is used.
 
@@ -60,6 +64,7 @@ class ContinuousPuppeteer(nnx.Module):
         hidden: int = 32,
         hidden_layers: int = 2,
         omega: float = 10.0,
+        omega_depth: float | None = None,
         network: Network = "siren",
         conditioning: Conditioning = "depth",
         standardise: bool = True,
@@ -69,8 +74,10 @@ class ContinuousPuppeteer(nnx.Module):
         for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden), ("hidden_layers", hidden_layers)):
             if value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
-        if not omega > 0:
-            raise ValueError(f"ContinuousPuppeteer: omega must be positive, got {omega}")
+        omega_depth = omega if omega_depth is None else omega_depth
+        for name, value in (("omega", omega), ("omega_depth", omega_depth)):
+            if not value > 0:
+                raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {value}")
         choices = (("channels", channels, Channels), ("network", network, Network))
         for name, value, allowed in (*choices, ("conditioning", conditioning, Conditioning)):
             if value not in get_args(allowed):
@@ -83,12 +90,13 @@ class ContinuousPuppeteer(nnx.Module):
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
         self.conditioning = conditioning
+        frequencies = [omega, omega, omega_depth] + [omega] * (conditioning in ("coordinate", "layer"))
         self.network = CoordinateNetwork(
-            3 + (conditioning == "coordinate"),
+            len(frequencies),
             hidden,
             hidden_layers,
             basis,
-            omega=omega,
+            omega=frequencies,
             network=network,
             modulated=conditioning == "modulation",
             rngs=rngs,
@@ -130,10 +138,13 @@ class ContinuousPuppeteer(nnx.Module):
 
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
         positions, layers = _tap_coordinates(self.kernel_shapes)
-        s = layers / layers[-1] if self.conditioning == "none" else layers * step_size(h)
+        fixed = self.conditioning in ("layer", "none")
+        s = jnp.asarray(layers / layers[-1]) if fixed else layers * step_size(h)
         columns = [jnp.asarray(positions), s[:, None]]
         if self.conditioning == "coordinate":
             columns.append(jnp.full((len(layers), 1), initial_value(h) / math.e))
+        if self.conditioning == "layer":
+            columns.append(jnp.full((len(layers), 1), h / 8.0))
         condition = initial_value(h) / math.e if self.conditioning == "modulation" else None
         return self.network(jnp.concatenate(columns, axis=1), condition)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -28,7 +29,7 @@ class CoordinateNetwork(nnx.Module):
         hidden: width.
         hidden_layers: sine layers, at least 1.
         outputs: number of coefficients.
-        omega: frequency scale ω of the sines at first, in radians a unit of the coordinates.
+        omega: frequency scale ω of the sines at first, in radians a unit: one for each coordinate.
         network: which of the two.
         modulated: scale each hidden unit of each layer by 1 + a·c, a learned from 0 on, c the ``condition`` of a call.
         rngs: Flax random streams; ``params`` is used.
@@ -41,25 +42,26 @@ class CoordinateNetwork(nnx.Module):
         hidden_layers: int,
         outputs: int,
         *,
-        omega: float,
+        omega: Sequence[float],
         network: Network,
         modulated: bool,
         rngs: nnx.Rngs,
     ):
         self.network = network
+        omega = jnp.asarray(omega, jnp.float32)[:, None]
         uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
         self.weights, self.biases = nnx.List([]), nnx.List([])
         if network == "siren":
             for layer, (fan_in, fan_out) in enumerate(itertools.pairwise([inputs] + [hidden] * hidden_layers)):
                 # Sitzmann et al. §3.2: arguments of the sines spread over ω, then of unit variance.
                 bound = omega / fan_in if layer == 0 else math.sqrt(6.0 / fan_in)
-                self.weights.append(nnx.Param(uniform(bound, fan_in, fan_out)))
+                self.weights.append(nnx.Param(bound * uniform(1.0, fan_in, fan_out)))
                 self.biases.append(nnx.Param(uniform(math.pi, fan_out)))
         else:
             self.filters, self.phases = nnx.List([]), nnx.List([])
             for layer in range(hidden_layers):
                 # Each layer's frequencies add to those before: a share of ω for each keeps the whole at ω.
-                self.filters.append(nnx.Param(uniform(omega / inputs / math.sqrt(hidden_layers), inputs, hidden)))
+                self.filters.append(nnx.Param(omega * uniform(1.0 / inputs / math.sqrt(hidden_layers), inputs, hidden)))
                 self.phases.append(nnx.Param(uniform(math.pi, hidden)))
                 if layer > 0:
                     self.weights.append(nnx.Param(uniform(math.sqrt(3.0 / hidden), hidden, hidden)))
