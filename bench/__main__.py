@@ -11,12 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from bench import accuracy, memory, precision, speed, trainer
+from bench import accuracy, memory, pages, precision, speed, trainer
 
 _BENCHMARKS = {
     "accuracy": (accuracy.Accuracy, accuracy.run),
     "speed": (speed.Speed, speed.run),
     "memory": (memory.Memory, memory.run),
+    "pages": (pages.Pages, pages.run),
     "precision": (precision.Precision, precision.run),
     "trainer": (trainer.Trainer, trainer.run),
 }
