@@ -30,13 +30,13 @@ def psi(puppeteer, x, y, s, *more):
 
 
 @pytest.mark.parametrize("h", [0.0, 2.2, 6.7])
-@pytest.mark.parametrize("conditioning", ["depth", "coordinate", "none"])
+@pytest.mark.parametrize("conditioning", ["depth", "coordinate", "layer", "none"])
 def test_kernels_are_the_function_tap_by_tap(h, conditioning):
     puppeteer = make(standardise=False, conditioning=conditioning)
-    more = [reference.initial_value(h) / np.e] if conditioning == "coordinate" else []
+    more = {"coordinate": [reference.initial_value(h) / np.e], "layer": [h / 8]}.get(conditioning, [])
     for layer, (kernel, shape) in enumerate(zip(puppeteer(h), SHAPES, strict=True), start=1):
         assert kernel.shape == shape
-        s = layer / len(SHAPES) if conditioning == "none" else layer * reference.step_size(h)
+        s = layer / len(SHAPES) if conditioning in ("layer", "none") else layer * reference.step_size(h)
         k = shape[2]
         for row in range(k):
             for column in range(k):
@@ -114,6 +114,7 @@ def test_gradient_against_finite_differences():
         {"hidden": 0},
         {"hidden_layers": 0},
         {"omega": 0.0},
+        {"omega_depth": -1.0},
         {"rank": 0},
         {"channels": "tensor"},
         {"network": "relu"},
@@ -149,6 +150,17 @@ def test_coefficients_start_with_variance_one(network, hidden_layers):
     ]
     variance = np.mean([np.square(p._evaluate(jnp.float32(6.7))).mean() for p in made])
     assert 0.6 < variance < 1.6
+
+
+@pytest.mark.parametrize(("network", "of"), [("siren", "weights"), ("multiplicative", "filters")])
+def test_frequencies_along_depth_have_a_scale_of_their_own(network, of):
+    options = {"network": network, "hidden": 64, "omega": 5.0}
+    same, other = make(**options), make(**options, omega_depth=50.0)
+    (a, b) = (value(getattr(made.network, of)[0]) for made in (same, other))
+    np.testing.assert_allclose(b, a * [[1.0], [1.0], [10.0]], rtol=1e-5)
+    share = 1.0 if network == "siren" else 2**-0.5  # two layers of filters add up to omega
+    for row in a:  # uniform over (-omega / 3, omega / 3)
+        assert 0.9 * 5.0 / 3 * share < np.abs(row).max() <= 5.0 / 3 * share
 
 
 def test_modulation_scales_hidden_units_by_the_initial_value():
