@@ -211,6 +211,24 @@ def _depth_axis() -> list[Row]:
     ]
 
 
+def _recipe() -> list[Row]:
+    """Augmentation and batch size for short training, on the static twin and on continuous kernels."""
+    rank2 = {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24}
+    return [
+        Row(
+            f"design-recipe-{kernels}-{name.replace(' ', '-')}",
+            "design",
+            f"{kernels}, rate {rate}, {name}",
+            source,
+            options,
+            learning_rate=rate,
+            more=more,
+        )
+        for name, more in (("flip alone", {"augment": "flip"}), ("batch 32", {"batch-size": 32}))
+        for kernels, source, options, rate in (("stored", "stored", {}, 2e-2), ("rank2", "continuous", rank2, 1e-2))
+    ]
+
+
 def _main() -> list[Row]:
     """The static twin, the ODE as printed and as chosen by ``design``, and the continuous puppeteer at three sizes."""
     low_rank = {"channels": "low_rank"}
@@ -228,4 +246,4 @@ def _main() -> list[Row]:
     return [dataclasses.replace(row, epochs=5) for row in rows]
 
 
-ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_second(), *_depth_axis(), *_main())
+ROWS: tuple[Row, ...] = (*_design(), *_bounds(), *_frequencies(), *_second(), *_depth_axis(), *_recipe(), *_main())

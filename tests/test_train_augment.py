@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import puppet_jax as pj
 from train.augment import GREY, KINDS, augment, crop, cutout, flip
 
 HEIGHT, WIDTH = 12, 16
@@ -59,7 +60,7 @@ def test_none_changes_nothing(image):
 
 
 def test_an_unknown_kind_names_those_there_are(image):
-    with pytest.raises(ValueError, match=r"none, crop, flip-crop, flip-crop-cutout, got 'mixup'"):
+    with pytest.raises(ValueError, match=r"none, flip, crop, flip-crop, flip-crop-cutout, got 'mixup'"):
         augment(image[None], keys_of(0, 1), "mixup")
 
 
@@ -108,6 +109,15 @@ def test_draws_cover_all_offsets_and_both_sides_and_follow_the_key():
     other = np.asarray(augmented(images, keys_of(4, 4000), "flip-crop"))
     np.testing.assert_array_equal(got, again)
     assert (got != other).any()
+
+
+def test_flip_alone_mirrors_half_of_the_images_and_moves_nothing():
+    images = np.random.default_rng(0).integers(0, 256, (400, 6, 8, 3)).astype(np.uint8)
+    got = np.asarray(augmented(images, keys_of(0, 400), "flip"))
+    mirrored = (got == images[:, :, ::-1]).all((1, 2, 3))
+    assert (mirrored | (got == images).all((1, 2, 3))).all()
+    assert 0.4 < mirrored.mean() < 0.6
+    np.testing.assert_allclose(pj.complexity(got), pj.complexity(images), rtol=1e-5)
 
 
 def test_every_pixel_is_as_likely_to_be_cut_out_as_the_square_allows():

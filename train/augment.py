@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, Key, UInt8
 
-KINDS = ("none", "crop", "flip-crop", "flip-crop-cutout")
+KINDS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 
 # What a cut-out square is filled with.
 GREY = 128
@@ -20,9 +20,10 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
     Args:
         images: ``(B, H, W, C)`` uint8.
         keys: ``(B,)``, a key for each image; the same image and key give the same result.
-        kind: ``"none"``; ``"crop"`` pads with black by an eighth of the height (4 pixels at 32) and crops back;
-            ``"flip-crop"`` then mirrors half of the images; ``"flip-crop-cutout"`` then paints a square over, of a
-            quarter of the shorter side (8 pixels at 32), in mid-grey: :func:`cutout`.
+        kind: ``"none"``; ``"flip"`` mirrors half of the images, which leaves complexity as it is; ``"crop"`` pads with
+            black by an eighth of the height (4 pixels at 32) and crops back; ``"flip-crop"`` does both;
+            ``"flip-crop-cutout"`` then paints a square over, of a quarter of the shorter side (8 pixels at 32), in
+            mid-grey: :func:`cutout`.
 
     Returns:
         the shape and dtype of ``images``.
@@ -39,8 +40,9 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
 
     def one(image, key):
         for_offset, for_flip, for_cutout = jax.random.split(key, 3)
-        image = crop(image, jax.random.randint(for_offset, (2,), 0, 2 * padding + 1), padding)
-        if kind in ("flip-crop", "flip-crop-cutout"):
+        if kind != "flip":
+            image = crop(image, jax.random.randint(for_offset, (2,), 0, 2 * padding + 1), padding)
+        if kind != "crop":
             image = flip(image, jax.random.bernoulli(for_flip))
         if kind == "flip-crop-cutout":
             centre = jax.random.randint(for_cutout, (2,), 0, jnp.array([height, width]))

@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     "others": Recipe(preset="puppet_s", epochs=10, batch_size=32, learning_rate=2e-3, augment="flip-crop"),
 }
 
-AUGMENTATIONS = ("none", "crop", "flip-crop", "flip-crop-cutout")
+AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 
 CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
 """How processes find each other: said anew by each command, never taken from an earlier one."""
@@ -108,8 +108,8 @@ class Config:
         str | None,
         _by_data(
             "augment",
-            "Random changes to training images: crop pads by an eighth of the side and crops back "
-            "(4 pixels on CIFAR-10, 1 on digits), flip-crop also mirrors half of them, flip-crop-cutout also blanks a "
+            "Random changes to training images: flip mirrors half of them, crop pads by an eighth of the side and "
+            "crops back (4 pixels on CIFAR-10, 1 on digits), flip-crop does both, flip-crop-cutout also blanks a "
             "square in each.",
             f"{{{','.join(AUGMENTATIONS)}}}",
         ),
