@@ -40,7 +40,14 @@ def run(options: Scaling) -> int:
         return 2
     rounds = min(options.rounds, 2) if options.quick else options.rounds
     output = options.output or (None if options.quick else results_file.FOLDER / "scaling.json")
-    result = {**machine.describe(), "rounds": rounds, "quick": options.quick, "quantities": {}, "left_out": {}}
+    result = {
+        **machine.describe(),
+        "rounds": rounds,
+        "quick": options.quick,
+        "about": sweep.ABOUT,
+        "quantities": {},
+        "left_out": {},
+    }
     result["machine"]["cores_used"] = cores
     if options.only and output and output.exists():
         result["quantities"] = json.loads(output.read_text(encoding="utf-8"))["quantities"]
@@ -119,6 +126,9 @@ class _Bench:
         }
         done = lambda index: _say(f"{one.quantity}: round {index} of {rounds}")  # noqa: E731
         times = timing.interleave(self.crew, workers, rounds, done)
+        for process in {process for label, process in workers.items() if label not in times}:
+            self.crew.dismiss(process)  # it ended and was started anew with nothing in it
+            self.ready.pop(process, None)
         found = {"axis": one.axis, "arithmetic": one.arithmetic, "values": list(one.points)}
         found |= {"sizes": [str(point.size) for point in one.points.values()], "contenders": {}}
         for name in self.names:
@@ -152,7 +162,7 @@ class _Bench:
         """The contenders that could be set up in a process."""
         _say(f"setting up {process} cores")
         folder = self.folder / process.replace("/", " ")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         request = {"folder": str(folder), "size": dataclasses.asdict(point.size)}
         reply = self.crew.ask(process, "prepare", **request, answers=True)
         ready = []

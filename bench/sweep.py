@@ -4,6 +4,10 @@ import dataclasses
 
 from bench.case import Size
 
+ABOUT = (
+    "One quantity at a time around a base case. Complexities are CIFAR-10's: nearly every image gets six layers or "
+    "more, so up to there D_max alone decides. Images are 32×32 always: the first layer's stride makes them the map."
+)
 CONTENDERS = ("compile_predict", "static_jax", "train_interpolated", "train_continuous", "train_static_jax")
 
 
@@ -34,11 +38,7 @@ class Sweep:
 
 
 def full(cores: int) -> tuple[Sweep, ...]:
-    """Around batch 64, 32 channels, maps of 16×16, six layers, on all of ``cores``.
-
-    Six layers are what nearly every image of CIFAR-10 gets or exceeds, so that the layers that are computed are those
-    that are asked for. Images are 32×32 always: the first layer's stride brings them down to the map.
-    """
+    """Around batch 64, 32 channels, maps of 16×16, six layers, on all of ``cores``."""
     return _sweeps(
         base=Size(64, 32, 16, layers=6),
         batch=(8, 16, 64, 256),
