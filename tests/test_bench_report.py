@@ -365,6 +365,12 @@ def test_an_age_that_cannot_be_known_is_unknown(repository, revision, paths, why
     assert why in told
 
 
+def test_a_hooks_environment_does_not_lead_elsewhere(repository, tmp_path, monkeypatch):
+    measured = repository("code/a.py", "1")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    assert age(measured, ("code",), repository.root) == "not older than its code"
+
+
 def test_without_a_repository_or_git_the_age_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert age("0" * 40, ("code",), tmp_path) == "age unknown: no git, or no repository here"

@@ -4,6 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
+# By these a hook's environment points git at the hook's repository.
+_POINTERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -41,8 +44,7 @@ def age(revision: str | None, paths: tuple[str, ...], root: Path = ROOT) -> str:
 
 def _git(root: Path, *arguments: str) -> str | None:
     """What git prints, ``None`` if it failed or is not there."""
-    # A hook's environment would point git at the hook's repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {name: value for name, value in os.environ.items() if name not in _POINTERS}
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, env=environment)
     except OSError:
