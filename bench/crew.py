@@ -22,6 +22,7 @@ class Crew:
         self.compile_fast = compile_fast
         self.cores = sorted(os.sched_getaffinity(0))[:cores]
         self._workers: dict[str, subprocess.Popen] = {}
+        self._limits: dict[str, int | None] = {}
 
     def __enter__(self):
         return self
@@ -31,6 +32,10 @@ class Crew:
             if error is not None:  # a worker may be in the middle of something long
                 self._workers[name].kill()
             self.dismiss(name)
+
+    def limit(self, worker: str, cores: int | None) -> None:
+        """Give the worker of this name, which has not been started, so many of the crew's cores; ``None`` for all."""
+        self._limits[worker] = cores
 
     def ask(self, worker: str, do: str, **request) -> dict:
         """What the worker of this name replies; ``{"unavailable": reason}`` if it cannot, or did not live to tell."""
@@ -64,13 +69,14 @@ class Crew:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
         if self.compile_fast:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        cores = self.cores[: self._limits.get(worker)]
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         self._workers[worker] = process
         return process

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import pathlib
-import platform
+import shlex
 import sys
 import time
 
@@ -26,6 +26,7 @@ import optax
 from flax import nnx
 
 import puppet_jax as pj
+from bench import machine
 from puppet_jax.puppets.convolution import convolve
 from puppet_jax.puppets.primitives import LOWERINGS
 
@@ -46,7 +47,8 @@ def main() -> int:
     if device is None:
         print("no GPU: jax sees only", ", ".join(map(str, jax.devices())), "- install jax with CUDA, or use --cpu")
         return 3
-    result = {"device": str(device.device_kind), "machine": platform.processor(), "jax": jax.__version__}
+    command = shlex.join(["python", "bench/gpu.py", *sys.argv[1:]])
+    result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         names = ("continuous",) if arguments.quick else ("continuous", "ode", "printed", "stored")
         result["correct"] = check_lowerings() + check_models(names)

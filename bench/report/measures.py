@@ -1,0 +1,59 @@
+"""Which paths of the code a result file measures: the file is older than its code if a later commit touched one."""
+
+import fnmatch
+
+_LIBRARY = ("puppet_jax", ":(exclude)puppet_jax/pretrained.py", ":(exclude)puppet_jax/summary.py", "setup.py")
+_CONTENDERS = (*_LIBRARY, "bench/case.py", "bench/contenders", "bench/peers")
+# What decides what is learned; how fast is no part of it.
+_LEARNING = (
+    "puppet_jax/complexity.py",
+    "puppet_jax/images.py",
+    "puppet_jax/schedule.py",
+    "puppet_jax/model.py",
+    "puppet_jax/presets.py",
+    "puppet_jax/puppeteers",
+    "puppet_jax/puppets",
+    ":(exclude)puppet_jax/puppets/native",
+    "train/augment.py",
+    "train/build.py",
+    "train/config.py",
+    "train/data",
+    "train/evaluation.py",
+    "train/loop.py",
+    "train/optimiser.py",
+    "train/step.py",
+)
+_LOOP = (
+    "train/data",
+    "train/devices.py",
+    "train/evaluation.py",
+    "train/loop.py",
+    "train/optimiser.py",
+    "train/step.py",
+)
+
+# file: paths from the root of the repository, as git takes them
+MEASURES: dict[str, tuple[str, ...]] = {
+    "speed*.json": _CONTENDERS,
+    "scaling.json": _CONTENDERS,
+    "memory.json": _CONTENDERS,
+    "gpu*.json": (*_LIBRARY, ":(exclude)puppet_jax/puppets/native", "bench/gpu.py"),
+    "accuracy_*.json": _LEARNING,
+    "digits.json": _LEARNING,
+    "cifar10_one_epoch.json": (*_LIBRARY, *_LEARNING),
+    "precision_*.json": (*_LIBRARY, "bench/precision.py"),
+    "trainer_*.json": (
+        *_LIBRARY,
+        *_LOOP,
+        "train/checkpoint.py",
+        "train/events.py",
+        "train/records.py",
+        "bench/trainer.py",
+    ),
+    "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
+}
+
+
+def paths_of(name: str) -> tuple[str, ...]:
+    """The paths that the result file of this name measures; none if the table does not know it."""
+    return next((paths for pattern, paths in MEASURES.items() if fnmatch.fnmatchcase(name, pattern)), ())

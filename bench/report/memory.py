@@ -1,0 +1,46 @@
+"""Peak memory of a training step by adjoint: ``memory.json``."""
+
+from bench.report.words import mib, number
+from bench.table import markdown
+
+_WHO = {
+    "train_exact_direct": ("conventional (ODE)", "DirectAdjoint"),
+    "train_exact": ("conventional (ODE)", "RecursiveCheckpointAdjoint"),
+    "train_exact_backsolve": ("conventional (ODE)", "BacksolveAdjoint"),
+    "train_vmap": ("conventional (ODE)", "plain `vmap`"),
+    "train_torch_batched": ("conventional (ODE)", "PyTorch, batched"),
+    "train_interpolated": ("ODE, interpolated", "nodes in H"),
+    "train_continuous": ("continuous, interpolated", "nodes in H"),
+    "train_static_jax": ("static", "JAX twin, all layers"),
+}
+_BASE = "train_exact_direct"
+_RESIDENT = ("resident_rise_bytes", "rss_peak_bytes")
+
+
+def render(data: dict) -> str:
+    found = data["contenders"]
+    names = sorted(found, key=lambda name: list(_WHO).index(name) if name in _WHO else len(_WHO))
+    base = found.get(_BASE, {}).get("xla_bytes")
+    rows = []
+    for name in names:
+        account = found[name].get("xla_bytes")
+        share = number(account / base) if account and base else "–"
+        whose, what = _WHO.get(name, ("", f"`{name}`"))
+        rows.append((whose, what, mib(account), share, *(mib(found[name][key]) for key in _RESIDENT)))
+    rows += [("", f"`{name}`", f"left out: {why}", "", "", "") for name, why in data["left_out"].items()]
+    head = ("kernels", "by", "XLA's account, MiB", "of DirectAdjoint's", "rise of resident set, MiB", "its peak, MiB")
+    targets = [
+        (
+            row["number"],
+            row["what"],
+            number(row["ratio"]),
+            f"≤ {row['target']:g}",
+            "reached" if row["reached"] else "missed",
+        )
+        for row in data["rows"]
+    ]
+    told = (
+        f"Training step of {data['size']} (batch, channels, map). PyTorch has no account of its own step. The resident "
+        "set does not rise where a process had kept the memory of the calls before."
+    )
+    return "\n\n".join([told, markdown(head, rows), markdown(("row", "ratio", "", "target", ""), targets)])
