@@ -265,6 +265,30 @@ def _third() -> list[Row]:
     ]
 
 
+def _fourth() -> list[Row]:
+    """What holds 64 whole matrices back, which could be the static twin's kernels: what layers share, or what images do."""
+    whole = {"basis": 64, "hidden": 64}
+    rank2 = {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24}
+    told = {"none": "s = l / L", "layer": "s = l / L and H", "depth": "s = l dl"}
+    return [
+        Row(
+            f"design-fourth-{name}-{by}-omega{omega:g}",
+            "design",
+            f"continuous, {what}, flip alone, {told[by]}, omega {omega:g} in depth, rate 0.01",
+            "continuous",
+            {**options, "conditioning": by, "omega_depth": omega},
+            learning_rate=1e-2,
+            more=FLIP,
+        )
+        for name, what, options, by, omega in (
+            ("basis64", "64 whole matrices", whole, "none", 60.0),
+            ("basis64", "64 whole matrices", whole, "layer", 60.0),
+            ("rank2", "32 of rank 2", rank2, "none", 60.0),
+            ("rank2", "32 of rank 2", rank2, "layer", 60.0),
+        )
+    ]
+
+
 # The continuous puppeteer that the design settled on, at a tenth of the static twin's kernel parameters for each width.
 TENTH = {
     32: {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24},
@@ -397,6 +421,7 @@ ROWS: tuple[Row, ...] = (
     *_depth_axis(),
     *_recipe(),
     *_third(),
+    *_fourth(),
     *_main(),
     *_ablation(),
 )
