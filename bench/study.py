@@ -266,7 +266,7 @@ def _third() -> list[Row]:
 
 
 def _fourth() -> list[Row]:
-    """What holds 64 whole matrices back, which could be the static twin's kernels: what layers share, or what images do."""
+    """What holds 64 whole matrices back, that could be the static twin's kernels: what layers or images share."""
     whole = {"basis": 64, "hidden": 64}
     rank2 = {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24}
     told = {"none": "s = l / L", "layer": "s = l / L and H", "depth": "s = l dl"}
