@@ -1,0 +1,62 @@
+"""The benchmark notebook: it runs in quick mode, and what it shows of bench/results/ is what the files hold."""
+
+import pathlib
+import re
+
+import pytest
+
+nbclient = pytest.importorskip("nbclient", reason="needs the notebook extra: nbclient")
+nbformat = pytest.importorskip("nbformat", reason="needs the notebook extra: nbformat")
+
+PATH = pathlib.Path(__file__).parent.parent / "bench" / "puppet_cnn.ipynb"
+COMMITTED = nbformat.read(PATH, as_version=4)
+FIGURES = ("complexity", "schedule", "kernels", "continuous", "interpolation", "speed")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    figures = tmp_path_factory.mktemp("figures")
+    notebook = nbformat.from_dict(COMMITTED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUPPET_FIGURES", str(figures))
+        patch.setenv("PUPPET_NOTEBOOK", "quick")
+        nbclient.NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(PATH.parent)}}
+        ).execute()  # raises what a cell raises
+    return notebook, figures
+
+
+def shown(cell):
+    """What a code cell displays as Markdown."""
+    outputs = [output for output in cell.outputs if "data" in output]
+    return ["".join(output.data.get("text/markdown", "")) for output in outputs]
+
+
+def test_it_runs_and_writes_the_figures(executed):
+    notebook, figures = executed
+    assert all(cell.outputs for cell in notebook.cells if "display(" in cell.source or "plt.show()" in cell.source)
+    for name in FIGURES:
+        for end in ("svg", "png"):
+            assert (figures / f"{name}.{end}").stat().st_size > 1000
+            assert (PATH.parent / "figures" / f"{name}.{end}").is_file(), "committed for the README"
+
+
+def test_what_it_shows_of_the_results_is_what_the_files_hold(executed):
+    fresh, old = ([c for c in n.cells if "from-results" in c.metadata.get("tags", [])] for n in (executed[0], COMMITTED))
+    assert len(old) == 3
+    for a, b in zip(fresh, old, strict=True):
+        assert shown(a) == shown(b), "run the notebook again and commit it"
+        assert any("|" in text for text in shown(a))
+
+
+def test_it_is_committed_as_executed_from_top_to_bottom():
+    cells = [cell for cell in COMMITTED.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell.outputs if output.output_type in ("error", "stream")]
+
+
+def test_text_cells_hold_no_measured_number():
+    # They come from cells that compute them or read them from a file.
+    for cell in COMMITTED.cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\d[\d.,]*\s*(%|times|ms|MB|points)", cell.source), cell.source
