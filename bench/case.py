@@ -68,7 +68,7 @@ def make_model(size: Size, puppeteer: str = "ode", **options):
     leaves, structure = jax.tree.flatten(state)
     rng = np.random.default_rng(2)
     noise = [0.05 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    if puppeteer == "continuous":  # in proportion: its sines multiply what is added to their small weights by ω0
+    if puppeteer == "continuous":  # in proportion: its parameters are of very different size
         noise = [n * max(float(leaf.std()), 0.1) for n, leaf in zip(noise, leaves, strict=True)]
     leaves = [leaf + n for leaf, n in zip(leaves, noise, strict=True)]
     nnx.update(model, jax.tree.unflatten(structure, leaves))

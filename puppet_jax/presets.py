@@ -32,6 +32,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 LayerSpec(64),
                 LayerSpec(64),
             ),
+            # A tenth of the static twin's kernel parameters (bench/study.py).
+            puppeteer_options={"continuous": {"channels": "low_rank", "rank": 2, "basis": 64, "hidden": 40}},
         ),
         "puppet_m": Preset(
             layers=(
@@ -44,7 +46,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 LayerSpec(256),
                 LayerSpec(256),
             ),
-            puppeteer_options={"continuous": {"basis": 32, "hidden": 64}},
+            # By analogy with puppet_s, a tenth again; not trained yet.
+            puppeteer_options={"continuous": {"channels": "low_rank", "rank": 2, "basis": 320, "hidden": 64}},
         ),
     }
 )

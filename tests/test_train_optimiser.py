@@ -78,6 +78,6 @@ def test_one_step_is_adamw_by_hand_after_clipping():
 def test_recipes_resolve_and_are_frozen():
     config = resolve(Config(data="cifar10"))
     assert config.preset == "puppet_s"
-    assert config.augment == "flip-crop"
+    assert config.augment == "flip"
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.epochs = 3
