@@ -1,14 +1,21 @@
 """Fixtures and independent references, in float64 NumPy, shared by the tests."""
 
 import os
+import shutil
+import tempfile
 
 # Before jax is imported anywhere: the tests need no accelerator and must not depend on one being there.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one test or command has compiled, no other compiles again: the folder is shared by all processes of a run.
+_PROGRAMS = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="puppet-jax-tests-")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import hypothesis
-import jaxtyping
-import numpy as np
-import pytest
+import hypothesis  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile(
     "tests",
@@ -18,6 +25,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_unconfigure():
+    if _PROGRAMS is not None:  # in the process that made it, which ends last
+        shutil.rmtree(_PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def test_it_runs_and_writes_the_figures(executed):
 
 
 def test_what_it_shows_of_the_results_is_what_the_files_hold(executed):
-    fresh, old = ([c for c in n.cells if "from-results" in c.metadata.get("tags", [])] for n in (executed[0], COMMITTED))
+    notebooks = (executed[0], COMMITTED)
+    fresh, old = ([c for c in n.cells if "from-results" in c.metadata.get("tags", [])] for n in notebooks)
     assert len(old) == 3
     for a, b in zip(fresh, old, strict=True):
         assert shown(a) == shown(b), "run the notebook again and commit it"
