@@ -4,7 +4,7 @@ from pathlib import Path
 
 # Okabe and Ito's colours, told apart with any colour vision; markers say the same again.
 _KINDS = {
-    "stored": ("#000000", "s", "static twin, kernels stored"),
+    "stored": ("#000000", "s", "static CNN, kernels stored"),
     "continuous": ("#0072B2", "o", "continuous convolution"),
     "ode": ("#D55E00", "^", "neural ODE, as good as we could make it"),
     "printed": ("#CC79A7", "v", "neural ODE as printed"),
@@ -25,6 +25,12 @@ def draw(path: Path, lines: list[dict], note: str) -> None:
     with plt.rc_context(settings):
         figure, axes = plt.subplots(figsize=(7.0, 4.6), layout="constrained")
         for kind, (colour, marker, label) in _KINDS.items():
+            if kind == "stored":  # what a narrower CNN would do with as few parameters: a line of its own over widths
+                static = sorted(
+                    (line for line in lines if line["puppeteer"] == kind), key=lambda line: line["generator"]
+                )
+                x, y = ([line[name] for line in static] for name in ("generator", "accuracy"))
+                axes.plot(x, y, linestyle=":", linewidth=1, color=colour)
             for width in widths:
                 chosen = sorted(
                     (line for line in lines if line["puppeteer"] == kind and line["width"] == width),
@@ -45,7 +51,7 @@ def draw(path: Path, lines: list[dict], note: str) -> None:
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize=9)
         axes.set_title(note, fontsize=9)
         for end in (".svg", ".png"):
             metadata = {"Date": None} if end == ".svg" else None
