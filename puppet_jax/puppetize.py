@@ -84,7 +84,7 @@ def puppetize(
         image_shape: (H, W, C) of the images; the module is traced on one, without computing anything.
         batch_norm: ``"group"`` or ``"running"``, see above.
         blocks: instead of the sequences found: each entry the name of a list of blocks, such as ``"stage1"``, or a
-            list of blocks' names, such as ``["block1", "block2"]``. ``()``: every image runs everything.
+            list of blocks' names, such as ``["block1", "features.layers.2"]``. ``()``: every image runs everything.
         max_depth: L; the default is n, but at most 8: for H in bits D(H) is at most 8.
         apply: how to call the module, ``apply(module, images, rngs)``: for images (1, H, W, C) that it wants
             normalised otherwise than float in [0, 1], for further arguments, for random streams that it takes as an
@@ -283,7 +283,7 @@ def _trace(body: nnx.Module, apply: Apply, image_shape: tuple[int, int, int], bl
         _replace(watched, path, _Watched(_at(watched, path), note))
     graphdef, state = nnx.split(watched)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    run = lambda state, images: apply(nnx.merge(graphdef, state), images, nnx.Rngs(0))  # noqa: E731
+    run = lambda state, images: apply(nnx.merge(graphdef, state, copy=True), images, nnx.Rngs(0))  # noqa: E731
     try:
         logits = jax.eval_shape(run, state, images)
     except Exception as error:
@@ -415,15 +415,17 @@ def _named(body: nnx.Module, blocks: Sequence[str | Sequence[str]], trace: _Trac
         sequences.append([by_name[name] for name in names])
     flat = _flat(sequences)
     for one in flat:
-        if any(one is not other and other[: len(one)] == one for other in flat):
+        if sum(other[: len(one)] == one for other in flat) > 1:
             raise ValueError(f"puppetize: {_name(one)!r} is in blocks twice, or has one of blocks inside; name one")
     return sequences
 
 
 def _get(by_name: dict[str, Path], name: str, body):
     if name not in by_name:
+        members = [each for each, path in by_name.items() if path and isinstance(path[-1], int)]
         raise ValueError(
-            f"puppetize: blocks names {name!r}, which is not in the module; there are {', '.join(by_name)}"
+            f"puppetize: blocks names {name!r}, which is not in the module; members of its lists are "
+            f"{', '.join(members[:20]) or 'none'}{', …' if len(members) > 20 else ''}"
         )
     return _at(body, by_name[name])
 

@@ -74,7 +74,7 @@ class Gate(InPlaceOf):
 
         def run(x):
             # Made anew inside the branch, where its random streams may count; streams that blocks share must differ.
-            block = nnx.merge(graphdef, state)
+            block = nnx.merge(graphdef, state, copy=True)
             for stream in streams(block):
                 stream.key[...] = jax.random.fold_in(stream.key[...], self.level)
             return block(x, *args, **kwargs)
@@ -157,7 +157,7 @@ class ForeignPuppet(nnx.Module):
         """
         self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
         # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
-        body = nnx.merge(*nnx.split(self.body))
+        body = nnx.clone(self.body)
         for _, module in nnx.iter_modules(body):
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
                 module.conv_general_dilated = functools.partial(convolution, kernels[module.kernel.index])
