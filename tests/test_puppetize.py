@@ -62,12 +62,19 @@ original = nnx.jit(lambda net, x: net(x))
 @functools.cache
 def net_of(name):
     """A net in evaluation mode whose running averages, scales and shifts are not those they start from."""
-    net = NETS[name][0]()
     rng = np.random.default_rng(1)
-    for _, norm in nnx.iter_modules(net):
-        if isinstance(norm, nnx.BatchNorm):
-            for leaf, low in ((norm.mean, -0.2), (norm.bias, -0.2), (norm.var, 0.5), (norm.scale, 0.5)):
-                leaf[...] = jnp.asarray(low + rng.random(leaf.shape), jnp.float32)
+
+    def filled(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(int(rng.integers(1000)))
+        kind = {"scale": 0.5 + rng.random(leaf.shape), "var": 0.5 + rng.random(leaf.shape)}
+        fan_in = math.prod(leaf.shape[:-1]) if "kernel" in str(path) else 16
+        drawn = kind.get(path[-2].key, rng.standard_normal(leaf.shape) * math.sqrt(2 / fan_in))
+        return jnp.asarray(0 * drawn if leaf.dtype == jnp.uint32 else drawn, leaf.dtype)
+
+    # In NumPy: JAX would compile a program for each shape.
+    graphdef, state = nnx.split(nnx.eval_shape(NETS[name][0]))
+    net = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(filled, state))
     net.eval()
     return net
 
@@ -78,14 +85,19 @@ def puppet_of(net, puppeteer="continuous", shape=(8, 8, 3), batch_norm="running"
     return pj.puppetize(net, puppeteer, image_shape=shape, batch_norm=batch_norm, rngs=nnx.Rngs(1), **options)
 
 
+def stored(shapes):
+    """A stored puppeteer whose kernels are yet to be set."""
+    return nnx.eval_shape(lambda: pj.StoredPuppeteer(shapes, standardise=False, rngs=nnx.Rngs(0)))
+
+
 def holding_its_own(net, **options):
     """The net puppetized with a puppeteer that holds its own kernels."""
-    model = puppet_of(net, "stored", puppeteer_options={"standardise": False}, **options)
+    model = puppet_of(net, stored, **options)
     for name, kernel in zip(model.puppet.names, model.puppeteer.kernels, strict=True):
         conv = net
         for key in name.split("."):
             conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
-        kernel[...] = jnp.transpose(conv.kernel[...], (3, 2, 0, 1))
+        kernel.set_value(jnp.asarray(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
     return model
 
 
@@ -122,7 +134,7 @@ class Odd(nnx.Module):
         self.w_circular = nnx.Conv(6, 6, (3, 3), padding="CIRCULAR", rngs=rngs)
         self.v_half = nnx.Conv(6, 6, (2, 2), input_dilation=2, padding=1, dtype=jnp.bfloat16, rngs=rngs)
         self.u_long = nnx.Conv(6, 6, (1, 3), rngs=rngs)
-        self.t_masked = nnx.Conv(6, 6, (3, 3), mask=jnp.tri(6) * jnp.ones((3, 3, 1, 1)), rngs=rngs)
+        self.t_masked = nnx.Conv(6, 6, (3, 3), rngs=rngs)
         self.s_one = nnx.Conv(6, 6, (1, 1), feature_group_count=6, rngs=rngs)
         self.r_line = nnx.Conv(6, 6, (3,), rngs=rngs)
         self.q_up = nnx.ConvTranspose(6, 6, (2, 2), rngs=rngs)
@@ -142,8 +154,12 @@ class Odd(nnx.Module):
         return self.head(self.a_last(x).mean((1, 2)))
 
 
+NETS["odd"] = (lambda: Odd(nnx.Rngs(0)), 3)
+
+
 def test_every_kind_of_convolution_is_generated_or_kept_with_the_reason():
-    net = Odd(nnx.Rngs(0))
+    net = net_of("odd")
+    net.t_masked.mask = nnx.data(jnp.tri(6) * jnp.ones((3, 3, 1, 1)))
     model = holding_its_own(net, batch_norm=None)
     puppet = model.puppet
     assert puppet.names == ("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "a_last")
@@ -202,7 +218,7 @@ def test_blocks_beyond_the_deepest_image_are_not_computed():
         jax.debug.callback(lambda: calls.append(1))
         return call(self, x)
 
-    model = puppet_of(net, "stored")
+    model = holding_its_own(net)
     assert model.puppet.sequences == ((1, 3), (1, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(foreign_nets.InvertedResidual, "__call__", counting)
@@ -230,12 +246,12 @@ def test_the_rule_that_spreads_depth(lengths, most):
 
 def test_blocks_named_by_the_caller():
     net = net_of("resnet")
-    assert puppet_of(net, "stored", blocks=()).puppet.sequences == ()
-    named = puppet_of(net, "stored", blocks=[["blocks.8", "blocks.7"], ["blocks.1"]], max_depth=2).puppet
+    assert puppet_of(net, stored, blocks=()).puppet.sequences == ()
+    named = puppet_of(net, stored, blocks=[["blocks.8", "blocks.7"], ["blocks.1"]], max_depth=2).puppet
     assert (named.sequences, named.max_depth) == (((1, 2), (1,)), 2)
     assert dict(zip(named.names, named.levels, strict=True))["blocks.7.conv1"] == 2
     whole = puppet_of(
-        net_of("mobilenet"), "stored", blocks=[["features.layers.0", "features.layers.1"], ["features.layers.3"]]
+        net_of("mobilenet"), stored, blocks=[["features.layers.0", "features.layers.1"], ["features.layers.3"]]
     ).puppet
     assert whole.sequences == ((1, 3), (1,))
 
@@ -443,11 +459,11 @@ def test_refusals_say_what_why_and_the_way_out():
     ]
     for module, options, words in cases:
         with pytest.raises(ValueError, match=f"(?s){words}"):
-            puppet_of(module, **{"puppeteer": "stored", **options})
+            puppet_of(module, **{"puppeteer": stored, **options})
     with pytest.raises(TypeError, match=r"flax\.nnx\.Module"):
         puppet_of(lambda x: x, "stored")
-    assert puppet_of(good, "stored").puppet.sequences == ()  # one is not called, the other halves the map
-    model = puppet_of(good, "stored")
+    assert puppet_of(good, stored).puppet.sequences == ()  # one is not called, the other halves the map
+    model = puppet_of(good, stored)
     with pytest.raises(ValueError, match="image_shape="):
         model(np.zeros((8, 8, 1), np.uint8))
     with pytest.raises(ValueError, match="types its author gave"):
