@@ -154,11 +154,8 @@ class Odd(nnx.Module):
         return self.head(self.a_last(x).mean((1, 2)))
 
 
-NETS["odd"] = (lambda: Odd(nnx.Rngs(0)), 3)
-
-
 def test_every_kind_of_convolution_is_generated_or_kept_with_the_reason():
-    net = net_of("odd")
+    net = Odd(nnx.Rngs(0))
     net.t_masked.mask = nnx.data(jnp.tri(6) * jnp.ones((3, 3, 1, 1)))
     model = holding_its_own(net, batch_norm=None)
     puppet = model.puppet
