@@ -18,7 +18,8 @@ from puppet_jax.puppeteers import (
     interpolate,
     interpolation_error,
 )
-from puppet_jax.puppets import LayerSpec, PlainPuppet
+from puppet_jax.puppetize import puppetize
+from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet
 from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
 from puppet_jax.summary import Summary, summary
 
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "ContinuousPuppeteer",
+    "ForeignPuppet",
     "InterpolatedPuppeteer",
     "LayerSpec",
     "Measure",
@@ -51,6 +53,7 @@ __all__ = [
     "list_pretrained",
     "load_pretrained",
     "pretrained_info",
+    "puppetize",
     "step_size",
     "summary",
 ]

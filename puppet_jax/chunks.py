@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.images import as_unit
 from puppet_jax.puppeteers.interpolate import Grid
-from puppet_jax.puppets import CONVOLVED, Mixture, PlainPuppet
+from puppet_jax.puppets import CONVOLVED, ForeignPuppet, Mixture, PlainPuppet
 
 Tables = tuple[Float[Array, "_ _ _ _ _"], ...]
 
@@ -36,7 +36,7 @@ def convolution_tables(tables: tuple[Float[Array, "_ _ _ _ _"], ...]) -> Tables:
 
 
 def logits_in_chunks(
-    puppet: PlainPuppet,
+    puppet: PlainPuppet | ForeignPuppet,
     grid: Grid,
     tables: Tables,
     images: Num[Array, "b h w c"],
@@ -65,6 +65,8 @@ def logits_in_chunks(
     def one_chunk(rows, places):
         depths = jnp.where(places < batch, depth[rows], 0)
         weights = jax.vmap(grid.weights)(complexity[rows])
+        if isinstance(puppet, ForeignPuppet):
+            return puppet.batch(as_unit(images[rows]), weights, tables, depths, rows)
         x = jax.vmap(puppet.stem)(as_unit(images[rows]))
         features = jnp.zeros((chunk, puppet.head[...].shape[0]))
         for index, table in enumerate(tables):

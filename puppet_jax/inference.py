@@ -15,7 +15,7 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
 from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
 from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
-from puppet_jax.puppets import PlainPuppet
+from puppet_jax.puppets import ForeignPuppet, PlainPuppet
 
 _LARGEST_BATCH = 1024
 
@@ -47,7 +47,11 @@ class Predictor:
     """
 
     def __init__(
-        self, puppet: PlainPuppet, interpolated: InterpolatedPuppeteer, measurement: Measure, chunk: int | None
+        self,
+        puppet: PlainPuppet | ForeignPuppet,
+        interpolated: InterpolatedPuppeteer,
+        measurement: Measure,
+        chunk: int | None,
     ):
         self.grid = interpolated.grid
         self.tables = _bake(*nnx.split(interpolated))
@@ -106,24 +110,32 @@ def compile_predict(
         model: the model; an :class:`InterpolatedPuppeteer` inside is used with its own nodes.
         tolerance: relative error of an interpolated kernel; see :func:`interpolate`.
         interval: complexities to cover; the default is all there are. Outside, h is clamped to it.
-        dtype: compute type of the convolutions, ``None`` for the model's own.
+        dtype: compute type of the convolutions, ``None`` for the model's own; a puppetized model keeps its own.
         chunk: images that go through the layers together; ``None`` for the platform's own.
 
     Raises:
         TypeError: ``model`` is not a :class:`PuppetCNN`.
-        ValueError: ``chunk`` < 1, or what :func:`interpolate` raises.
+        ValueError: ``chunk`` < 1, a ``dtype`` for a puppetized model, or what :func:`interpolate` raises.
     """
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"compile_predict: model must be a PuppetCNN, got {type(model).__name__}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"compile_predict: chunk must be at least 1, got {chunk}")
     model = nnx.clone(model)
+    model.eval()
+    foreign = isinstance(model.puppet, ForeignPuppet)
+    if foreign and dtype is not None:
+        raise ValueError(
+            "compile_predict: a puppetized model computes in the types its author gave its layers; leave dtype out, "
+            "and puppetize the model with dtype=... in its own nnx.Conv"
+        )
     if dtype is not None:
         model.puppet.dtype = jnp.dtype(dtype)
     interpolated = model.puppeteer
     if not isinstance(interpolated, InterpolatedPuppeteer):
-        # At full depth every layer's kernels are needed at every complexity, not only where eq. (6) reaches the layer.
-        everywhere = model.measurement.depth == "full"
+        # At full depth, and where depth counts blocks, every layer's kernels are needed at every complexity, not only
+        # where eq. (6) reaches the layer.
+        everywhere = foreign or model.measurement.depth == "full"
         interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance, shared=everywhere)
     return Predictor(model.puppet, interpolated, model.measurement, chunk)
 

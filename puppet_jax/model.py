@@ -15,9 +15,9 @@ from puppet_jax.images import as_unit, check_images
 from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import ContinuousPuppeteer, InterpolatedPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppets import PlainPuppet
+from puppet_jax.puppets import ForeignPuppet, PlainPuppet
 
-_PUPPETEERS = {
+PUPPETEERS = {
     "continuous": ContinuousPuppeteer,
     "ode": OdePuppeteer,
     "printed": functools.partial(OdePuppeteer, initial="constant", standardise=False),
@@ -34,15 +34,17 @@ class PuppetCNN(nnx.Module):
         measurement: which complexity, and whether depth follows it; the default is the method's.
 
     Raises:
-        ValueError: the two disagree about the kernels' shapes.
+        ValueError: the two disagree about the kernels' shapes, or a foreign puppet's kernels are interpolated from
+            nodes that are not shared.
     """
 
-    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet, measurement: Measure | None = None):
+    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet | ForeignPuppet, measurement: Measure | None = None):
         if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
             raise ValueError(
                 f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "
                 f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
             )
+        _check_nodes(puppeteer, puppet)
         self.puppeteer = puppeteer
         self.puppet = puppet
         self.measurement = measurement or Measure()
@@ -70,7 +72,10 @@ class PuppetCNN(nnx.Module):
                 channels than the model's, or an image smaller than its strides allow.
         """
         images = self._check(images, "PuppetCNN")
-        return _logits(*nnx.split(self), images)
+        logits = _logits(*nnx.split(self), images)
+        if isinstance(self.puppet, ForeignPuppet):
+            self.puppet.advance()
+        return logits
 
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
@@ -97,15 +102,30 @@ def _logits(graphdef, state, images):
     model = nnx.merge(graphdef, state)
     h, d = model.measure(images)
     source = model.puppeteer
+    _check_nodes(source, model.puppet)
     if isinstance(source, InterpolatedPuppeteer) and images.ndim == 4:
         model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
         tables = convolution_tables(source.tables())
         return logits_in_chunks(model.puppet, source.grid, tables, images, h, d, default_chunk())
 
-    def one(image, h, d):
-        return model.puppet(image, model.puppeteer(h), d)
+    def one(image, h, d, sample):
+        own = {"sample": sample} if isinstance(model.puppet, ForeignPuppet) else {}
+        return model.puppet(image, model.puppeteer(h), d, **own)
 
-    return (jax.vmap(one) if images.ndim == 4 else one)(as_unit(images), h, d)
+    if images.ndim == 3:
+        return one(as_unit(images), h, d, 0)
+    return jax.vmap(one)(as_unit(images), h, d, jnp.arange(len(images)))
+
+
+def _check_nodes(puppeteer: Puppeteer, puppet: PlainPuppet | ForeignPuppet) -> None:
+    # Nodes of a layer's own cover complexities whose D reaches the layer's number; a foreign puppet's D counts blocks.
+    if isinstance(puppet, ForeignPuppet) and isinstance(puppeteer, InterpolatedPuppeteer):
+        ranges = puppeteer.grid.ranges
+        if any(each != ranges[0] for each in ranges):
+            raise ValueError(
+                "PuppetCNN: in a puppetized model the depth counts blocks, not layers, so every layer's kernels are "
+                "needed at every complexity; interpolate with pj.interpolate(puppeteer, shared=True)"
+            )
 
 
 def create(
@@ -141,10 +161,10 @@ def create(
     """
     if name not in PRESETS:
         raise ValueError(f"create: unknown preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-    if puppeteer not in _PUPPETEERS:
-        raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(_PUPPETEERS))}")
+    if puppeteer not in PUPPETEERS:
+        raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
     preset = PRESETS[name]
     layers = preset.layers if width is None else [dataclasses.replace(each, width=width) for each in preset.layers]
     puppet = PlainPuppet(layers, in_channels=in_channels, num_classes=num_classes, dtype=dtype, rngs=rngs)
     options = {**preset.puppeteer_options.get(puppeteer, {}), **(puppeteer_options or {})}
-    return PuppetCNN(_PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)
+    return PuppetCNN(PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)

@@ -4,8 +4,10 @@ import dataclasses
 import math
 
 import jax
+from flax import nnx
 
 from puppet_jax.model import PuppetCNN
+from puppet_jax.puppets import ForeignPuppet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Summary:
     Attributes:
         generator: of the puppeteer, all that the convolution kernels are made from.
         normalisation: scales and shifts of the puppet.
-        head: the classifier.
+        head: the classifier; of a puppetized model all that is stored besides: biases and kernels that are not
+            generated too.
         static_kernels: kernels that the static twin, the same puppet with one stored kernel a layer, stores instead of
             the generator.
     """
@@ -67,10 +70,16 @@ def summary(model: PuppetCNN) -> Summary:
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"summary: model must be a PuppetCNN, got {type(model).__name__}")
     puppet = model.puppet
+    if isinstance(puppet, ForeignPuppet):
+        normalisation = puppet.normalisation_count()
+        head = _count(nnx.state(puppet, nnx.Param)) - normalisation
+    else:
+        normalisation = _count(puppet.norm_scale, puppet.norm_shift)
+        head = _count(puppet.head, puppet.head_bias)
     return Summary(
         generator=_count(model.puppeteer),
-        normalisation=_count(puppet.norm_scale, puppet.norm_shift),
-        head=_count(puppet.head, puppet.head_bias),
+        normalisation=normalisation,
+        head=head,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
     )
 

@@ -45,7 +45,11 @@ class Mixture(NamedTuple):
         """What to convolve images of ``dtype`` with: itself for float32; else the kernel, formed and then rounded."""
         if jnp.dtype(dtype) == jnp.float32:
             return self
-        return jnp.transpose(_form(self.weights[None], self.table)[0], (3, 2, 0, 1)).astype(dtype)
+        return self.formed().astype(dtype)
+
+    def formed(self) -> Float[Array, "c_out c_in k_h k_w"]:
+        """The kernel itself."""
+        return jnp.transpose(_form(self.weights[None], self.table)[0], (3, 2, 0, 1))
 
     def one_of_table(self) -> Float[Array, "k_h k_w c_in c_out"]:
         """The table's first kernel, for its shape and dtype.

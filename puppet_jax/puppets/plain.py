@@ -127,7 +127,7 @@ class PlainPuppet(nnx.Module):
         spec = self.layers[index]
         y = checkpoint_name(convolve(x, kernel.astype(self.dtype), stride=spec.stride), CONVOLVED)
         groups = math.gcd(spec.width, self.norm_groups)
-        y = _group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
+        y = group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
         y = jax.nn.relu(y)
         if self.residual and y.shape == x.shape:
             y = y + x
@@ -155,7 +155,10 @@ class PlainPuppet(nnx.Module):
             )
 
 
-def _group_norm(x, groups: int, scale, shift):
+def group_norm(
+    x: Float[Array, "h w c"], groups: int, scale: Float[Array, " c"], shift: Float[Array, " c"], epsilon: float = 1e-5
+) -> Float[Array, "h w c"]:
+    """Group normalisation of one image's map, over ``groups`` groups of channels; statistics in float32."""
     # Sums down the columns first, channels lie side by side in memory, then over a group's few: XLA:CPU takes two to
     # seven times as long to reduce both at once, and as long again backwards.
     h, w, c = x.shape
@@ -164,7 +167,7 @@ def _group_norm(x, groups: int, scale, shift):
     mean_of_group = lambda per_channel: jnp.repeat(jnp.mean(per_channel.reshape(groups, each), axis=1), each)  # noqa: E731
     mean = mean_of_group(jnp.mean(y, axis=0))
     variance = mean_of_group(jnp.mean((y - mean) ** 2, axis=0))
-    factor = jax.lax.rsqrt(variance + 1e-5) * scale
+    factor = jax.lax.rsqrt(variance + epsilon) * scale
     return (y * factor + (shift - mean * factor)).reshape(h, w, c).astype(x.dtype)
 
 

@@ -1,0 +1,296 @@
+"""ForeignPuppet: somebody else's CNN as the puppet, its convolutions driven from outside; made by ``puppetize``."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from puppet_jax.puppeteers.protocol import Kernels, KernelShape
+from puppet_jax.puppets.batch_norm import ImageNorm, RunningNorm
+from puppet_jax.puppets.convolution import convolve
+from puppet_jax.puppets.mixed import Mixture
+
+Apply = Callable[[nnx.Module, Array, nnx.Rngs], Array]
+"""(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes)."""
+
+_NORMS = (ImageNorm, RunningNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedKernel:
+    """What stands in an ``nnx.Conv`` for the kernel that is not stored: static, no parameter.
+
+    Attributes:
+        index: which of the puppeteer's kernels the convolution takes.
+        dtype: of the kernel that stood there; what the layer computes in may follow from it.
+    """
+
+    index: int
+    dtype: Any
+
+    def __getitem__(self, _) -> np.ndarray:
+        # nnx.Conv reads its kernel for the dtype, and hands it to a function that takes the generated one instead.
+        # Should anything else ever read it, the result must be no plausible number.
+        return np.full((), np.nan, self.dtype)
+
+
+class InPlaceOf(nnx.Module):
+    """What stands in a block's place, and answers for it when the module around asks for an attribute."""
+
+    def __init__(self, block: nnx.Module):
+        self.block = block
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or "block" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.block, name)
+
+
+class Gate(InPlaceOf):
+    """A block that an image goes through if its depth reaches the block's level, and passes unchanged if not.
+
+    Args:
+        block: any module whose result has its first argument's shape and dtype.
+        level: the least depth D that runs it.
+    """
+
+    def __init__(self, block: nnx.Module, level: int):
+        super().__init__(block)
+        self.level = level
+        self.where = None
+
+    def __call__(self, x, *args, **kwargs):
+        depth, deepest = self.where()
+        if isinstance(depth, int):
+            return self.block(x, *args, **kwargs) if depth >= self.level else x
+        graphdef, state = nnx.split(self.block)
+
+        def run(x):
+            # Made anew inside the branch, where its random streams may count; streams that blocks share must differ.
+            block = nnx.merge(graphdef, state, copy=True)
+            for stream in streams(block):
+                stream.key[...] = jax.random.fold_in(stream.key[...], self.level)
+            return block(x, *args, **kwargs)
+
+        # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
+        y = run(x) if deepest is None else lax.cond(deepest >= self.level, run, lambda x: x, x)
+        return jnp.where(depth >= self.level, y, x)
+
+
+class ForeignPuppet(nnx.Module):
+    """A CNN written for stored kernels, that takes them from outside; see :func:`puppet_jax.puppetize`.
+
+    Written for one image, which the module sees as a batch of one. Stored here is all that the module stores but the
+    kernels: biases, normalisation, dense layers, and convolutions that cannot be generated.
+
+    Args:
+        body: the module, its kernels replaced by :class:`GeneratedKernel` and its blocks by :class:`Gate`.
+        kernel_shapes: (C_out, C_in / groups, K, K) of each convolution, in the order of their first calls.
+        names: where each of them stands in the module, such as ``"stages.0.conv1"``.
+        levels: the least depth D that uses each of them.
+        sequences: of each sequence of blocks, the level of each block; ``()`` if no block is ever skipped.
+        max_depth: L, the number of depths.
+        kept: convolutions that stay stored: (name, reason).
+        image_shape: (H, W, C) the module was traced on.
+        num_classes: number of logits.
+        apply: how the module is called.
+        stream: random stream for modules that draw, else ``None``.
+        deterministic: whether random streams stand still from one call to the next.
+    """
+
+    def __init__(
+        self,
+        body: nnx.Module,
+        *,
+        kernel_shapes: tuple[KernelShape, ...],
+        names: tuple[str, ...],
+        levels: tuple[int, ...],
+        sequences: tuple[tuple[int, ...], ...],
+        max_depth: int,
+        kept: tuple[tuple[str, str], ...],
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        apply: Apply,
+        stream: nnx.RngStream | None,
+        deterministic: bool,
+    ):
+        self.body = body
+        self.kernel_shapes = kernel_shapes
+        self.names = names
+        self.levels = levels
+        self.sequences = sequences
+        self.max_depth = max_depth
+        self.kept = kept
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.apply = apply
+        self.stream = nnx.data(stream)
+        self.deterministic = deterministic
+
+    def __call__(
+        self,
+        image: Float[Array, "h w c"],
+        kernels: Kernels | tuple[Mixture, ...],
+        depth: Int[Array, ""] | int,
+        *,
+        deepest: Int[Array, ""] | None = None,
+        sample: Int[Array, ""] | int = 0,
+    ) -> Float[Array, " num_classes"]:
+        """Logits of one image.
+
+        Args:
+            image: float in [0, 1].
+            kernels: one (C_out, C_in / groups, K, K) a convolution, or mixtures.
+            depth: D. An array masks the blocks beyond; a Python integer leaves them out.
+            deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
+            sample: the image's number, which its random streams are made from.
+
+        Raises:
+            ValueError: the kernels or the image's channels do not fit.
+        """
+        self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
+        # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
+        body = nnx.clone(self.body)
+        for _, module in nnx.iter_modules(body):
+            if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
+                module.conv_general_dilated = functools.partial(convolution, kernels[module.kernel.index])
+            elif isinstance(module, Gate):
+                module.where = lambda: (depth, deepest)
+        rngs = None
+        if self.stream is not None:
+            own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
+            rngs = nnx.Rngs(own(self.stream.key[...]))
+            for stream in streams(body):
+                stream.key[...] = own(stream.key[...])
+        logits = self.apply(body, image[None], rngs)
+        return logits[0].astype(jnp.float32)
+
+    def batch(
+        self,
+        images: Float[Array, "b h w c"],
+        weights: tuple[Float[Array, "b _"], ...],
+        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+    ) -> Float[Array, "b num_classes"]:
+        """Logits of images whose kernels are mixtures of tables; blocks beyond their deepest are not computed.
+
+        Args:
+            images: float in [0, 1].
+            weights: each convolution's interpolation weights.
+            tables: each convolution's kernels at the nodes, (M, K, K, C_in / groups, C_out).
+            depths: D; an image of depth 0 only fills up the batch.
+            samples: see a call.
+        """
+        own = [jnp.where((depths >= level)[:, None], w, 0.0) for w, level in zip(weights, self.levels, strict=True)]
+        kernels = tuple(Mixture(w, table) for w, table in zip(own, tables, strict=True))
+        one = functools.partial(self._one_of_batch, jnp.max(depths))
+        return jax.vmap(one, in_axes=(0, (Mixture(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
+
+    def _one_of_batch(self, deepest, image, kernels, depth, sample):
+        return self(image, kernels, depth, deepest=deepest, sample=sample)
+
+    def advance(self) -> None:
+        """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""
+        if self.stream is not None and not self.deterministic:
+            self.stream.count[...] += 1
+
+    def normalisation_count(self) -> int:
+        """Stored parameters of normalisation layers, flax's and those in a batch normalisation's place."""
+        norms = [node for _, node in nnx.iter_modules(self.body) if isinstance(node, _NORMS)]
+        return sum(leaf.size for norm in norms for leaf in jax.tree.leaves(nnx.state(norm, nnx.Param)))
+
+    def check(self, image_shape: tuple[int, ...], shapes, last: int) -> None:
+        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through."""
+        del last
+        if image_shape[2] != self.image_shape[2]:
+            raise ValueError(
+                f"ForeignPuppet: image has {image_shape[2]} channels, the module was puppetized for "
+                f"{self.image_shape[2]}; puppetize it with image_shape={tuple(image_shape)}"
+            )
+        if tuple(shapes) != self.kernel_shapes:
+            raise ValueError(
+                f"ForeignPuppet: kernels must have shapes {self.kernel_shapes}, got {tuple(shapes)}; "
+                "make the puppeteer from puppet.kernel_shapes"
+            )
+
+
+def streams(module: nnx.Module) -> list[nnx.RngStream]:
+    """The random streams that a module holds."""
+    return [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)]
+
+
+def _shape(kernel):
+    if isinstance(kernel, Mixture):
+        _, k_h, k_w, c_in, c_out = kernel.table.shape
+        return c_out, c_in, k_h, k_w
+    return kernel.shape
+
+
+def convolution(
+    kernel: Float[Array, "c_out c_in k_h k_w"] | Mixture,
+    inputs: Float[Array, "n h w c"],
+    unused,
+    strides: tuple[int, int],
+    padding,
+    *,
+    lhs_dilation: tuple[int, int],
+    rhs_dilation: tuple[int, int],
+    dimension_numbers,
+    feature_group_count: int,
+    precision,
+    preferred_element_type=None,
+    out_sharding=None,
+) -> Float[Array, "n h_out w_out c_out"]:
+    """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
+
+    The project's per-sample convolution where it applies (no groups, no dilation, no precision asked for); else a sum
+    over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Both are as fast backwards as
+    forwards under ``vmap`` over kernels, where XLA's grouped convolution is not.
+    """
+    del unused, dimension_numbers, out_sharding  # always NHWC, HWIO
+    size = _shape(kernel)[2:]
+    if isinstance(padding, str):  # as lax does: the kernel with its dilation, the image without
+        spans = [(k - 1) * d + 1 for k, d in zip(size, rhs_dilation, strict=True)]
+        padding = lax.padtype_to_pads(inputs.shape[1:3], spans, strides, padding)
+    padding = tuple((int(low), int(high)) for low, high in padding)
+    plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
+    if plain and {*lhs_dilation, *rhs_dilation} == {1}:
+        own = kernel.astype(inputs.dtype)
+        run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding)
+        out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
+    else:
+        formed = kernel.formed() if isinstance(kernel, Mixture) else kernel
+        taps = jnp.transpose(formed.astype(inputs.dtype), (2, 3, 1, 0))
+        out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    return out if preferred_element_type is None else out.astype(preferred_element_type)
+
+
+def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, precision):
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)
+    around = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
+    still = (0, 0, 0)
+    padded = lax.pad(inputs, jnp.zeros((), inputs.dtype), (still, *around, still)).astype(wide)
+    batch, *spans, c_in = padded.shape
+    k_h, k_w, each, c_out = kernel.shape
+    kernel = kernel.astype(wide).reshape(k_h, k_w, each, groups, c_out // groups)
+    h, w = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(spans, (k_h, k_w), rhs_dilation, strides, strict=True))
+    out = jnp.zeros((batch, h, w, groups, c_out // groups), wide)
+    for i in range(k_h):
+        for j in range(k_w):
+            top, left = i * rhs_dilation[0], j * rhs_dilation[1]
+            last = top + (h - 1) * strides[0] + 1, left + (w - 1) * strides[1] + 1
+            pixels = lax.slice(padded, (0, top, left, 0), (batch, *last, c_in), (1, *strides, 1))
+            pixels = pixels.reshape(batch, h, w, groups, each)
+            if each == 1:
+                out = out + pixels * kernel[i, j, 0]
+            else:
+                out = out + jnp.einsum("nhwgi,igo->nhwgo", pixels, kernel[i, j], precision=precision)
+    return out.reshape(batch, h, w, c_out).astype(inputs.dtype)

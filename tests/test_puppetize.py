@@ -1,0 +1,467 @@
+import functools
+import math
+
+import foreign_nets
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+
+import puppet_jax as pj
+from puppet_jax import inference
+from puppet_jax.puppetize import _levels
+
+SMALL = {"basis": 4, "hidden": 8}
+FULL = pj.Measure(depth="full")
+NETS = {
+    "resnet": (lambda: foreign_nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "mobilenet": (lambda: foreign_nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "tutorial": (lambda: foreign_nets.TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
+}
+
+
+def images_of(channels, count=6):
+    """8×8 images of depths from 1 up, in no order."""
+    rng = np.random.default_rng(0)
+    levels = [256, 2, 1, 16, 4, 256][:count]
+    return np.stack([rng.integers(0, n, (8, 8, channels)) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(4, 4, (3, 3), feature_group_count=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.dropout(nnx.tanh(self.norm(self.conv(x))))
+
+
+class Small(nnx.Module):
+    """Of everything a little: a strided stem, three residual blocks, dropout."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.blocks = nnx.List([Block(rngs) for _ in range(3)])
+        self.head = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((1, 2)))
+
+
+NETS["small"] = (lambda: Small(nnx.Rngs(0)), 3)
+original = nnx.jit(lambda net, x: net(x))
+
+
+@functools.cache
+def net_of(name):
+    """A net in evaluation mode whose running averages, scales and shifts are not those they start from."""
+    rng = np.random.default_rng(1)
+
+    def filled(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(int(rng.integers(1000)))
+        kind = {"scale": 0.5 + rng.random(leaf.shape), "var": 0.5 + rng.random(leaf.shape)}
+        fan_in = math.prod(leaf.shape[:-1]) if "kernel" in str(path) else 16
+        drawn = kind.get(path[-2].key, rng.standard_normal(leaf.shape) * math.sqrt(2 / fan_in))
+        return jnp.asarray(0 * drawn if leaf.dtype == jnp.uint32 else drawn, leaf.dtype)
+
+    # In NumPy: JAX would compile a program for each shape.
+    graphdef, state = nnx.split(nnx.eval_shape(NETS[name][0]))
+    net = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(filled, state))
+    net.eval()
+    return net
+
+
+def puppet_of(net, puppeteer="continuous", shape=(8, 8, 3), batch_norm="running", **options):
+    if puppeteer == "continuous":
+        options = {"puppeteer_options": SMALL, **options}
+    return pj.puppetize(net, puppeteer, image_shape=shape, batch_norm=batch_norm, rngs=nnx.Rngs(1), **options)
+
+
+def stored(shapes):
+    """A stored puppeteer whose kernels are yet to be set."""
+    return nnx.eval_shape(lambda: pj.StoredPuppeteer(shapes, standardise=False, rngs=nnx.Rngs(0)))
+
+
+def holding_its_own(net, **options):
+    """The net puppetized with a puppeteer that holds its own kernels."""
+    model = puppet_of(net, stored, **options)
+    for name, kernel in zip(model.puppet.names, model.puppeteer.kernels, strict=True):
+        conv = net
+        for key in name.split("."):
+            conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
+        kernel.set_value(jnp.asarray(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
+    return model
+
+
+def close(found, expected, tolerance=1e-5):
+    assert found.shape == expected.shape
+    return float(jnp.abs(found - expected).max()) <= tolerance * float(jnp.abs(expected).max())
+
+
+# ---- The same network
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "tutorial"])
+def test_with_its_own_kernels_it_is_the_original_and_the_original_is_untouched(name):
+    net, channels = net_of(name), NETS[name][1]
+    before = jax.tree.map(np.asarray, nnx.state(net, nnx.Not(nnx.RngState)))
+    graph = nnx.graphdef(net)
+    model = holding_its_own(net, shape=(8, 8, channels), measurement=FULL)
+    images = images_of(channels)
+    expected = original(net, images / np.float32(255))
+    assert model.puppet.kept == ()
+    assert close(model(images), expected)
+    assert close(pj.compile_predict(model, chunk=4)(images).logits, expected)
+    assert nnx.graphdef(net) == graph
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(net, nnx.Not(nnx.RngState)))
+
+
+class Odd(nnx.Module):
+    """Every kind of convolution, named so that the alphabet is not the order of the calls."""
+
+    def __init__(self, rngs):
+        self.z_first = nnx.Conv(3, 6, (5, 5), strides=(2, 1), padding="VALID", rngs=rngs)
+        self.y_grouped = nnx.Conv(6, 4, (3, 3), feature_group_count=2, padding=((1, 2), (0, 1)), rngs=rngs)
+        self.x_dilated = nnx.Conv(4, 6, (3, 3), kernel_dilation=2, rngs=rngs)
+        self.w_circular = nnx.Conv(6, 6, (3, 3), padding="CIRCULAR", rngs=rngs)
+        self.v_half = nnx.Conv(6, 6, (2, 2), input_dilation=2, padding=1, dtype=jnp.bfloat16, rngs=rngs)
+        self.u_long = nnx.Conv(6, 6, (1, 3), rngs=rngs)
+        self.t_masked = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.s_one = nnx.Conv(6, 6, (1, 1), feature_group_count=6, rngs=rngs)
+        self.r_line = nnx.Conv(6, 6, (3,), rngs=rngs)
+        self.q_up = nnx.ConvTranspose(6, 6, (2, 2), rngs=rngs)
+        self.p_unused = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.o_normed = nnx.WeightNorm(nnx.Conv(6, 6, (3, 3), rngs=rngs), rngs=rngs)
+        self.n_tied = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.m_tied = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.m_tied.kernel = self.n_tied.kernel
+        self.a_last = nnx.Conv(6, 6, (3, 3), precision="highest", rngs=rngs)
+        self.head = nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in (self.z_first, self.y_grouped, self.x_dilated, self.w_circular, self.v_half, self.u_long):
+            x = nnx.tanh(layer(x)).astype(jnp.float32)
+        for layer in (self.t_masked, self.s_one, self.r_line, self.q_up, self.o_normed, self.n_tied, self.m_tied):
+            x = x + layer(x)
+        return self.head(self.a_last(x).mean((1, 2)))
+
+
+def test_every_kind_of_convolution_is_generated_or_kept_with_the_reason():
+    net = Odd(nnx.Rngs(0))
+    net.t_masked.mask = nnx.data(jnp.tri(6) * jnp.ones((3, 3, 1, 1)))
+    model = holding_its_own(net, batch_norm=None)
+    puppet = model.puppet
+    assert puppet.names == ("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "a_last")
+    assert puppet.kernel_shapes[:3] == ((6, 3, 5, 5), (4, 3, 3, 3), (6, 4, 3, 3))
+    reasons = dict(puppet.kept)
+    for name, words in {
+        "u_long": "1×3",
+        "t_masked": "masked",
+        "s_one": "one weight",
+        "r_line": "1 spatial axes",
+        "q_up": "transposed",
+        "p_unused": "does not call",
+        "o_normed.layer_instance": "WeightNorm",
+        "n_tied": "shares its kernel",
+        "m_tied": "shares its kernel",
+    }.items():
+        assert words in reasons.pop(name)
+    assert not reasons
+    images = images_of(3)
+    assert close(model(images), original(net, images / np.float32(255)), 1e-2)  # one layer computes in bfloat16
+
+
+# ---- Depth
+
+
+def test_skipping_is_removing_the_blocks_by_hand():
+    net = net_of("resnet")
+    model = holding_its_own(net)
+    assert model.max_depth == 7
+    assert model.puppet.sequences == ((1, 4, 7), (1, 5), (1, 6))
+    always = {0, 3, 4, 6, 7}
+    runs = {d: sorted(always | {1, 5, 8, 2} & set([1, 5, 8, 2][: max(0, d - 3)])) for d in range(1, 8)}
+    image = jnp.asarray(images_of(3)[0] / np.float32(255))
+    kernels = model.puppeteer(0.0)
+    masked = jax.jit(lambda d: model.puppet(image, kernels, d))
+    branched = jax.jit(lambda d: model.puppet(image, kernels, d, deepest=d))
+    seen = []
+    for depth, kept in runs.items():
+        if kept not in seen:
+            shorter = nnx.clone(net)
+            shorter.blocks = nnx.List([shorter.blocks[i] for i in kept])
+            expected = original(shorter, image[None])[0]
+            seen.append(kept)
+        assert close(masked(depth), expected)
+        assert close(branched(depth), expected)
+    assert close(jax.jit(lambda x: model.puppet(x, kernels, 4))(image), masked(4))
+    assert len(seen) == 5
+
+
+def test_blocks_beyond_the_deepest_image_are_not_computed():
+    net = net_of("mobilenet")
+    calls = []
+    call = foreign_nets.InvertedResidual.__call__
+
+    def counting(self, x):
+        jax.debug.callback(lambda: calls.append(1))
+        return call(self, x)
+
+    model = holding_its_own(net)
+    assert model.puppet.sequences == ((1, 3), (1, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign_nets.InvertedResidual, "__call__", counting)
+        prediction = pj.compile_predict(model, chunk=1)(images_of(3))
+        jax.effects_barrier()
+    inference._predict.clear_cache()
+    depth = np.asarray(prediction.depth)
+    assert {1, 2, 4} <= set(depth)
+    # With six images filled up to eight; the two have depth 0. Three blocks always run.
+    assert len(calls) == 3 * 8 + (depth >= 3).sum() + (depth >= 4).sum()
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 12))
+def test_the_rule_that_spreads_depth(lengths, most):
+    levels = _levels(lengths, most)
+    n = sum(lengths)
+    assert [len(each) for each in levels] == lengths
+    for depth in range(1, most + 1):
+        running = [sum(level <= depth for level in each) for each in levels]
+        assert min(running) >= 1
+        assert sum(running) == max(len(lengths), math.ceil(n * depth / most))
+        for each, count in zip(levels, running, strict=True):
+            assert all(level <= depth for level in each[:count])  # the first ones of each
+
+
+def test_blocks_named_by_the_caller():
+    net = net_of("resnet")
+    assert puppet_of(net, stored, blocks=()).puppet.sequences == ()
+    named = puppet_of(net, stored, blocks=[["blocks.8", "blocks.7"], ["blocks.1"]], max_depth=2).puppet
+    assert (named.sequences, named.max_depth) == (((1, 2), (1,)), 2)
+    assert dict(zip(named.names, named.levels, strict=True))["blocks.7.conv1"] == 2
+    whole = puppet_of(
+        net_of("mobilenet"), stored, blocks=[["features.layers.0", "features.layers.1"], ["features.layers.3"]]
+    ).puppet
+    assert whole.sequences == ((1, 3), (1,))
+
+
+# ---- As any PuppetCNN
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet"])
+def test_a_batch_is_a_loop_over_images_under_every_transformation(name):
+    model, images = puppet_of(net_of(name), batch_norm="group"), images_of(3)
+    batch = model(images)
+    assert len(set(np.asarray(model.measure(images)[1]))) > 2
+    single = jax.jit(lambda image: model(image))
+    for image, logits in zip(images, batch, strict=True):
+        assert close(single(image), logits, 1e-4)
+    if name == "mobilenet":
+        return
+    assert close(model(images[[4, 0]]), batch[jnp.array([4, 0])], 1e-4)
+    assert close(jax.vmap(model)(images), batch, 1e-4)
+    assert close(nnx.jit(lambda m, x: m(x))(model, images), batch, 1e-4)
+
+
+def test_gradients_are_those_of_finite_differences_on_both_paths():
+    model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3]]
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    loss = jax.jit(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())
+    gradient = jax.grad(loss)(params)
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    slope = jax.flatten_util.ravel_pytree(gradient)[0]
+    assert np.isfinite(slope).all()
+    for index in np.argsort(-np.abs(slope))[:60:12]:
+        step = jnp.zeros_like(flat).at[index].set(2e-3)
+        difference = (loss(unflatten(flat + step)) - loss(unflatten(flat - step))) / 4e-3
+        np.testing.assert_allclose(slope[index], difference, rtol=0.03)
+
+    h, _ = model.measure(images)
+    interval = (float(h.min()) - 0.01, float(h.max()) + 0.01)
+    model.puppeteer = pj.interpolate(model.puppeteer, nodes=32, interval=interval, shared=True)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    again = jax.grad(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())(params)
+    again = jax.flatten_util.ravel_pytree(again)[0]
+    assert float(jnp.linalg.norm(jnp.sort(again) - jnp.sort(slope))) < 1e-2 * float(jnp.linalg.norm(slope))
+
+
+def test_interpolated_and_baked_kernels_give_the_same_logits():
+    model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3, 4]]
+    expected = model(images)
+    h, _ = model.measure(images)
+    interval = (float(h.min()) - 0.01, 8.0)
+    with pytest.raises(ValueError, match="shared=True"):
+        pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=2), model.puppet)
+    source = model.puppeteer
+    model.puppeteer = pj.interpolate(source, nodes=2)
+    with pytest.raises(ValueError, match="depth counts blocks"):
+        model(images)
+    model.puppeteer = pj.interpolate(source, nodes=32, interval=interval, shared=True)
+    assert close(model(images), expected, 1e-3)
+    predict = pj.compile_predict(model)
+    prediction = predict(images)
+    assert close(prediction.logits, expected, 1e-3)
+    np.testing.assert_array_equal(prediction.depth, model.measure(images)[1])
+    assert close(predict(images[2]).logits, prediction.logits[2], 1e-4)
+
+
+def test_parameters_before_and_after():
+    net = net_of("mobilenet")
+    model = puppet_of(net)
+    counts = pj.summary(model)
+    everything = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
+    kernels = sum(m.kernel.size for _, m in nnx.iter_modules(net) if isinstance(m, nnx.Conv))
+    norms = sum(2 * m.num_features for _, m in nnx.iter_modules(net) if isinstance(m, nnx.BatchNorm))
+    assert counts.static_twin == everything
+    assert counts.static_kernels == kernels
+    assert counts.normalisation == norms
+    assert counts.head == everything - kernels - norms
+    assert counts.total == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_puppeteers_by_name_and_by_function():
+    net = net_of("tutorial")
+    shapes = ((32, 1, 3, 3), (64, 32, 3, 3))
+    for name in ("ode", "printed", "stored"):
+        assert puppet_of(net, name, shape=(8, 8, 1), batch_norm=None).puppeteer.kernel_shapes == shapes
+    model = puppet_of(net, lambda s: pj.StoredPuppeteer(s, rngs=nnx.Rngs(3)), shape=(8, 8, 1), batch_norm=None)
+    assert isinstance(model.puppeteer, pj.StoredPuppeteer)
+    deep = puppet_of(net_of("resnet"))
+    assert deep.puppeteer.kernel_shapes == deep.puppet.kernel_shapes
+
+
+# ---- Normalisation and random streams
+
+
+def test_running_averages_stay_in_training_too():
+    net = nnx.clone(net_of("small"))
+    for block in net.blocks:
+        block.dropout.rate = 0.0
+    model, images = holding_its_own(net, measurement=FULL), images_of(3)
+    expected = model(images)
+    averages = jax.tree.map(np.asarray, nnx.state(model, nnx.BatchStat))
+    model.train()
+    assert close(model(images), expected)
+    jax.tree.map(np.testing.assert_array_equal, averages, nnx.state(model, nnx.BatchStat))
+
+
+def test_group_normalisation_has_the_layers_scale_and_shift():
+    norm = nnx.BatchNorm(12, epsilon=1e-3, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = jnp.linspace(0.5, 2, 12), jnp.linspace(-1, 1, 12)
+    same = nnx.GroupNorm(12, num_groups=4, epsilon=1e-3, use_fast_variance=False, rngs=nnx.Rngs(0))
+    same.scale, same.bias = norm.scale, norm.bias
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 12)) * 3 + 1
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.conv = nnx.Conv(3, 12, (3, 3), rngs=nnx.Rngs(0))
+            self.norm = norm
+
+        def __call__(self, x):
+            return self.norm(self.conv(x), use_running_average=False).mean((1, 2))
+
+    replaced = puppet_of(Net(), "stored", batch_norm="group").puppet.body.norm
+    assert close(jax.jit(lambda x: replaced(x))(x), jax.jit(lambda x: same(x))(x))
+    vector = x[:, 0, 0]  # a map of one position is normalised over all channels
+    each = (vector - vector.mean(1, keepdims=True)) / np.sqrt(vector.var(1, keepdims=True) + 1e-3)
+    assert close(jax.jit(lambda x: replaced(x))(vector), each * norm.scale[...] + norm.bias[...])
+
+
+def test_every_image_has_masks_of_its_own():
+    net = net_of("small")
+    model = puppet_of(net, "stored")
+    images = np.repeat(images_of(3)[:1], 4, axis=0)
+    still = model(images)
+    assert close(still, model(images), 1e-6)
+    assert close(still, jnp.broadcast_to(still[0], still.shape), 1e-5)
+    model.train()
+    copy = nnx.clone(model)
+    first, second = model(images), model(images)
+    for a in range(4):  # images differ from each other, and calls too
+        assert not close(first[a], second[a], 1e-3)
+        for b in range(a):
+            assert not close(first[a], first[b], 1e-3)
+    assert close(copy(images[:2]), first[:2], 1e-4)  # neighbours do not matter
+    copy.puppeteer = pj.interpolate(copy.puppeteer, nodes=1, shared=True)
+    assert close(copy(images), second, 1e-4)  # nor how kernels are made
+    predict = pj.compile_predict(model)
+    assert close(predict(images).logits, still, 1e-4)  # prediction is in evaluation mode
+    model.eval()
+    assert close(model(images), still, 1e-6)
+
+
+class Drawing(nnx.Module):
+    """Takes its random streams as an argument, and images of mean zero."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, x, rngs, scale):
+        return self.dropout(self.conv(x - 0.5).mean((1, 2)), rngs=rngs) * scale
+
+
+def test_apply_hands_over_arguments_and_random_streams():
+    net = Drawing(nnx.Rngs(0))
+    model = puppet_of(net, "stored", batch_norm=None, apply=lambda module, x, rngs: module(x, rngs, 2.0))
+    images = np.repeat(images_of(3)[:1], 8, axis=0)
+    logits = model(images)
+    assert len(np.unique(np.round(logits, 5), axis=0)) > 2
+    model.eval()
+    assert close(model(images), jnp.broadcast_to(model(images[0]), (8, 4)))
+
+
+# ---- Refusals
+
+
+class Returning(nnx.Module):
+    def __init__(self, result, kernel=(3, 3)):
+        self.conv = nnx.Conv(3, 4, kernel, rngs=nnx.Rngs(0))
+        self.blocks = nnx.List([nnx.Sequential(nnx.Conv(4, 4, (3, 3), strides=2, rngs=nnx.Rngs(0))) for _ in range(2)])
+        self.result = result
+
+    def __call__(self, x):
+        x = self.blocks[0](self.conv(x))
+        return self.result(x)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_refusals_say_what_why_and_the_way_out():
+    good = Returning(lambda x: x.mean((1, 2)))
+    net = net_of("resnet")
+    cases = [
+        (net, {"batch_norm": None}, r"19 nnx.BatchNorm \(.*neighbours.*\"group\".*\"running\""),
+        (net, {"batch_norm": "batch"}, "batch_norm must be"),
+        (net, {"blocks": ["blokcs"]}, "'blokcs', which is not in the module; members"),
+        (net, {"blocks": "blocks"}, r"use blocks=\['blocks'\]"),
+        (net, {"blocks": ["blocks"]}, r"'blocks.3' in blocks cannot be skipped: it maps .* must keep shape"),
+        (net, {"blocks": [["blocks.1", "blocks.1"]]}, "twice"),
+        (net, {"max_depth": 0}, "max_depth must be at least 1"),
+        (net, {"shape": (8, 8, 4)}, r"could not be called on .*correct image_shape.*apply="),
+        (net, {"shape": (8, 8)}, "image_shape must be"),
+        (good, {"blocks": ["blocks"]}, "it maps|calls it 0 times"),
+        (good, {"puppeteer": "sirens"}, "unknown puppeteer 'sirens'; there are continuous"),
+        (good, {"puppeteer": lambda s: None, "puppeteer_options": {"rank": 2}}, "bind them"),
+        (Returning(lambda x: x), {}, r"must return logits \(1, num_classes\).*apply="),
+        (Returning(lambda x: (x,)), {}, "got tuple"),
+        (nnx.Linear(3, 4, rngs=nnx.Rngs(0)), {"apply": lambda m, x, r: m(x).mean((1, 2))}, "no nnx.Conv in the module"),
+    ]
+    for module, options, words in cases:
+        with pytest.raises(ValueError, match=f"(?s){words}"):
+            puppet_of(module, **{"puppeteer": stored, **options})
+    with pytest.raises(TypeError, match=r"flax\.nnx\.Module"):
+        puppet_of(lambda x: x, "stored")
+    assert puppet_of(good, stored).puppet.sequences == ()  # one is not called, the other halves the map
+    model = puppet_of(good, stored)
+    with pytest.raises(ValueError, match="image_shape="):
+        model(np.zeros((8, 8, 1), np.uint8))
+    with pytest.raises(ValueError, match="types its author gave"):
+        pj.compile_predict(model, dtype=jnp.bfloat16)
