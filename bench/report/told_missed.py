@@ -1,0 +1,45 @@
+"""The README on its limits: every target that the result files say was missed."""
+
+from bench.report import told_accuracy
+from bench.report.results import Results, Unreadable
+from bench.report.told import STUDY, link
+from bench.report.words import Language, number
+
+_SENSE = {"at least": "≥", "at most": "≤", ">=": "≥", "<=": "≤"}
+
+
+def missed(results: Results) -> str:
+    """A line for each file that holds targets, with those that were missed."""
+    say, told = results.say, []
+    names = [name for pattern in ("speed*.json", "memory.json", "trainer_*.json") for name in results.names(pattern)]
+    for name, render in ((STUDY, _study), *((name, _rows) for name in names)):
+        try:
+            text = results.told(name, render)
+        except Unreadable as problem:
+            text = say("Not measured: {problem}.", problem=problem)
+        told += [f"- {link(name)}: {text}"] if text else []
+    return "\n".join(told) or say("No target was missed.")
+
+
+def _study(data: dict, say: Language) -> str:
+    return say.together(told_accuracy.missed(data, say))
+
+
+def _rows(data: dict, say: Language) -> str:
+    lines = [
+        say(
+            "{what}: {value} (target {sense} {target})",
+            what=_what(row, say),
+            value=number(row["median"] if "median" in row else row["ratio"]),
+            sense=_SENSE[row.get("sense", "<=")],
+            target=f"{row['target']:g}",
+        )
+        for row in data["rows"]
+        if not row["reached"]
+    ]
+    return say("{told}.", told=say.several(lines)) if lines else ""
+
+
+def _what(row: dict, say: Language) -> str:
+    what = say.term(row["what"])
+    return say("{what}, {where}", what=what, where=row["measurement"]) if "measurement" in row else what
