@@ -107,7 +107,7 @@ def understand(monkeypatch):
 def test_commands_are_understood(program, line, understand):
     arguments = [_STANDS_FOR.get(each, each) for each in shlex.split(line)]
     if "--help" in arguments:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             understand(program, arguments)
     else:
         assert len(understand(program, arguments)) == 1
@@ -116,7 +116,7 @@ def test_commands_are_understood(program, line, understand):
 @pytest.mark.parametrize("line", ["bench speeds", "bench speed --sizes 3", "train --epoch-count 3", "train eval"])
 def test_a_command_that_is_none_would_be_noticed(line, understand):
     program, *arguments = line.split()
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         understand(program, arguments)
 
 
