@@ -129,8 +129,8 @@ def test_missed_targets_are_named(tmp_path):
     data = json.loads((tmp_path / "memory.json").read_text())
     data["rows"][0] |= {"ratio": 0.75, "reached": False}
     (tmp_path / "memory.json").write_text(json.dumps(data))
-    assert "(XLA's account): 0.750 (target ≤ 0.5)." in region(Results(tmp_path))
-    assert ": 0.750(目標 ≤ 0.5)。" in region(Results(tmp_path, say=JAPANESE))
+    assert "(XLA's account), target ≤ 0.5: 0.750." in region(Results(tmp_path))
+    assert "(目標 ≤ 0.5): 0.750。" in region(Results(tmp_path, say=JAPANESE))
 
 
 def test_a_gpu_that_was_timed_is_named(tmp_path):

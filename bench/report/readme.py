@@ -23,8 +23,8 @@ def _headline(results: Results) -> str:
 REGIONS: dict[str, Callable[[Results], str]] = {
     "headline": _headline,
     "accuracy": told_accuracy.main,
-    "design": told_design.design,
     "digits": told_accuracy.digits,
+    "design": told_design.design,
     "speed": told_speed.speed,
     "training": told_training.training,
     "memory": told_training.memory,

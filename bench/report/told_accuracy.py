@@ -50,7 +50,7 @@ def missed(data: dict, say: Language) -> list[str]:
     """Widths at which continuous kernels are further below the static twin than was aimed at."""
     pairs = _pairs({line["row"]: line for line in lines_of(data, "main")})
     return [
-        say("{width} channels: {aim}", width=one["width"], aim=_aim(one, other, say))
+        say("{width} channels. {aim}", width=one["width"], aim=_aim(one, other, say))
         for one, other in pairs
         if other["accuracy"] - one["accuracy"] > AIM
     ]
@@ -80,8 +80,9 @@ def _main(data: dict, say: Language) -> str:
     if not lines:
         return f"{about}\n\n{say('The main part of the study has no runs yet.')}"
     told = say(
-        "Same puppet and recipe, every method at the best rate of a search on held-out training images; accuracy of "
-        "the last epoch on test images that chose nothing; mean and, where there are several seeds, least to greatest."
+        "Same puppet and recipe, each method at a rate chosen for it in a search on held-out training images; accuracy "
+        "of the last epoch on test images that chose nothing; mean and, where there are several seeds, least to "
+        "greatest."
     )
     rows = []
     for line in sorted(lines.values(), key=lambda line: (line["width"], -line["generator"], line["row"])):
@@ -98,7 +99,7 @@ def _main(data: dict, say: Language) -> str:
 
 def _notes(lines: dict[str, dict], say: Language) -> list[str]:
     notes = [
-        say("{width} channels: {aim}", width=one["width"], aim=_aim(one, static, say)) for one, static in _pairs(lines)
+        say("{width} channels. {aim}", width=one["width"], aim=_aim(one, static, say)) for one, static in _pairs(lines)
     ]
     narrow = lines.get("static-10")
     for name, one in lines.items():

@@ -10,7 +10,7 @@ _RANK2 = "32 matrices of rank 2"
 COMPARISONS = (
     ("static twin: flips alone", "flips and crops", "recipe-stored-flip-alone", "static-0.02"),
     ("rank 2: flips alone", "flips and crops", "recipe-rank2-flip-alone", "rank2-omega10-0.01"),
-    ("static twin: batches of 32", "of 64", "recipe-stored-batch-32", "static-0.02"),
+    ("static twin: batches of 32", "64", "recipe-stored-batch-32", "static-0.02"),
     (_RANK2, "4 whole matrices", "rank2", "basis"),
     (_RANK2, "56 of rank 1", "rank2", "rank1"),
     (_RANK2, "16 of rank 4", "rank2", "rank4"),
@@ -25,7 +25,7 @@ COMPARISONS = (
     ),
     ("64 whole matrices", "the static twin, which stores less", "basis64-omega10-0.004", "static-0.004"),
     ("ODE: a field over three axes", "the published one", "third-tucker-0.01", "third-ode-0.01"),
-    ("ODE: a rate of 2e-2", "of 1e-2", "third-ode-0.02", "third-ode-0.01"),
+    ("ODE: a rate of 2e-2", "1e-2", "third-ode-0.02", "third-ode-0.01"),
     ("ODE: a learned start of rank 58, standardised", "as printed", "third-ode-0.01", "third-printed-0.01"),
 )
 _QUESTIONS = (

@@ -26,20 +26,14 @@ def _study(data: dict, say: Language) -> str:
 
 
 def _rows(data: dict, say: Language) -> str:
-    lines = [
-        say(
-            "{what}: {value} (target {sense} {target})",
-            what=_what(row, say),
-            value=number(row["median"] if "median" in row else row["ratio"]),
-            sense=_SENSE[row.get("sense", "<=")],
-            target=f"{row['target']:g}",
-        )
-        for row in data["rows"]
-        if not row["reached"]
-    ]
+    """Of each target that was missed, what was reached and where."""
+    found: dict[str, list[str]] = {}
+    for row in data["rows"]:
+        if row["reached"]:
+            continue
+        target = f"{_SENSE[row.get('sense', '<=')]} {row['target']:g}"
+        value, where = number(row["median"] if "median" in row else row["ratio"]), row.get("measurement")
+        said = say("{value} ({where})", value=value, where=where) if where else value
+        found.setdefault(say("{what}, target {target}", what=say.term(row["what"]), target=target), []).append(said)
+    lines = [say("{what}: {told}", what=what, told=say(", ").join(values)) for what, values in found.items()]
     return say("{told}.", told=say.several(lines)) if lines else ""
-
-
-def _what(row: dict, say: Language) -> str:
-    what = say.term(row["what"])
-    return say("{what}, {where}", what=what, where=row["measurement"]) if "measurement" in row else what

@@ -45,9 +45,8 @@ def _trainer(name: str, data: dict, say: Language) -> str:
         )
         for row in data["rows"]
     ]
-    what, n = say.term(data["what"]), len(data["rounds"])
-    about = say("{what}; 1 round.", what=what) if n == 1 else say("{what}; {n} rounds.", what=what, n=n)
-    return say("{about} {told} ({file}).", about=about, told=say.several(told), file=link(name))
+    said = "{what} (rounds: {n}): {told} ({file})."
+    return say(said, what=say.term(data["what"]), n=len(data["rounds"]), told=say.several(told), file=link(name))
 
 
 def _pages(data: dict, say: Language) -> str:
