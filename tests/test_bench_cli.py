@@ -58,7 +58,7 @@ def test_memory_quick_accounts_for_the_step(tmp_path):
         assert found[name]["rss_peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("command", ["speed", "memory", "precision", "trainer", "scaling", "report"])
+@pytest.mark.parametrize("command", ["speed", "memory", "precision", "trainer", "scaling"])
 def test_help_says_what_there_is(command):
     done = run(command, "--help")
     assert done.returncode == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -14,14 +15,17 @@ from bench import power_law, report, results_file, sweep
 from bench.report import measures, origin, page
 from bench.report.age import age
 from bench.report.results import AGE, Results
-from bench.report.words import mib, number
+from bench.report.words import ENGLISH, JAPANESE, LANGUAGES, mib, number
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = results_file.FOLDER
 
 
-def render(folder=COMMITTED, age=lambda revision, paths: "age unknown: a test"):
-    return page.render(Results(folder, age))
+LANGUAGE = pytest.mark.parametrize("say", LANGUAGES, ids=lambda say: say.code)
+
+
+def render(folder=COMMITTED, age=lambda revision, paths: "age unknown: a test", say=ENGLISH):
+    return page.render(Results(folder, age, say))
 
 
 def section(text: str, title: str) -> str:
@@ -32,7 +36,7 @@ def section(text: str, title: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    return shutil.copytree(COMMITTED, tmp_path / "results")
+    return shutil.copytree(COMMITTED, tmp_path / "bench" / "results")
 
 
 def change(path: Path, edit) -> None:
@@ -44,26 +48,41 @@ def change(path: Path, edit) -> None:
 # The committed page.
 
 
-def test_the_committed_report_is_what_the_committed_results_say():
-    committed = (COMMITTED.parent / "REPORT.md").read_text(encoding="utf-8")
-    assert page.without_ages(committed) == page.without_ages(render()), "python -m bench report writes it anew"
+@LANGUAGE
+def test_the_committed_report_is_what_the_committed_results_say(say):
+    committed = report.paths(COMMITTED, say)[0].read_text(encoding="utf-8")
+    assert page.without_ages(committed) == page.without_ages(render(say=say)), "python -m bench report writes it anew"
 
 
-def test_only_the_lines_on_age_depend_on_the_time():
-    young, old = render(age=lambda *_: "not older than its code"), render(age=lambda *_: "**OLDER than its code**")
+@LANGUAGE
+def test_only_the_lines_on_age_depend_on_the_time(say):
+    young, old = (render(age=lambda *_, told=told: told, say=say) for told in ("not older", "**OLDER than its code**"))
     assert young != old
     assert page.without_ages(young) == page.without_ages(old)
-    assert AGE not in page.without_ages(young)
+    assert say(AGE) not in page.without_ages(young)
 
 
-def test_every_committed_file_is_rendered_and_its_age_can_be_known():
-    text = render()
+@LANGUAGE
+def test_every_committed_file_is_rendered_and_its_age_can_be_known(say):
+    text = render(say=say)
     for path in COMMITTED.glob("*.json"):
-        assert f"- File: [{path.name}]" in text, path.name
+        assert f"[{path.name}](results/{path.name})" in text, path.name
         assert measures.paths_of(path.name), path.name
-    assert "Not rendered" not in text
+    assert say("Not rendered") not in text
     for line in text.splitlines():
-        assert not line.startswith("**Not shown**"), line
+        assert not line.startswith(say("**Not shown**: {problem}.", problem="")[:6]), line
+
+
+def test_both_languages_have_the_same_numbers_in_the_same_places():
+    english, japanese = (page.without_ages(render(say=say)).splitlines() for say in LANGUAGES)
+    assert len([line for line in english if line.startswith("|")]) > 100
+    for one, other in zip(
+        *([line for line in text if line.startswith("|")] for text in (english, japanese)), strict=True
+    ):
+        # Words for numbers ("two measurements") and their order differ from language to language.
+        assert one.count("|") == other.count("|")
+        cells = [re.findall(r"\d[\d,.]*%", line) for line in (one, other)]
+        assert sorted(cells[0]) == sorted(cells[1])
 
 
 def test_every_path_that_a_file_measures_exists():
@@ -73,21 +92,44 @@ def test_every_path_that_a_file_measures_exists():
 
 
 def test_a_number_that_changes_is_noticed(folder, capsys):
-    output = folder.with_name("REPORT.md")
+    output, front = folder.with_name("REPORT.md"), folder.parent.parent / "README.ja.md"
+    front.write_text("# A\n\n<!-- results: memory -->\n<!-- end -->\n\nB\n")
     assert report.run(report.Report(results=folder)) == 0
     assert report.run(report.Report(results=folder, check=True)) == 0
     output.write_text(output.read_text().replace(AGE, f"{AGE}long ago "))
     assert report.run(report.Report(results=folder, check=True)) == 0
     change(folder / "memory.json", lambda data: data["contenders"]["train_exact"].update(xla_bytes=123 * 2**20))
     assert report.run(report.Report(results=folder, check=True)) == 1
-    assert "REPORT.md is not what the results say" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    for name in ("REPORT.md", "REPORT.ja.md", "README.ja.md"):
+        assert f"{name} is not what the results say" in told
     assert report.run(report.Report(results=folder)) == 0
     assert "| 123.0 |" in output.read_text()
+    assert "| 123.0 |" in output.with_name("REPORT.ja.md").read_text()
+    assert "| 123.0 |" in front.read_text()
+    assert front.read_text().startswith("# A\n")
+    assert front.read_text().endswith("\nB\n")
     output.unlink()
     assert report.run(report.Report(results=folder, check=True)) == 1
 
 
+@pytest.mark.parametrize("text", ["<!-- results: nothing -->\n<!-- end -->\n", "<!-- results: memory -->\n"])
+def test_a_readme_with_a_wrong_region_is_an_error(folder, text, capsys):
+    front = folder.parent.parent / "README.md"
+    front.write_text(text)
+    assert report.run(report.Report(results=folder)) == 2
+    assert "README.md: " in capsys.readouterr().err
+    assert front.read_text() == text
+    assert not folder.with_name("REPORT.md").exists()
+
+
 # Missing and damaged files.
+
+
+def test_an_empty_folder_is_a_report_of_what_is_missing_in_japanese(tmp_path):
+    text = render(tmp_path, say=JAPANESE)
+    for each in page.SECTIONS:
+        assert f"**`results/{each.pattern}` がない**" in section(text, JAPANESE(each.title))
 
 
 def test_an_empty_folder_is_a_report_of_what_is_missing(tmp_path):

@@ -3,7 +3,7 @@
 import statistics
 
 from bench.accuracy import rows_of
-from bench.report.words import mib, number, percent
+from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
 PARTS = {
@@ -13,37 +13,29 @@ PARTS = {
 }
 
 
-def study(data: dict) -> str:
+def study(data: dict, say: Language) -> str:
     """The parts of the study that have runs, best first in each; those that have none are named."""
-    done = {run["command"]: run for run in data["runs"]}
     others = dict.fromkeys(run["part"] for run in data["runs"] if run["part"] not in PARTS)
     parts = []
     for part in (*PARTS, *others):
-        lines = sorted(rows_of(done, part), key=lambda line: -line["accuracy"])
-        heading = f"#### {part}" + (f": {PARTS[part]}" if part in PARTS else "")
-        body = (
-            _table(lines)
-            if lines
-            else f"No runs of this part yet: `python -m bench accuracy --rows {part}` makes them."
-        )
-        parts += [heading, f"Data: {data['data']}.", body]
+        lines = sorted(lines_of(data, part), key=lambda line: -line["accuracy"])
+        heading = f"#### {part}" + (f": {say(PARTS[part])}" if part in PARTS else "")
+        none = say("No runs of this part yet: `python -m bench accuracy --rows {part}` makes them.", part=part)
+        parts += [heading, say("Data: {data}.", data=say.term(data["data"])), _table(lines, say) if lines else none]
     return "\n\n".join(parts)
 
 
-def _table(lines: list[dict]) -> str:
-    head = (
-        "kernels from",
-        "width",
-        "epochs",
-        "kernel parameters",
-        "fewer",
-        "all parameters",
-        "fewer",
-        "accuracy, mean",
-    )
+def lines_of(data: dict, part: str) -> list[dict]:
+    """A line for each row of a part of the study that has runs."""
+    return rows_of({run["command"]: run for run in data["runs"]}, part)
+
+
+def _table(lines: list[dict], say: Language) -> str:
+    head = ("kernels from", "width", "epochs", "kernel parameters", "fewer", "all parameters", "fewer")
+    head += ("accuracy, mean", "least to greatest", "seeds", "on")
     rows = [
         (
-            line["what"],
+            say.term(line["what"]),
             line["width"],
             line["epochs"],
             f"{line['generator']:,}",
@@ -51,50 +43,68 @@ def _table(lines: list[dict]) -> str:
             f"{line['total']:,}",
             f"{number(line['compression'])}×",
             percent(line["accuracy"]),
-            _spread(line),
+            _spread(line, say),
             ", ".join(map(str, sorted(line["seeds"]))),
-            line["evaluated_on"],
+            say.term(line["evaluated_on"]),
         )
         for line in lines
     ]
-    return markdown((*head, "least to greatest", "seeds", "on"), rows)
+    return markdown([say(each) for each in head], rows)
 
 
-def _spread(line: dict) -> str:
+def _spread(line: dict, say: Language) -> str:
     if len(line["seeds"]) == 1:
-        return "one run"
-    return f"{percent(line['least'])} to {percent(line['greatest'])}"
+        return say("one run")
+    return say("{low} to {high}", low=percent(line["least"]), high=percent(line["greatest"]))
 
 
-def digits(data: dict) -> str:
-    """Each puppeteer's accuracy, from the runs."""
-    rows = []
+def digits_lines(data: dict) -> list[dict]:
+    """A line for each puppeteer on digits, from its runs."""
+    lines = []
     for name in dict.fromkeys(run["puppeteer"] for run in data["runs"]):
         runs = [run for run in data["runs"] if run["puppeteer"] == name]
-        accuracies, parameters = [run["test_accuracy"] for run in runs], runs[0]["parameters"]
-        rows.append(
-            (
-                name,
-                f"{parameters['generator']:,}",
-                f"{parameters['total']:,}",
-                f"{number(parameters['static_twin'] / parameters['total'])}×",
-                percent(statistics.mean(accuracies)),
-                f"{percent(min(accuracies))} to {percent(max(accuracies))}",
-                ", ".join(str(run["seed"]) for run in runs),
-                f"{statistics.mean(run['train_seconds'] for run in runs):.1f}",
-            )
+        accuracies = [run["test_accuracy"] for run in runs]
+        lines.append(
+            {
+                "puppeteer": name,
+                **runs[0]["parameters"],
+                "accuracy": statistics.mean(accuracies),
+                "least": min(accuracies),
+                "greatest": max(accuracies),
+                "seeds": [run["seed"] for run in runs],
+                "train_seconds": statistics.mean(run["train_seconds"] for run in runs),
+            }
         )
+    return lines
+
+
+def digits(data: dict, say: Language) -> str:
+    """Each puppeteer's accuracy, from the runs."""
+    rows = [
+        (
+            line["puppeteer"],
+            f"{line['generator']:,}",
+            f"{line['total']:,}",
+            f"{number(line['static_twin'] / line['total'])}×",
+            percent(line["accuracy"]),
+            say("{low} to {high}", low=percent(line["least"]), high=percent(line["greatest"])),
+            ", ".join(map(str, line["seeds"])),
+            f"{line['train_seconds']:.1f}",
+        )
+        for line in digits_lines(data)
+    ]
     head = ("puppeteer", "kernel parameters", "all parameters", "fewer", "accuracy, mean", "least to greatest", "seeds")
-    return f"{data['what']}.\n\n{markdown((*head, 's of training'), rows)}"
+    told = say("{told}.", told=say.term(data["what"]))
+    return f"{told}\n\n{markdown([say(each) for each in (*head, 's of training')], rows)}"
 
 
-def one_epoch(data: dict) -> str:
+def one_epoch(data: dict, say: Language) -> str:
     found = data["summary"]
     rows = [
-        ("test accuracy", percent(found["test_accuracy"])),
-        ("seconds of training", f"{found['train_seconds']:.1f}"),
-        ("memory at most, MiB", mib(found["peak_memory_bytes"])),
-        ("all parameters", f"{found['parameters']['total']:,}"),
-        ("fewer than the static twin's", f"{number(found['compression'])}×"),
+        (say("test accuracy"), percent(found["test_accuracy"])),
+        (say("seconds of training"), f"{found['train_seconds']:.1f}"),
+        (say("memory at most, MiB"), mib(found["peak_memory_bytes"])),
+        (say("all parameters"), f"{found['parameters']['total']:,}"),
+        (say("fewer than the static twin's"), f"{number(found['compression'])}×"),
     ]
-    return f"{data['what']}. One run.\n\n{markdown(('', ''), rows)}"
+    return say("{what}. One run.", what=say.term(data["what"])) + f"\n\n{markdown(('', ''), rows)}"

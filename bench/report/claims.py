@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.accuracy import rows_of
-from bench.report.results import Results, Unreadable, filled
-from bench.report.words import mib, number, percent
+from bench.report.accuracy import lines_of
+from bench.report.results import Results, Unreadable
+from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
 _STUDY, _DIGITS, _EPOCH = "accuracy_cifar10.json", "digits.json", "cifar10_one_epoch.json"
@@ -15,53 +15,58 @@ _NO_RUNS = "the study's part main has no runs yet"
 
 
 def render(results: Results) -> str:
+    say = results.say
     claims = json.loads(Path(__file__).with_name("claims.json").read_text(encoding="utf-8"))
     rows = [
-        (each["claim"], each["source"], "<br>".join(_told(results, *cell) for cell in _MEASURED[each["measured"]]))
+        (
+            say(each["claim"]),
+            say(each["source"]),
+            "<br>".join(_told(results, *cell) for cell in _MEASURED[each["measured"]]),
+        )
         for each in claims
     ]
-    return markdown(("claim", "source", "measured here"), rows)
+    return markdown([say(each) for each in ("claim", "source", "measured here")], rows)
 
 
-def _told(results: Results, name: str, say: Callable[[dict], str]) -> str:
+def _told(results: Results, name: str, tell: Callable[[dict, Language], str]) -> str:
     try:
-        return f"{filled(name, say, results.read(name))} ([{name}](results/{name}))"
+        return f"{results.told(name, tell)} ([{name}](results/{name}))"
     except Unreadable as problem:
-        return f"not measured: {problem}"
+        return results.say("not measured: {problem}", problem=problem)
 
 
-def _smaller(word: Callable[[float], str]) -> tuple[tuple[str, Callable[[dict], str]], ...]:
+def _smaller(word: Callable[[float, Language], str]) -> tuple[tuple[str, Callable[[dict, Language], str]], ...]:
     """How much smaller each model is than its static twin, in the study and on digits; ``word`` says it of a factor."""
 
-    def study(data: dict) -> str:
-        lines = _main(data)
-        found = [(each["puppeteer"], each["what"], each["compression"], each["accuracy"]) for each in lines]
-        return f"{_CIFAR}: {_compared(found, word) if found else _NO_RUNS}"
+    def study(data: dict, say: Language) -> str:
+        lines = lines_of(data, "main")
+        found = [(each["puppeteer"], say.term(each["what"]), each["compression"], each["accuracy"]) for each in lines]
+        return say("{where}: {told}", where=say(_CIFAR), told=_compared(found, word, say) if found else say(_NO_RUNS))
 
-    def digits(data: dict) -> str:
+    def digits(data: dict, say: Language) -> str:
         found = {}
         for run in data["runs"]:
             parameters = run["parameters"]
             factor = parameters["static_twin"] / parameters["total"]
             mean = data["summary"][run["puppeteer"]]["test_accuracy_mean"]
             found[run["puppeteer"]] = run["puppeteer"], run["puppeteer"], factor, mean
-        return f"digits: {_compared(found.values(), word)}"
+        return say("{where}: {told}", where="digits", told=_compared(found.values(), word, say))
 
     return (_STUDY, study), (_DIGITS, digits)
 
 
-def _compared(found, word: Callable[[float], str]) -> str:
+def _compared(found, word: Callable[[float, Language], str], say: Language) -> str:
     """Of (puppeteer, what, factor, accuracy) each: the static twin's accuracy, and the others' with their factor."""
-    twin = [f"static twin {percent(accuracy)} accurate" for who, _, _, accuracy in found if who == "stored"]
-    others = [f"{what} {word(factor)}, {percent(accuracy)}" for who, what, factor, accuracy in found if who != "stored"]
-    return "; ".join(twin + others)
+    twin = [say("static twin {share} accurate", share=percent(share)) for who, _, _, share in found if who == "stored"]
+    others = [
+        say("{what} {smaller}, {share}", what=what, smaller=word(factor, say), share=percent(share))
+        for who, what, factor, share in found
+        if who != "stored"
+    ]
+    return say.several(twin + others)
 
 
-def _main(data: dict) -> list[dict]:
-    return rows_of({run["command"]: run for run in data["runs"]}, "main")
-
-
-def _memory(data: dict) -> str:
+def _memory(data: dict, say: Language) -> str:
     found = data["contenders"]
     names = {
         "train_exact_direct": "DirectAdjoint, which keeps them,",
@@ -70,15 +75,19 @@ def _memory(data: dict) -> str:
         "train_interpolated": "kernels interpolated, no adjoint for an image,",
         "train_static_jax": "static twin",
     }
-    told = [f"{what} {mib(found[name]['xla_bytes'])} MiB" for name, what in names.items() if name in found]
-    return f"a training step of {data['size']}: " + "; ".join(told)
+    told = [
+        say("{what} {n} MiB", what=say(what), n=mib(found[name]["xla_bytes"]))
+        for name, what in names.items()
+        if name in found
+    ]
+    return say("a training step of {size}: {told}", size=data["size"], told=say.several(told))
 
 
 def _median(data: dict, measurement: str, contender: str) -> float:
     return data["measurements"][measurement]["contenders"][contender]["median_s"]
 
 
-def _generation(data: dict) -> str:
+def _generation(data: dict, say: Language) -> str:
     told = []
     for name, one in data["measurements"].items():
         kind, _, size = name.partition(" ")
@@ -91,42 +100,55 @@ def _generation(data: dict) -> str:
         ):
             if part in one["contenders"] and whole in data["measurements"][predict]["contenders"]:
                 share = _median(data, name, part) / _median(data, predict, whole)
-                told.append(f"{share:.0%} of {what} at {size} (two measurements, not in turns)")
-    return "; ".join(told) or "no generation was measured beside a prediction of its size"
+                said = "{share} of {what} at {size} (two measurements, not in turns)"
+                told.append(say(said, share=f"{share:.0%}", what=say(what), size=size))
+    return say.several(told) or say("no generation was measured beside a prediction of its size")
 
 
-def _continuous(data: dict) -> str:
+def _continuous(data: dict, say: Language) -> str:
     rows = [row for row in data["rows"] if row["number"] == 12]
     if not rows:
-        return "the file has no comparison of continuous with ODE generation"
-    return "; ".join(f"{number(row['median'])} times as fast to generate, {row['measurement']}" for row in rows)
+        return say("the file has no comparison of continuous with ODE generation")
+    told = "{n} times as fast to generate, {where}"
+    return say.several(say(told, n=number(row["median"]), where=row["measurement"]) for row in rows)
 
 
-def _baked(data: dict) -> str:
+def _baked(data: dict, say: Language) -> str:
     found = [row for row in data["rows"] if row["number"] == 4]
-    told = [f"{number(row['median'])} times as fast at {row['measurement'].partition(' ')[2]}" for row in found]
-    return (
+    told = [
+        say("{n} times as fast at {size}", n=number(row["median"]), size=row["measurement"].partition(" ")[2])
+        for row in found
+    ]
+    return say(
         "with kernels interpolated in H, whatever generates them, prediction by compile_predict against PyTorch's "
-        + (f"conventional one: {'; '.join(told)}" if told else "conventional one was not measured")
+        "conventional one: {told}",
+        told=say.several(told) if told else say("not measured"),
     )
 
 
-def _accuracy(data: dict) -> str:
+def _accuracy(data: dict, say: Language) -> str:
     told = [
-        f"{line['what']} {percent(line['accuracy'])} (width {line['width']}, {line['epochs']} epochs)"
-        for line in _main(data)
+        say(
+            "{what} {share} (width {width}, {epochs} epochs)",
+            what=say.term(line["what"]),
+            share=percent(line["accuracy"]),
+            width=line["width"],
+            epochs=line["epochs"],
+        )
+        for line in lines_of(data, "main")
     ]
-    return f"{_CIFAR}: {'; '.join(told) if told else _NO_RUNS}"
+    return say("{where}: {told}", where=say(_CIFAR), told=say.several(told) if told else say(_NO_RUNS))
 
 
-def _epoch(data: dict) -> str:
+def _epoch(data: dict, say: Language) -> str:
     found = data["summary"]
-    return f"{data['what']}: {percent(found['test_accuracy'])} after {found['epochs']} epoch"
+    told = "{what}: {share} after {n} epoch"
+    return say(told, what=say.term(data["what"]), share=percent(found["test_accuracy"]), n=found["epochs"])
 
 
-_MEASURED: dict[str, tuple[tuple[str, Callable[[dict], str]], ...]] = {
-    "fewer_parameters": _smaller(lambda factor: f"−{percent(1 - 1 / factor)} parameters"),
-    "times_smaller": _smaller(lambda factor: f"{number(factor)} times smaller"),
+_MEASURED: dict[str, tuple[tuple[str, Callable[[dict, Language], str]], ...]] = {
+    "fewer_parameters": _smaller(lambda factor, say: say("−{share} parameters", share=percent(1 - 1 / factor))),
+    "times_smaller": _smaller(lambda factor, say: say("{n} times smaller", n=number(factor))),
     "memory_of_adjoints": (("memory.json", _memory),),
     "share_of_generation": (("speed.json", _generation),),
     "continuous_generation": (("speed.json", _continuous), ("speed.json", _baked)),

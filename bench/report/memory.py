@@ -1,6 +1,6 @@
 """Peak memory of a training step by adjoint: ``memory.json``."""
 
-from bench.report.words import mib, number
+from bench.report.words import Language, mib, number
 from bench.table import markdown
 
 _WHO = {
@@ -15,9 +15,10 @@ _WHO = {
 }
 _BASE = "train_exact_direct"
 _RESIDENT = ("resident_rise_bytes", "rss_peak_bytes")
+_HEAD = ("kernels", "by", "XLA's account, MiB", "of DirectAdjoint's", "rise of resident set, MiB", "its peak, MiB")
 
 
-def render(data: dict) -> str:
+def render(data: dict, say: Language) -> str:
     found = data["contenders"]
     names = sorted(found, key=lambda name: list(_WHO).index(name) if name in _WHO else len(_WHO))
     base = found.get(_BASE, {}).get("xla_bytes")
@@ -26,21 +27,23 @@ def render(data: dict) -> str:
         account = found[name].get("xla_bytes")
         share = number(account / base) if account and base else "–"
         whose, what = _WHO.get(name, ("", f"`{name}`"))
-        rows.append((whose, what, mib(account), share, *(mib(found[name][key]) for key in _RESIDENT)))
-    rows += [("", f"`{name}`", f"left out: {why}", "", "", "") for name, why in data["left_out"].items()]
-    head = ("kernels", "by", "XLA's account, MiB", "of DirectAdjoint's", "rise of resident set, MiB", "its peak, MiB")
+        rows.append((say(whose), say(what), mib(account), share, *(mib(found[name][key]) for key in _RESIDENT)))
+    left_out = data["left_out"].items()
+    rows += [("", f"`{name}`", say("left out: {why}", why=say.term(why)), "", "", "") for name, why in left_out]
     targets = [
         (
             row["number"],
-            row["what"],
+            say.term(row["what"]),
             number(row["ratio"]),
             f"≤ {row['target']:g}",
-            "reached" if row["reached"] else "missed",
+            say.verdict(row["reached"]),
         )
         for row in data["rows"]
     ]
-    told = (
-        f"Training step of {data['size']} (batch, channels, map). PyTorch has no account of its own step. The resident "
-        "set does not rise where a process had kept the memory of the calls before."
+    told = say(
+        "Training step of {size} (batch, channels, map). PyTorch has no account of its own step. The resident set does "
+        "not rise where a process had kept the memory of the calls before.",
+        size=data["size"],
     )
-    return "\n\n".join([told, markdown(head, rows), markdown(("row", "ratio", "", "target", ""), targets)])
+    last = markdown([say(each) for each in ("row", "ratio", "", "target", "")], targets)
+    return "\n\n".join([told, markdown([say(each) for each in _HEAD], rows), last])

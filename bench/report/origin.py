@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from bench.report.words import ENGLISH, Language
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -29,21 +31,27 @@ def origins(data: dict) -> list[Origin]:
     return [dataclasses.replace(origin, of=tuple(names)) for origin, names in found.items()]
 
 
-def lines(name: str, data: dict) -> list[str]:
+def lines(name: str, data: dict, say: Language = ENGLISH) -> list[str]:
     """The file, its origins, and the machine, as the items of a list."""
     found = origins(data)
-    first = f"- File: [{name}](results/{name}); {_machine(data)}{_versions(data)}."
+    first = say("- File: [{name}](results/{name}); {about}.", name=name, about=machine(data, say) + _versions(data))
     told = [
-        f"- Measured by `{each.command}`, {each.date}, revision {short(each.revision)}{_of(each, found)}."
+        say(
+            "- Measured by `{command}`, {date}, revision {revision}{of}.",
+            command=say.known(each.command),
+            date=say.known(each.date),
+            revision=short(each.revision, say),
+            of=_of(each, found, say),
+        )
         for each in found
     ]
     return [first, *told]
 
 
-def short(revision: str | None) -> str:
+def short(revision: str | None, say: Language = ENGLISH) -> str:
     """The first eight digits, and a "+" if files differed from the commit."""
     if not revision:
-        return "not recorded"
+        return say("not recorded")
     commit, changed, _ = revision.partition("+")
     return commit[:8] + changed
 
@@ -57,21 +65,24 @@ def _origin(data: dict, revision: str | None) -> Origin:
     return Origin(command, data.get("date", "date not recorded"), revision)
 
 
-def _of(origin: Origin, every: list[Origin]) -> str:
+def _of(origin: Origin, every: list[Origin], say: Language) -> str:
     if len(every) == 1 or not origin.of:
         return ""
     if set(origin.of) == {"run"}:
-        return f" ({len(origin.of)} run{'s' if len(origin.of) > 1 else ''})"
-    return f" ({'; '.join(origin.of)})"
+        return say(" (1 run)") if len(origin.of) == 1 else say(" ({n} runs)", n=len(origin.of))
+    return say(" ({names})", names=say.several(origin.of))
 
 
-def _machine(data: dict) -> str:
+def machine(data: dict, say: Language) -> str:
+    """Device, processor and cores that a file names."""
     machine = data.get("machine")
     device = f"{data['device']}, " if "device" in data else ""
     if not isinstance(machine, dict):
-        return device + (str(machine) if machine else "machine not recorded")
+        return device + (str(machine) if machine else say("machine not recorded"))
     cores = machine.get("cores_used", machine.get("cores"))
-    return f"{device}{machine.get('processor') or 'processor not recorded'}, {cores} core{'s' if cores != 1 else ''}"
+    processor = machine.get("processor") or say("processor not recorded")
+    told = say("{processor}, 1 core", processor=processor) if cores == 1 else None
+    return device + (told or say("{processor}, {n} cores", processor=processor, n=cores))
 
 
 def _versions(data: dict) -> str:

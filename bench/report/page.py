@@ -5,7 +5,8 @@ import fnmatch
 from collections.abc import Callable
 
 from bench.report import accuracy, claims, gpu, memory, scaling, speed, training
-from bench.report.results import AGE, Results
+from bench.report.results import AGE, AGES, Results
+from bench.report.words import Language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Section:
     title: str
     pattern: str
     command: str
-    render: Callable[[dict], str]
+    render: Callable[[dict, Language], str]
 
 
 SECTIONS = (
@@ -37,33 +38,38 @@ SECTIONS = (
     Section("Trainer", "trainer_*.json", "python -m bench trainer", training.trainer),
     Section("Huge pages", "huge_pages.json", "python -m bench pages", training.huge_pages),
 )
-_HEAD = f"""# What was measured
-
+_TITLE = "What was measured"
+_HEAD = """\
 Rendered by `python -m bench report` from the files in [results](results); every number below is read from one of them,
 but for those in the column of claims. Conventional: the kernels of a neural ODE, generated for every image. Proposed:
 continuous convolution. Static: stored kernels, one a layer, every layer computed for every image.
 
-Lines that begin with "{AGE.strip()}" compare a result's revision, by git, with the last commit that touched what it
+Lines that begin with "{age}" compare a result's revision, by git, with the last commit that touched what it
 measures (`bench/report/measures.py`), at the time of rendering. Nothing else here depends on the time."""
 
 
 def render(results: Results) -> str:
     """The page, ending in one line feed."""
-    parts = [_HEAD, "## What the sources claim", claims.render(results)]
+    say = results.say
+    other = say("[日本語](REPORT.ja.md)")
+    parts = [f"# {say(_TITLE)}", other, say(_HEAD, age=say(AGE).strip())]
+    parts += [f"## {say('What the sources claim')}", claims.render(results)]
     for section in SECTIONS:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {say(section.title)}")
         names = results.names(section.pattern)
         if not names:
-            parts.append(f"**`results/{section.pattern}` is missing**: `{section.command}` writes it.")
+            told = "**`results/{pattern}` is missing**: `{command}` writes it."
+            parts.append(say(told, pattern=section.pattern, command=section.command))
         for name in names:
             parts += [f"### {name}"] if len(names) > 1 else []
             parts.append(results.part(name, section.render))
     known = [section.pattern for section in SECTIONS]
     if others := [n for n in results.names() if not any(fnmatch.fnmatchcase(n, pattern) for pattern in known)]:
-        parts += ["## Not rendered", f"No section reads these files: {', '.join(others)}."]
+        told = say("No section reads these files: {names}.", names=", ".join(others))
+        parts += [f"## {say('Not rendered')}", told]
     return "\n\n".join(parts) + "\n"
 
 
 def without_ages(page: str) -> str:
     """The page without the lines that depend on the time of rendering."""
-    return "".join(line for line in page.splitlines(keepends=True) if not line.startswith(AGE))
+    return "".join(line for line in page.splitlines(keepends=True) if not line.startswith(AGES))

@@ -1,15 +1,18 @@
 """The result files as a report reads them: what is missing or damaged is said, and stops nothing."""
 
 import fnmatch
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import origin
-from bench.report.age import age
+from bench.report.age import age as known_age
 from bench.report.measures import paths_of
+from bench.report.words import ENGLISH, LANGUAGES, Language
 
 AGE = "- Age: "
+AGES = tuple(say(AGE) for say in LANGUAGES)
 """What a line on the age of a result begins with. These lines alone depend on more than the result files."""
 
 
@@ -22,11 +25,15 @@ class Results:
 
     Args:
         folder: of the files.
-        age: what to say of a revision and the paths that were measured, as ``bench.report.age.age``.
+        age: what to say of a revision and the paths that were measured; none: ``bench.report.age.age``.
+        say: the language in which what is read is told.
     """
 
-    def __init__(self, folder: Path, age: Callable[[str | None, tuple[str, ...]], str] = age):
-        self.folder, self._age = folder, age
+    def __init__(
+        self, folder: Path, age: Callable[[str | None, tuple[str, ...]], str] | None = None, say: Language = ENGLISH
+    ):
+        self.folder, self.say = folder, say
+        self._age = functools.partial(known_age, say=say) if age is None else age
 
     def names(self, pattern: str = "*.json") -> list[str]:
         """Files whose names match, sorted."""
@@ -37,21 +44,32 @@ class Results:
         try:
             data = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise Unreadable(f"`results/{name}` is missing") from None
+            raise Unreadable(self.say("`results/{name}` is missing", name=name)) from None
         except (OSError, ValueError) as error:
-            raise Unreadable(f"`results/{name}` is damaged, measure it again: {error}") from None
+            raise Unreadable(self._damaged(name, error)) from None
         if not isinstance(data, dict):
-            raise Unreadable(f"`results/{name}` is damaged, measure it again: expected an object, got {_kind(data)}")
+            raise Unreadable(self._damaged(name, f"expected an object, got {_kind(data)}"))
         return data
 
-    def part(self, name: str, render: Callable[[dict], str]) -> str:
+    def told(self, name: str, render: Callable[[dict, Language], str]) -> str:
+        """What ``render`` makes of a file, in the language. Raises ``Unreadable``."""
+        data, say = self.read(name), self.say
+        try:
+            return render(data, say)
+        except KeyError as error:
+            told = say("`results/{name}` lacks {what}, measure it again", name=name, what=error)
+            raise Unreadable(told) from None
+        except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+            told = "`results/{name}` does not hold what is read here, measure it again: {error}"
+            raise Unreadable(say(told, name=name, error=error)) from None
+
+    def part(self, name: str, render: Callable[[dict, Language], str]) -> str:
         """What ``render`` makes of a file, and where the file comes from."""
         try:
-            data = self.read(name)
-            text = filled(name, render, data)
-            about = filled(name, lambda data: "\n".join([*origin.lines(name, data), *self._ages(name, data)]), data)
+            text = self.told(name, render)
+            about = self.told(name, lambda data, say: "\n".join(origin.lines(name, data, say) + self._ages(name, data)))
         except Unreadable as problem:
-            return f"**Not shown**: {problem}."
+            return self.say("**Not shown**: {problem}.", problem=problem)
         return "\n\n".join([text, *self._figures(name), about])
 
     def _figures(self, name: str) -> list[str]:
@@ -67,19 +85,18 @@ class Results:
     def _ages(self, name: str, data: dict) -> list[str]:
         revisions = dict.fromkeys(each.revision for each in origin.origins(data))
         return [
-            f"{AGE}{name} at revision {origin.short(revision)}: {self._age(revision, paths_of(name))}."
+            self.say(AGE)
+            + self.say(
+                "{name} at revision {revision}: {age}.",
+                name=name,
+                revision=origin.short(revision, self.say),
+                age=self._age(revision, paths_of(name)),
+            )
             for revision in revisions
         ]
 
-
-def filled(name: str, render: Callable[[dict], str], data: dict) -> str:
-    """``render(data)``; ``Unreadable`` if the file of this name lacks what it reads."""
-    try:
-        return render(data)
-    except KeyError as error:
-        raise Unreadable(f"`results/{name}` lacks {error}, measure it again") from None
-    except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise Unreadable(f"`results/{name}` does not hold what is read here, measure it again: {error}") from None
+    def _damaged(self, name: str, error) -> str:
+        return self.say("`results/{name}` is damaged, measure it again: {error}", name=name, error=error)
 
 
 def _kind(data) -> str:

@@ -1,6 +1,7 @@
 """Exponents of time in batch, width, depth, image size and cores: ``scaling.json``."""
 
-from bench.scaling import exponent, values
+from bench.report.words import Language
+from bench.scaling import values
 from bench.table import markdown, milliseconds
 
 _WHO = {
@@ -12,34 +13,47 @@ _WHO = {
 }
 
 
-def render(data: dict) -> str:
+def render(data: dict, say: Language) -> str:
     found = data["quantities"]
     names = list(dict.fromkeys(name for one in found.values() for name in one["contenders"]))
-    head = ("time grows as the power", *(f"of {quantity} ({values(one)})" for quantity, one in found.items()))
-    rows = [("of the arithmetic alone", *(f"{one['arithmetic']:g}" for one in found.values()))]
-    rows += [(_WHO.get(name, name), *(_cell(one, name, exponent) for one in found.values())) for name in names]
-    last = [
-        ("between the two greatest: " + _WHO.get(name, name), *(_cell(one, name, _last) for one in found.values()))
+    who = {name: say(_WHO[name]) if name in _WHO else f"`{name}`" for name in names}
+    of = [say("of {quantity} ({values})", quantity=say.term(q), values=values(one)) for q, one in found.items()]
+    rows = [(say("of the arithmetic alone"), *(f"{one['arithmetic']:g}" for one in found.values()))]
+    rows += [(who[name], *(_cell(one, name, say, _exponent) for one in found.values())) for name in names]
+    rows += [
+        (
+            say("between the two greatest: {who}", who=who[name]),
+            *(_cell(one, name, say, _last) for one in found.values()),
+        )
         for name in names
     ]
-    times = [(_WHO.get(name, name), *(_cell(one, name, _times) for one in found.values())) for name in names]
-    told = (
-        f"{data['about']} Exponents by least squares on the logarithms of medians over {data['rounds']} rounds, ± the "
-        "standard error of the slope (two sizes fit every power law), in brackets 95 % over rounds drawn again."
+    times = [(who[name], *(_cell(one, name, say, _times) for one in found.values())) for name in names]
+    told = say(
+        "{about} Exponents by least squares on the logarithms of medians over {rounds} rounds, ± the standard error of "
+        "the slope (two sizes fit every power law), in brackets 95 % over rounds drawn again.",
+        about=say.term(data["about"]),
+        rounds=data["rounds"],
     )
-    left_out = [f"Left out: {name}: {why}." for name, why in data["left_out"].items()]
-    parts = [told, markdown(head, [*rows, *last]), markdown(("ms", *found), times), *left_out]
-    return "\n\n".join(parts)
+    left_out = [say("Left out: {name}: {why}.", name=name, why=say.term(why)) for name, why in data["left_out"].items()]
+    tables = [markdown((say("time grows as the power"), *of), rows)]
+    tables.append(markdown(("ms", *map(say.term, found)), times))
+    return "\n\n".join([told, *tables, *left_out])
 
 
-def _cell(one: dict, name: str, of) -> str:
+def _cell(one: dict, name: str, say: Language, of) -> str:
     contender = one["contenders"].get(name)
-    return "–" if contender is None else of(contender)
+    return "–" if contender is None else of(contender, say)
 
 
-def _last(contender: dict) -> str:
+def _exponent(contender: dict, say: Language) -> str:
+    error = "" if contender["standard_error"] is None else f" ± {contender['standard_error']:.2f}"
+    low, high = (f"{contender[key]:.2f}" for key in ("low", "high"))
+    return say("{middle} ({low} to {high})", middle=f"{contender['exponent']:.2f}{error}", low=low, high=high)
+
+
+def _last(contender: dict, say: Language) -> str:
     return f"{contender['last']:.2f}"
 
 
-def _times(contender: dict) -> str:
+def _times(contender: dict, say: Language) -> str:
     return " / ".join(milliseconds(seconds) for seconds in contender["median_s"])

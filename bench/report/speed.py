@@ -1,8 +1,8 @@
 """Times on the CPU, conventional beside proposed beside static: ``speed*.json``."""
 
-from bench.report.words import spread
+from bench.report.words import Language
 from bench.table import markdown, milliseconds
-from bench.timing import Times, ratio
+from bench.timing import Ratio, Times, ratio
 
 # contender: (whose, what), in the order of the tables
 _WHO = {
@@ -29,21 +29,22 @@ _KINDS = {
 }
 
 
-def render(data: dict) -> str:
-    parts = [f"{_SIZES} Medians and quartiles over {data['rounds']} rounds, measured in turns."]
+def render(data: dict, say: Language) -> str:
+    told = say("Medians and quartiles over {rounds} rounds, measured in turns.", rounds=data["rounds"])
+    parts = [say.together([say(_SIZES), told])]
     rest = dict(data["measurements"])
     for kind, (title, ours) in _KINDS.items():
         found = {name: rest.pop(name) for name in list(rest) if name.startswith(f"{kind} ")}
         if found:
-            parts += [f"#### {title}", _times(kind, found)]
-            parts += [_ratios(kind, found, one) for one in ours if _has(found, one)]
+            parts += [f"#### {say(title)}", _times(kind, found, say)]
+            parts += [_ratios(kind, found, one, say) for one in ours if has(found, one)]
     if rest:
-        parts += ["#### Generation, integrator and presets", _others(rest)]
-    parts += ["#### Targets", _targets(data["rows"])]
+        parts += [f"#### {say('Generation, integrator and presets')}", _others(rest, say)]
+    parts += [f"#### {say('Targets')}", _targets(data["rows"], say)]
     return "\n\n".join(parts)
 
 
-def _has(found: dict, name: str) -> bool:
+def has(found: dict, name: str) -> bool:
     return any(name in one["contenders"] for one in found.values())
 
 
@@ -53,65 +54,80 @@ def _names(found: dict) -> list[str]:
     return sorted(there, key=lambda name: list(_WHO).index(name) if name in _WHO else len(_WHO))
 
 
-def _who(name: str) -> tuple[str, str]:
-    return _WHO.get(name, ("", f"`{name}`"))
+def _who(name: str, say: Language) -> tuple[str, str]:
+    whose, what = _WHO.get(name, ("", f"`{name}`"))
+    return say(whose), say(what)
 
 
-def _times(kind: str, found: dict) -> str:
-    head = ("kernels", "by", *(f"{name.removeprefix(f'{kind} ')}: ms" for name in found))
-    rows = [(*_who(name), *(_time(one["contenders"], name) for one in found.values())) for name in _names(found)]
-    left_out = [f"`{name}` in {where} ({why})" for where, one in found.items() for name, why in one["left_out"].items()]
-    return markdown(head, rows) + (f"\n\nLeft out: {'; '.join(left_out)}." if left_out else "")
+def _times(kind: str, found: dict, say: Language) -> str:
+    head = (say("kernels"), say("by"), *(f"{name.removeprefix(f'{kind} ')}: ms" for name in found))
+    rows = [
+        (*_who(name, say), *(_time(one["contenders"], name, say) for one in found.values())) for name in _names(found)
+    ]
+    left_out = [
+        say("`{name}` in {where} ({why})", name=name, where=where, why=say.term(why))
+        for where, one in found.items()
+        for name, why in one["left_out"].items()
+    ]
+    told = say("Left out: {names}.", names=say.several(left_out))
+    return markdown(head, rows) + (f"\n\n{told}" if left_out else "")
 
 
-def _time(contenders: dict, name: str) -> str:
+def _time(contenders: dict, name: str, say: Language) -> str:
     if name not in contenders:
         return "–"
-    return "{} ({} to {})".format(*(milliseconds(contenders[name][key]) for key in ("median_s", "low_s", "high_s")))
+    middle, low, high = (milliseconds(contenders[name][key]) for key in ("median_s", "low_s", "high_s"))
+    return say("{middle} ({low} to {high})", middle=middle, low=low, high=high)
 
 
-def _ratios(kind: str, found: dict, ours: str) -> str:
+def _ratios(kind: str, found: dict, ours: str, say: Language) -> str:
     """Each peer's time over ours, formed round by round from the calls."""
-    whose, what = _who(ours)
-    head = (f"time over that of {whose}: {what}", "by", *(name.removeprefix(f"{kind} ") for name in found))
+    whose, what = _who(ours, say)
+    head = (say("time over that of {whose}: {what}", whose=whose, what=what), say("by"))
+    head += tuple(name.removeprefix(f"{kind} ") for name in found)
     peers = [name for name in _names(found) if name != ours]
-    return markdown(
-        head, [(*_who(name), *(_ratio(one["contenders"], name, ours) for one in found.values())) for name in peers]
-    )
+    rows = [(*_who(name, say), *(cell(one["contenders"], name, ours, say) for one in found.values())) for name in peers]
+    return markdown(head, rows)
 
 
-def _ratio(contenders: dict, over: str, under: str) -> str:
+def compared(contenders: dict, over: str, under: str) -> Ratio | None:
+    """Time of one over that of another, where both were measured."""
     if over not in contenders or under not in contenders:
-        return "–"
-    times = [Times(contenders[name]["calls_s"]).per_round() for name in (over, under)]
-    found = ratio(*times)
-    return spread(found.median, found.low, found.high)
+        return None
+    return ratio(*(Times(contenders[name]["calls_s"]).per_round() for name in (over, under)))
 
 
-def _others(found: dict) -> str:
+def cell(contenders: dict, over: str, under: str, say: Language) -> str:
+    """The same as a table has it."""
+    found = compared(contenders, over, under)
+    return "–" if found is None else say.spread(found.median, found.low, found.high)
+
+
+def _others(found: dict, say: Language) -> str:
     rows = [
-        (name, one["contenders"][label]["what"], one["contenders"][label]["size"], _time(one["contenders"], label))
+        (name, say.term(each["what"]), each["size"], _time(one["contenders"], label, say))
         for name, one in found.items()
-        for label in one["contenders"]
+        for label, each in one["contenders"].items()
     ]
     rows += [
-        (name, f"`{label}`", "", f"left out: {why}")
+        (name, f"`{label}`", "", say("left out: {why}", why=say.term(why)))
         for name, one in found.items()
         for label, why in one["left_out"].items()
     ]
-    return markdown(("in", "what", "size", "ms"), rows)
+    return markdown([say(each) for each in ("in", "what", "size", "ms")], rows)
 
 
-def _targets(rows: list[dict]) -> str:
+def _targets(rows: list[dict], say: Language) -> str:
     lines = [
         (
             row["number"],
-            row["what"],
+            say.term(row["what"]),
             row["measurement"],
-            spread(row["median"], row["low"], row["high"]),
+            say.spread(row["median"], row["low"], row["high"]),
             f"{'≥' if row['sense'] == 'at least' else '≤'} {row['target']:g}",
-            "reached" if row["reached"] else "missed",
+            say.verdict(row["reached"]),
         )
         for row in rows
     ]
-    return markdown(("row", "ratio", "in", "median (quartiles)", "target", ""), lines)
+    head = ("row", "ratio", "in", "median (quartiles)", "target", "")
+    return markdown([say(each) for each in head], lines)

@@ -2,42 +2,62 @@
 
 import statistics
 
-from bench import precision
-from bench.report.words import spread
+from bench.report.words import Language
 from bench.table import markdown
 
 _SENSE = {">=": "≥", "<=": "≤"}
+_PRECISION = ("compute type", "accuracy", "another class than the exact model", "error, all images")
+_PRECISION += ("error of an image: median", "greatest")
+_ERRORS = ("error_of_batch", "error_of_image_median", "error_of_image_greatest")
 
 
-def trainer(data: dict) -> str:
+def trainer(data: dict, say: Language) -> str:
     rows = [
         (
-            row["what"],
-            spread(row["median"], row["low"], row["high"]),
+            say.term(row["what"]),
+            say.spread(row["median"], row["low"], row["high"]),
             f"{_SENSE[row['sense']]} {row['target']:g}",
-            "reached" if row["reached"] else "missed",
+            say.verdict(row["reached"]),
         )
         for row in data["rows"]
     ]
-    count = len(data["rounds"])
-    told = f"{data['what']}; {count} round{'s' if count != 1 else ''}."
-    return f"{told}\n\n{markdown(('what', 'median (least to greatest)', 'target', ''), rows)}"
+    count, what = len(data["rounds"]), say.term(data["what"])
+    told = say("{what}; 1 round.", what=what) if count == 1 else say("{what}; {n} rounds.", what=what, n=count)
+    head = ("what", "median (least to greatest)", "target", "")
+    return f"{told}\n\n{markdown([say(each) for each in head], rows)}"
 
 
-def precision_table(data: dict) -> str:
+def precision_table(data: dict, say: Language) -> str:
     target = data["target"]
-    told = f"Target of float32's error over all images: ≤ {target['error_of_batch']:.0e}, "
-    return f"{precision.report(data)}\n\n{told}{'reached' if target['reached'] else 'missed'}."
+    exact = f"{data['accuracy_exact']:.2%}"
+    rows = [
+        (
+            row["dtype"],
+            say("{accuracy} (exact {exact})", accuracy=f"{row['accuracy']:.2%}", exact=exact),
+            f"{row['other_class']:.2%}",
+            *(f"{row[key]:.1e}" for key in _ERRORS),
+        )
+        for row in data["rows"]
+    ]
+    about = say("{what}, {n} images", what=say.term(data["what"]), n=f"{data['images']:,}")
+    told = say(
+        "Target of float32's error over all images: ≤ {target}, {verdict}.",
+        target=f"{target['error_of_batch']:.0e}",
+        verdict=say.verdict(target["reached"]),
+    )
+    return f"{about}\n\n{markdown([say(each) for each in _PRECISION], rows)}\n\n{told}"
 
 
-def huge_pages(data: dict) -> str:
+def huge_pages(data: dict, say: Language) -> str:
     rows = [
         (
             line["width"],
             *(f"{statistics.median(line['seconds'][name]):.1f}" for name in ("without", "with")),
-            spread(line["faster"]["median"], line["faster"]["low"], line["faster"]["high"]),
+            say.spread(line["faster"]["median"], line["faster"]["low"], line["faster"]["high"]),
         )
         for line in data["widths"]
     ]
-    told = f"{data['steps']} steps on {data['data']}, {data['rounds']} rounds."
-    return f"{told}\n\n{markdown(('width', 's without', 's with', 'times as fast (quartiles)'), rows)}"
+    about = {"steps": data["steps"], "data": data["data"], "rounds": data["rounds"]}
+    told = say("{steps} steps on {data}, {rounds} rounds.", **about)
+    head = ("width", "s without", "s with", "times as fast (quartiles)")
+    return f"{told}\n\n{markdown([say(each) for each in head], rows)}"
