@@ -1,7 +1,7 @@
 """Large pages for the process's memory, on Linux.
 
 XLA's CPU client takes the temporaries of each step from malloc anew, and touching fresh pages of 4 KiB was a third of a
-training step. With glibc's malloc asking for transparent huge pages a step is 1.2 to 1.5 times as fast
+training step. With glibc's malloc asking for transparent huge pages a step is 1.2 to 1.6 times as fast
 (bench/results/huge_pages.json); glibc reads that wish only when a process starts.
 """
 
