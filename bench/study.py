@@ -354,8 +354,8 @@ def _ablation() -> list[Row]:
 def _main() -> list[Row]:
     """The static twin, a narrower static CNN, the ODE as printed and as the design made it, the continuous puppeteer.
 
-    Each at the best of the two or three rates that the third round tried for it; the static twin's next one, 4e-2, was not
-    told apart from it by one seed.
+    Each at the best of the two or three rates that the third round tried for it; the static twin's next one, 4e-2, was
+    not told apart from it by one seed.
     """
     low_rank = {"channels": "low_rank"}
     printed = ("printed", "ODE as printed", "printed", {}, 1e-2)
