@@ -44,7 +44,7 @@ def test_runs_what_is_missing_once(rows, tmp_path, capsys):
     assert "JPEG" in printed
 
     svg = (tmp_path / "out_pareto.svg").read_text()
-    assert "static twin, kernels stored" in svg
+    assert "static CNN, kernels stored" in svg
     assert (tmp_path / "out_pareto.png").stat().st_size > 5000
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("params.safetensors")}
