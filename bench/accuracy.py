@@ -115,6 +115,9 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
                 jobs[place] = None
                 key, folder = _key(job.row, job.seed), _folder(options, job.row, job.seed)
                 if code == 0:
+                    # Of the row's old flags: it would be taken for a second seed.
+                    for old in [k for k, r in done.items() if (r["row"], r["seed"]) == (job.row.name, job.seed)]:
+                        del done[old]
                     done[key] = _record(job.row, job.seed, folder)
                     _write(output, done)
                     print(f"{job.row.name}, seed {job.seed}: {done[key]['accuracy']:.2%}", flush=True)
@@ -144,11 +147,11 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
 def _start(options: Accuracy, row: study.Row, seed: int, cores: list[int]) -> subprocess.Popen:
     folder = _folder(options, row, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *_command(row, seed)[1:]]
-    if (folder / "config.json").exists():
+    command = [sys.executable, *_command(row, seed)[1:], "--out", str(folder), "--overwrite"]
+    begun = Path(f"{folder}.command")  # a run of the row's old flags is not gone on with
+    if (folder / "config.json").exists() and begun.exists() and begun.read_text() == _key(row, seed):
         command = [sys.executable, "-m", "train", "--resume", str(folder)]
-    else:
-        command += ["--out", str(folder)]
+    begun.write_text(_key(row, seed))
     if options.data_dir is not None:
         command += ["--data-dir", str(options.data_dir)]
     with open(f"{folder}.log", "a") as log:

@@ -94,8 +94,11 @@ def _plan(main: Size, deep: Size | None, others: tuple[Size, ...], step: Size, b
             conventional = "training step, PyTorch conventional, batched"
             rows.append(_faster(8, conventional, name, "train_torch_batched", ours, 3))
     exact = "generate_exact", "generate_continuous"
-    name = measure(f"generate {main}", "bake", "generate_baked", "torch_generate", *exact, size=main)
-    rows.append(_faster(12, "generation, ODE (ours: continuous, both exact paths)", name, *exact, 5))
+    as_read = "generate_exact_as_read", "generate_continuous_as_read"
+    name = measure(f"generate {main}", "bake", "generate_baked", "torch_generate", *exact, *as_read, size=main)
+    ode = "generation, ODE (ours: continuous, both exact paths"
+    rows.append(_faster(12, f"{ode})", name, *exact, 5))
+    rows.append(_faster(12, f"{ode}, kernels in the order the convolution reads)", name, *as_read, 5))
     peer = "generation, PyTorch conventional, batched"
     baked = _faster(1, f"{peer} (ours: nodes baked once for {TEST_SET:,} images)", name, "torch_generate", "bake", 100)
     rows.append(dataclasses.replace(baked, scale=TEST_SET / main.batch))

@@ -1,18 +1,19 @@
 """The study's command, on runs of seconds."""
 
+import dataclasses
 import json
 import time
 import types
 
 import pytest
 
-from bench import accuracy, study
+from bench import accuracy, study, study_row
 
 
 @pytest.fixture
 def rows(monkeypatch):
     recipe = {"data": "digits", "preset": "puppet_xs", "max-steps": 8, "batch-size": 32}
-    monkeypatch.setattr(study, "RECIPE", recipe)
+    monkeypatch.setattr(study_row, "RECIPE", recipe)
     monkeypatch.setattr(
         study,
         "ROWS",
@@ -58,10 +59,15 @@ def test_runs_what_is_missing_once(rows, tmp_path, capsys):
 
 def test_a_row_that_changes_is_another_measurement(rows, tmp_path, monkeypatch):
     assert accuracy.run(options(tmp_path, rows=("small",))) == 0
-    changed = tuple(study.dataclasses.replace(row, learning_rate=1e-2) for row in study.ROWS)
+    changed = tuple(dataclasses.replace(row, learning_rate=1e-2) for row in study.ROWS)
     monkeypatch.setattr(study, "ROWS", changed)
     found = accuracy._read(tmp_path / "out.json")
     assert [accuracy._key(row, 0) in found for row in changed] == [False, False]
+    assert accuracy.run(options(tmp_path, rows=("small",))) == 0
+    (run,) = json.loads((tmp_path / "out.json").read_text())["runs"]  # in place of the old one
+    assert run["command"] == accuracy._key(changed[1], 0)
+    trained = json.loads((tmp_path / "runs" / "small-seed0" / "config.json").read_text())
+    assert trained["config"]["learning_rate"] == 1e-2
 
 
 def test_stops_in_time_and_goes_on(rows, tmp_path, monkeypatch):

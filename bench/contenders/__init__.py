@@ -55,6 +55,12 @@ CONTENDERS: dict[str, tuple[str, str, str]] = {
     # Complexities to kernels.
     "generate_exact": (_JAX, "generate_exact", "kernels of a batch by diffrax, one solve an image"),
     "generate_continuous": (_JAX, "generate_continuous", "the same, by the continuous puppeteer"),
+    "generate_exact_as_read": (_JAX, "generate_exact_as_read", "generate_exact, in the order the convolution reads"),
+    "generate_continuous_as_read": (
+        _JAX,
+        "generate_continuous_as_read",
+        "generate_continuous, in the order the convolution reads",
+    ),
     "generate_nodes": (_JAX, "generate_nodes", "kernels at the nodes in H, and a batch's weights in them (training)"),
     "generate_baked": (_JAX, "generate_baked", "every kernel of a batch written out, from baked nodes (inference)"),
     "bake": (_JAX, "bake", "kernels at the nodes in H, once for a trained model"),

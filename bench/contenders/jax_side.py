@@ -96,6 +96,20 @@ def generate_continuous(case: Case) -> Contender:
     return _generate(case, make_model(case.size, "continuous").puppeteer, gradient=False)
 
 
+def generate_exact_as_read(case: Case) -> Contender:
+    return _generate(case, make_model(case.size).puppeteer, _as_read)
+
+
+def generate_continuous_as_read(case: Case) -> Contender:
+    return _generate(case, make_model(case.size, "continuous").puppeteer, _as_read)
+
+
+def _as_read(puppeteer, h):
+    # (K, K, C_in, C_out): what a puppet takes, where the protocol's transposition vanishes in its opposite. Handed out
+    # of a program as (C_out, C_in, K, K) the kernels are copied once more, which no forward pass does.
+    return tuple(jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in puppeteer(h))
+
+
 def generate_nodes(case: Case, gradient: bool = False) -> Contender:
     # All that a batch needs of generation: the table of nodes, and each image's weights in it.
     source = _interpolated(make_model(case.size), shared=True)
