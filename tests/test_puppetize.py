@@ -12,7 +12,7 @@ from hypothesis import given
 
 import puppet_jax as pj
 from puppet_jax import inference
-from puppet_jax.puppetize import _levels
+from puppet_jax.blocks import levels_of
 
 SMALL = {"basis": 4, "hidden": 8}
 FULL = pj.Measure(depth="full")
@@ -230,7 +230,7 @@ def test_blocks_beyond_the_deepest_image_are_not_computed():
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 12))
 def test_the_rule_that_spreads_depth(lengths, most):
-    levels = _levels(lengths, most)
+    levels = levels_of(lengths, most)
     n = sum(lengths)
     assert [len(each) for each in levels] == lengths
     for depth in range(1, most + 1):
