@@ -172,7 +172,12 @@ def _command(row: study.Row, seed: int) -> list[str]:
 
 def _key(row: study.Row, seed: int) -> str:
     # A row whose flags change is another measurement.
-    return " ".join(_command(row, seed))
+    return _plain(" ".join(_command(row, seed)))
+
+
+def _plain(command: str) -> str:
+    """Without the flag that commands lack which were run when there was no other optimiser."""
+    return command.replace(" --optimiser=adamw", "")
 
 
 def _folder(options: Accuracy, row: study.Row, seed: int) -> Path:
@@ -189,7 +194,7 @@ def _record(row: study.Row, seed: int, folder: Path) -> dict:
         "puppeteer": row.puppeteer,
         "width": row.width,
         "seed": seed,
-        "command": _key(row, seed),
+        "command": " ".join(_command(row, seed)),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in names},
         "revision": described["git_revision"],
@@ -199,7 +204,7 @@ def _record(row: study.Row, seed: int, folder: Path) -> dict:
 def _read(output: Path) -> dict[str, dict]:
     if not output.exists():
         return {}
-    return {each["command"]: each for each in json.loads(output.read_text())["runs"]}
+    return {_plain(each["command"]): each for each in json.loads(output.read_text())["runs"]}
 
 
 def _write(output: Path, done: dict[str, dict]) -> None:

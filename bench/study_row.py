@@ -24,7 +24,8 @@ class Row:
         options: of the puppeteer.
         width: channels of every layer.
         epochs: passes over the training images.
-        learning_rate: peak, of AdamW.
+        optimiser: as ``python -m train`` takes it.
+        learning_rate: its peak.
         more: further flags.
         seeds: of the runs.
     """
@@ -36,6 +37,7 @@ class Row:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     width: int = 32
     epochs: int = 2
+    optimiser: str = "adamw"
     learning_rate: float = 4e-3
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
@@ -47,6 +49,7 @@ class Row:
             "width": self.width,
             "puppeteer": self.puppeteer,
             "epochs": self.epochs,
+            "optimiser": self.optimiser,
             "learning-rate": self.learning_rate,
             **({"puppeteer-options": json.dumps(self.options)} if self.options else {}),
             **({} if self.part == "main" else VALIDATION),

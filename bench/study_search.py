@@ -1,4 +1,4 @@
-"""The search of the study: how to build each generator, in four rounds of short runs on validation images.
+"""The search of the study: how to build each generator, in five rounds of short runs on validation images.
 
 At width 32 the static twin stores 56,160 kernel parameters; unless it is said otherwise, these store about a tenth of
 that. Options say all that a preset might say otherwise.
@@ -157,4 +157,30 @@ def _fourth() -> list[Row]:
     ]
 
 
-SEARCH = (*_first(), *_frequencies(), *_second(), *_depth_axis(), *_recipe(), *_third(), *_fourth())
+def _fifth() -> list[Row]:
+    """Again with orthogonal updates: every method's rate, and whether what is stored matters as much."""
+    tried = [
+        ("stored", 2e-2, "stored", "stored", {}),
+        ("rank2", 2e-2, "continuous", "continuous, 32 of rank 2", RANK2),
+        ("ode", 2e-2, "ode", "ODE, published field, start of rank 58", SEPARABLE),
+        ("printed", 2e-2, "printed", "ODE as printed", {}),
+        ("basis64", 2e-2, "continuous", "continuous, 64 whole matrices", WHOLE64),
+        ("ode", 1e-2, "ode", "ODE, published field, start of rank 58", SEPARABLE),
+        ("rank4", 2e-2, "continuous", "continuous, 16 of rank 4", RANK4),
+    ]
+    return [
+        Row(
+            f"design-fifth-{name}-{rate}",
+            "design",
+            f"{what}, flip alone, Muon, rate {rate}",
+            source,
+            options,
+            optimiser="muon",
+            learning_rate=rate,
+            more=FLIP,
+        )
+        for name, rate, source, what, options in tried
+    ]
+
+
+SEARCH = (*_first(), *_frequencies(), *_second(), *_depth_axis(), *_recipe(), *_third(), *_fourth(), *_fifth())

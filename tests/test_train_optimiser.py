@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ from flax import nnx
 
 from train.build import build
 from train.config import Config, resolve
-from train.optimiser import averaged, decayed, learning_rate_schedule, make_optimiser
+from train.optimiser import MUON_RMS, averaged, decayed, learning_rate_schedule, make_optimiser, orthogonalised
 from train.parameters import flat
 
 AFTER = {
@@ -73,6 +74,62 @@ def test_one_step_is_adamw_by_hand_after_clipping():
     _, state = optimiser.update(gradients, optimiser.init(params), params)
     mu = optax.tree.get(state, "mu")
     np.testing.assert_allclose(mu["w"], [[0.1 * 0.6, 0.1 * 0.8]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "as_matrices"),
+    [
+        ((6, 4, 3, 3), (0, 1, 2, 3), (1, 6, 36)),
+        ((5, 8, 8), (0, 1, 2), (5, 8, 8)),
+        ((5, 12, 2), (1, 0, 2), (1, 12, 10)),
+        ((5, 2, 12), (0, 1, 2), (1, 10, 12)),
+        ((7, 4), (0, 1), (1, 7, 4)),
+    ],
+)
+def test_muon_gives_every_matrix_of_the_puppeteer_an_orthogonal_update(rng, shape, order, as_matrices):
+    config = resolve(Config(optimiser="muon", learning_rate=0.1, weight_decay=0.0, warmup=0.0))
+    gradient = rng.normal(size=shape).astype(np.float32)
+    gradients = {"puppeteer": {"kernel": jnp.asarray(gradient)}}
+    optimiser = make_optimiser(config, 10)
+    updates, _ = optimiser.update(gradients, optimiser.init(gradients), gradients)
+    given, got = (
+        np.transpose(x, order).reshape(as_matrices).astype(float)
+        for x in (gradient, np.asarray(updates["puppeteer"]["kernel"]))
+    )
+    _, rows, columns = as_matrices
+    for each, update in zip(given, got, strict=True):
+        u, singular, v = np.linalg.svd(each, full_matrices=False)
+        # Five Newton-Schulz steps take singular values to between 0.7 and 1.2 in place of 1, but for tiny ones.
+        big = singular > 0.02 * np.linalg.norm(singular)
+        assert big.sum() > 0.7 * len(big)
+        s = np.diag(u.T @ update @ v.T) / (-0.1 * MUON_RMS * np.sqrt(max(rows, columns)))
+        assert np.all((s[big] > 0.6) & (s[big] < 1.3)), s
+        assert np.sqrt(np.mean(update**2)) == pytest.approx(0.1 * MUON_RMS, rel=0.3)
+
+
+@pytest.mark.parametrize("puppeteer", ["continuous", "ode", "printed", "stored"])
+def test_muon_leaves_the_head_normalisation_and_vectors_to_adamw(puppeteer):
+    params = nnx.state(build(resolve(Config(puppeteer=puppeteer)), num_classes=10, in_channels=1), nnx.Param)
+    shapes = {name: leaf.shape for name, leaf in flat(params).items()}
+    muon = {name for name, yes in flat(orthogonalised(params)).items() if yes}
+    vectors = ("bias", "phase", "filter", "norm")
+    expected = {
+        name
+        for name, shape in shapes.items()
+        if name.startswith("puppeteer.") and len(shape) >= 2 and not any(word in name for word in vectors)
+    }
+    assert muon == expected != set()
+
+
+def test_adamw_and_muon_agree_where_nothing_is_a_matrix_of_kernels():
+    params = {"puppet": {"head": jnp.array([[1.0, -2.0]])}, "puppeteer": {"bias": jnp.array([3.0])}}
+    gradients = jax.tree.map(lambda x: 0.1 * x, params)
+    updates = []
+    for name in ("adamw", "muon"):
+        config = resolve(Config(optimiser=name, learning_rate=0.1, weight_decay=0.5, warmup=0.0))
+        optimiser = make_optimiser(config, 10)
+        updates.append(optimiser.update(gradients, optimiser.init(params), params)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *updates)
 
 
 def test_recipes_resolve_and_are_frozen():

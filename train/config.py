@@ -23,15 +23,20 @@ class Recipe:
     preset: str
     epochs: int
     batch_size: int
+    optimiser: str
     learning_rate: float
     augment: str
 
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(preset="puppet_xs", epochs=30, batch_size=32, learning_rate=5e-3, augment="crop"),
+    "digits": Recipe(
+        preset="puppet_xs", epochs=30, batch_size=32, optimiser="adamw", learning_rate=5e-3, augment="crop"
+    ),
     # Chosen on CIFAR-10, in short runs (bench/study.py): crops change the complexity that kernels are generated from.
-    "others": Recipe(preset="puppet_s", epochs=10, batch_size=64, learning_rate=1e-2, augment="flip"),
+    "others": Recipe(preset="puppet_s", epochs=10, batch_size=64, optimiser="muon", learning_rate=2e-2, augment="flip"),
 }
+
+OPTIMISERS = ("adamw", "muon")
 
 AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 
@@ -86,8 +91,16 @@ class Config:
     max_steps: Annotated[int | None, _optional("INT")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
     batch_size: Annotated[int | None, _by_data("batch_size", "Images in an optimiser step.", "INT")] = None
+    optimiser: Annotated[
+        str | None,
+        _by_data(
+            "optimiser",
+            "adamw, or muon: the matrices that kernels are made of get orthogonal updates, the rest what AdamW gives.",
+            f"{{{','.join(OPTIMISERS)}}}",
+        ),
+    ] = None
     learning_rate: Annotated[
-        float | None, _by_data("learning_rate", "Peak learning rate of AdamW, reached after the warm-up.", "FLOAT")
+        float | None, _by_data("learning_rate", "Peak learning rate, reached after the warm-up.", "FLOAT")
     ] = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """What the learning rate does after the warm-up: fall to 0 as a cosine or linearly, or stay."""
@@ -183,6 +196,7 @@ def resolve(config: Config) -> Config:
     expect("clip_norm", 0 < config.clip_norm < math.inf, "a number above 0")
     expect("ema", 0 <= config.ema < 1, "a decay in [0, 1)")
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
+    expect("optimiser", config.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}")
     expect("augment", config.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}")
     expect("validation_share", 0 < config.validation_share < 1, "a share in (0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
@@ -203,7 +217,7 @@ def from_json(values: dict[str, Any]) -> Config:
     Raises:
         TypeError: a field that this version does not have.
     """
-    config = Config(**values)
+    config = Config(**{"optimiser": "adamw", **values})  # there was no other
     paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
     return dataclasses.replace(config, **paths)
 

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, decay and gradient clipping; and the moving average of the parameters."""
+"""AdamW or Muon with warm-up, decay and gradient clipping; and the moving average of the parameters."""
 
 import math
 from typing import Any
@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from train.config import Config
+
+# The root mean square of Muon's updates over the learning rate: about AdamW's, so that one rate serves both (Liu et
+# al. 2025, "Muon is scalable for LLM training", arXiv:2502.16982, §2.2).
+MUON_RMS = 0.2
 
 
 def learning_rate_schedule(peak: float, warmup: float, steps: int, kind: str = "cosine") -> optax.Schedule:
@@ -34,11 +38,41 @@ def schedule_of(config: Config, steps: int) -> optax.Schedule:
 
 
 def make_optimiser(config: Config, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a resolved configuration for a run of ``steps`` steps."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule_of(config, steps), weight_decay=config.weight_decay, mask=decayed),
-    )
+    """The optimiser of a resolved configuration for a run of ``steps`` steps.
+
+    ``"adamw"``, or ``"muon"`` (Jordan et al. 2024): the puppeteer's matrices get updates whose singular values are all
+    about one, everything else what AdamW gives it.
+    """
+    rate, decay = schedule_of(config, steps), config.weight_decay
+    optimiser = optax.adamw(rate, weight_decay=decay, mask=decayed)
+    if config.optimiser == "muon":
+        muon = optax.contrib.muon(
+            rate, weight_decay=decay, consistent_rms=MUON_RMS, muon_weight_dimension_numbers=_as_matrices
+        )
+        label = lambda params: jax.tree.map(lambda yes: "muon" if yes else "adamw", orthogonalised(params))  # noqa: E731
+        optimiser = optax.partition({"adamw": optimiser, "muon": muon}, label)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser)
+
+
+def orthogonalised(params: Any) -> Any:
+    """True for the leaves that Muon updates: those of the puppeteer that weight decay applies to."""
+    return jax.tree.map_with_path(lambda path, yes: yes and "puppeteer" in _names(path), decayed(params))
+
+
+def _as_matrices(params: Any) -> Any:
+    """Kernels (C_out, C_in, K, K) are matrices of C_out rows; (stack, rows, columns) is a stack of matrices, or of
+    factors of low rank, which are not square: then it is one matrix, the short axis going with the stack."""
+
+    def read(x):
+        if x.ndim == 4:
+            return optax.contrib.MuonDimensionNumbers((1, 2, 3), 0)
+        if x.ndim == 3 and x.shape[1] > x.shape[2]:
+            return optax.contrib.MuonDimensionNumbers((0, 2), 1)
+        if x.ndim == 3 and x.shape[1] < x.shape[2]:
+            return optax.contrib.MuonDimensionNumbers((0, 1), 2)
+        return optax.contrib.MuonDimensionNumbers(x.ndim - 1, x.ndim - 2)
+
+    return jax.tree.map(read, params)
 
 
 def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
@@ -62,5 +96,8 @@ def decayed(params: Any) -> Any:
 
 def _spared(path: tuple) -> bool:
     # Norms stacked over layers have two axes, so the number of axes alone does not tell them from a matrix.
-    names = [str(getattr(entry, "key", getattr(entry, "name", entry))).lower() for entry in path]
-    return any(word in name for name in names for word in ("bias", "scale", "norm", "offset", "phase", "filter"))
+    return any(word in name for name in _names(path) for word in ("bias", "scale", "norm", "offset", "phase", "filter"))
+
+
+def _names(path: tuple) -> list[str]:
+    return [str(getattr(entry, "key", getattr(entry, "name", entry))).lower() for entry in path]

@@ -99,6 +99,7 @@ def run(options: Release) -> int:
 
 def _card(name: str, about: dict, summary: dict, size: int) -> str:
     recipe, parameters, made = about["recipe"], about["parameters"], about["create"]
+    optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
     kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
     depths = "\n".join(
         f"| {line['depth']} | {line['images']:,} | {line['accuracy']:.1%} |" for line in summary["accuracy_by_depth"]
@@ -119,7 +120,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
-- **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, AdamW, peak learning rate
+- **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, {recipe["schedule"]} decay after a warm-up of {recipe["warmup"]:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
   label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}.
