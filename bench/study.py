@@ -102,12 +102,13 @@ def _main() -> list[Row]:
         64: [
             ("static", "stored, standardised (static twin)", "stored", {}, 2e-2),
             ("continuous-10x", "continuous, 64 matrices of rank 2", "continuous", TENTH[64], 2e-2),
-            ("ode", "ODE, start of rank 124", "ode", {"rank": 124}, 2e-2),
+        ],
+        128: [
             (
                 "continuous-50x",
-                "continuous, 28 matrices of rank 1",
+                "continuous, 30 matrices of rank 2",
                 "continuous",
-                {**low_rank, "rank": 1, "basis": 28, "hidden": 16},
+                {**low_rank, "rank": 2, "basis": 30, "hidden": 24},
                 2e-2,
             ),
         ],
