@@ -165,22 +165,29 @@ def _read(path: Path) -> dict[str, bytes]:
     """The contents of a zip file's members, none of which is compressed."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for its writer
         raise ValueError(f"not a regular file, expected one that puppet_jax.export wrote; {_AGAIN}")
+    content = path.read_bytes()
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
             members = file.infolist()
             names = [each.filename for each in members]
-            if METADATA not in names:
-                raise ValueError(f"a zip file of another program, {METADATA} is missing in it; {_AGAIN}")
             plain = all(each.compress_type == zipfile.ZIP_STORED and not each.flag_bits & 1 for each in members)
             # Neither compressed nor laid one over another, it unpacks to no more than is there.
             total = sum(each.file_size for each in members)
-            if not plain or total > path.stat().st_size or len(set(names)) < len(names) or len(names) > _MOST_FILES:
-                raise ValueError(f"not as puppet_jax.export writes it (compressed, encrypted, or doubled); {_AGAIN}")
+            if not plain or total > len(content) or len(set(names)) < len(names) or len(names) > _MOST_FILES:
+                raise _NotOurs("compressed, encrypted or doubled, which puppet_jax.export does not write")
+            if METADATA not in names:
+                raise _NotOurs(f"a zip file of another program, {METADATA} is missing in it")
             if file.getinfo(METADATA).file_size > _LARGEST_METADATA:
-                raise ValueError(f"{METADATA} is larger than {_LARGEST_METADATA // 2**20} MiB; {_AGAIN}")
+                raise _NotOurs(f"{METADATA} is larger than {_LARGEST_METADATA // 2**20} MiB")
             return {each: file.read(each) for each in names}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except _NotOurs as error:
+        raise ValueError(f"{error}; {_AGAIN}") from None
+    except Exception as error:  # a damaged directory of a zip file makes zipfile raise nearly anything
         raise ValueError(f"damaged, truncated, or no export at all ({error}); copy it anew, or {_AGAIN}") from error
+
+
+class _NotOurs(Exception):
+    """A whole zip file that puppet_jax.export did not write."""
 
 
 def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:

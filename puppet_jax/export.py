@@ -123,7 +123,7 @@ def _check(predict, path, shape, dtype, platforms, classes, preprocessing) -> No
 
 def _npy(array: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(file, np.array(array, order="C"), version=(1, 0), allow_pickle=False)
     return file.getvalue()
 
 

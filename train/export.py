@@ -15,7 +15,7 @@ Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's model as one file for any batch size, with the names of its classes, that runs without this project.
+    """Write a run's model as one file for any batch size, with its classes' names, that runs without this project.
 
     puppet_jax.load(FILE) opens it; README.txt in the file, which is a zip file, tells how jax runs it by itself.
     """
