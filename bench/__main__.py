@@ -11,11 +11,12 @@ from typing import Annotated
 
 import tyro
 
-from bench import accuracy, memory, pages, precision, report, scaling, speed, trainer
+from bench import accuracy, export, memory, pages, precision, report, scaling, speed, trainer
 
 _BENCHMARKS = {
     "accuracy": (accuracy.Accuracy, accuracy.run),
     "speed": (speed.Speed, speed.run),
+    "export": (export.Export, export.run),
     "memory": (memory.Memory, memory.run),
     "pages": (pages.Pages, pages.run),
     "precision": (precision.Precision, precision.run),

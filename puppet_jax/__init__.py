@@ -3,7 +3,9 @@
 Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
 """
 
+from puppet_jax.artifact import LoadedModel, load
 from puppet_jax.complexity import complexity, entropy, frequency_map
+from puppet_jax.export import export
 from puppet_jax.inference import Prediction, Predictor, compile_predict
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
@@ -31,6 +33,7 @@ __all__ = [
     "ForeignPuppet",
     "InterpolatedPuppeteer",
     "LayerSpec",
+    "LoadedModel",
     "Measure",
     "OdePuppeteer",
     "PlainPuppet",
@@ -46,11 +49,13 @@ __all__ = [
     "depth",
     "depth_clipped",
     "entropy",
+    "export",
     "frequency_map",
     "initial_value",
     "interpolate",
     "interpolation_error",
     "list_pretrained",
+    "load",
     "load_pretrained",
     "pretrained_info",
     "puppetize",

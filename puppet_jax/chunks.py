@@ -64,32 +64,51 @@ def logits_in_chunks(
 
     def one_chunk(rows, places):
         depths = jnp.where(places < batch, depth[rows], 0)
-        weights = jax.vmap(grid.weights)(complexity[rows])
-        if isinstance(puppet, ForeignPuppet):
-            return puppet.batch(as_unit(images[rows]), weights, tables, depths, rows)
-        x = jax.vmap(puppet.stem)(as_unit(images[rows]))
-        features = jnp.zeros((chunk, puppet.head[...].shape[0]))
-        for index, table in enumerate(tables):
-            # Images that have left weigh nothing, and cost nothing where the convolution sees that.
-            own = jnp.where((depths > index)[:, None], weights[index], 0.0)
-
-            def run(x, features, own, table, index=index):
-                kernels = Mixture(own, table)
-                layer = jax.vmap(functools.partial(puppet.layer, index=index), in_axes=(0, Mixture(0, None)))
-                y = layer(x, kernels)
-                leaving = (depths == index + 1)[:, None]
-                return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
-
-            out = jax.eval_shape(run, x, features, own, table)[0]
-
-            @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
-            def layer_or_none(x, features, own, table, run=run, out=out, index=index):
-                skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
-                return lax.cond(jnp.max(depths) > index, run, skip, x, features, own, table)
-
-            x, features = layer_or_none(x, features, own, table)
-        return jax.vmap(puppet.classify)(features)
+        return logits_of_chunk(puppet, grid, tables, images[rows], complexity[rows], depths, rows)
 
     logits = lax.map(lambda each: one_chunk(*each), (rows, places)) if len(rows) > 1 else one_chunk(rows[0], places[0])
     logits = logits.reshape(rows.size, -1)[:batch]
     return jnp.zeros_like(logits).at[order].set(logits)
+
+
+def logits_of_chunk(
+    puppet: PlainPuppet | ForeignPuppet,
+    grid: Grid,
+    tables: Tables,
+    images: Num[Array, "b h w c"],
+    complexity: Float[Array, " b"],
+    depth: Int[Array, " b"],
+    samples: Int[Array, " b"],
+    lowering: str | None = None,
+) -> Float[Array, "b num_classes"]:
+    """Logits of images that go through the layers together, as far as the deepest of them. Arguments as above, and
+
+    Args:
+        samples: the images' numbers, which a puppetized model's random streams are made from.
+        lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
+    """
+    weights = jax.vmap(grid.weights)(complexity)
+    if isinstance(puppet, ForeignPuppet):
+        return puppet.batch(as_unit(images), weights, tables, depth, samples, lowering)
+    x = jax.vmap(puppet.stem)(as_unit(images))
+    features = jnp.zeros((images.shape[0], puppet.head[...].shape[0]))
+    for index, table in enumerate(tables):
+        # Images that have left weigh nothing, and cost nothing where the convolution sees that.
+        own = jnp.where((depth > index)[:, None], weights[index], 0.0)
+
+        def run(x, features, own, table, index=index):
+            kernels = Mixture(own, table)
+            layer = functools.partial(puppet.layer, index=index, lowering=lowering)
+            y = jax.vmap(layer, in_axes=(0, Mixture(0, None)))(x, kernels)
+            leaving = (depth == index + 1)[:, None]
+            return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
+
+        out = jax.eval_shape(run, x, features, own, table)[0]
+
+        @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
+        def layer_or_none(x, features, own, table, run=run, out=out, index=index):
+            skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+            return lax.cond(jnp.max(depth) > index, run, skip, x, features, own, table)
+
+        x, features = layer_or_none(x, features, own, table)
+    return jax.vmap(puppet.classify)(features)

@@ -44,6 +44,7 @@ class Predictor:
         grid: the nodes that the kernels were baked at. ``grid.clamped(prediction.complexity)`` tells which images lie
             outside its interval.
         tables: of each layer, the kernels at its nodes, (M_l, K, K, C_in, C_out): the order the convolution reads.
+        puppet, measurement: the CNN that the kernels drive, and how images are measured.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class Predictor:
         self.grid = interpolated.grid
         self.tables = _bake(*nnx.split(interpolated))
         self._chunk = chunk
-        self._puppet = puppet
-        self._measurement = measurement
+        self.puppet = puppet
+        self.measurement = measurement
 
     def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
         """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
@@ -70,7 +71,7 @@ class Predictor:
         images = check_images(images, "predict")
         if images.ndim > 4:
             raise ValueError(f"predict: images must be (H, W, C) or (B, H, W, C), got shape {images.shape}")
-        puppet = self._puppet
+        puppet = self.puppet
         puppet.check(images.shape[-3:], puppet.kernel_shapes, puppet.max_depth)
         if images.ndim == 3:
             return jax.tree.map(lambda x: x[0], self(images[None]))
@@ -88,8 +89,8 @@ class Predictor:
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         chunk = self._chunk or default_chunk()
-        graphdef, state = nnx.split(self._puppet)
-        return _predict(graphdef, self.grid, self._measurement, chunk, state, self.tables, images, count)
+        graphdef, state = nnx.split(self.puppet)
+        return _predict(graphdef, self.grid, self.measurement, chunk, state, self.tables, images, count)
 
 
 def compile_predict(

@@ -88,7 +88,7 @@ def understand(monkeypatch):
     runs = {name: (options, took.append) for name, (options, _) in bench_main._BENCHMARKS.items()}
     monkeypatch.setattr(bench_main, "_BENCHMARKS", runs)
     monkeypatch.setattr(bench_main.signal, "signal", lambda *_: None)
-    for module in ("evaluate", "predict", "plot", "release"):
+    for module in ("evaluate", "predict", "plot", "release", "export"):
         monkeypatch.setattr(f"train.{module}.run", took.append)
 
     def read(program, arguments):

@@ -23,7 +23,7 @@ from train.errors import UserError
 from train.pages import ask_for_huge_pages
 from train.records import printable
 
-COMMANDS = ("train", "eval", "predict", "plot", "release")
+COMMANDS = ("train", "eval", "predict", "plot", "release", "export")
 
 OVERVIEW = """\
 commands: python -m train [COMMAND] …, each with a --help of its own
@@ -32,6 +32,7 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     predict RUN IMAGE…     class, probability, complexity and depth of images in files and folders
     plot RUN…              compare runs in a figure and a table
     release RUN            write a run's model as a file for puppet_jax.load_pretrained, with a model card
+    export RUN FILE        write a run's model as one file that runs without this project, by jax alone
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
     130 interrupted; 141 the output's reader left; 143 terminated
 """
@@ -77,8 +78,9 @@ def _run(arguments: list[str]) -> int:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
+    commands = {"eval": _eval, "predict": _predict, "plot": _plot, "release": _release, "export": _export}
     try:
-        return {"eval": _eval, "predict": _predict, "plot": _plot, "release": _release}[command](arguments)
+        return commands[command](arguments)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -107,6 +109,12 @@ def _release(arguments: list[str]) -> int:
     from train import release
 
     return release.run(_parse(release.Release, "release", arguments))
+
+
+def _export(arguments: list[str]) -> int:
+    from train import export
+
+    return export.run(_parse(export.Export, "export", arguments))
 
 
 def _parse(options: type, command: str, arguments: list[str]):

@@ -50,6 +50,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "train/records.py",
         "bench/trainer.py",
     ),
+    "export.json": (*_LIBRARY, "bench/export.py"),
     "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
 }
 

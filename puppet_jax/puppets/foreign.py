@@ -142,6 +142,7 @@ class ForeignPuppet(nnx.Module):
         *,
         deepest: Int[Array, ""] | None = None,
         sample: Int[Array, ""] | int = 0,
+        lowering: str | None = None,
     ) -> Float[Array, " num_classes"]:
         """Logits of one image.
 
@@ -151,6 +152,7 @@ class ForeignPuppet(nnx.Module):
             depth: D. An array masks the blocks beyond; a Python integer leaves them out.
             deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
             sample: the image's number, which its random streams are made from.
+            lowering: of the convolutions with generated kernels, as :func:`convolve` takes it.
 
         Raises:
             ValueError: the kernels or the image's channels do not fit.
@@ -160,7 +162,9 @@ class ForeignPuppet(nnx.Module):
         body = nnx.clone(self.body)
         for _, module in nnx.iter_modules(body):
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
-                module.conv_general_dilated = functools.partial(convolution, kernels[module.kernel.index])
+                module.conv_general_dilated = functools.partial(
+                    convolution, kernels[module.kernel.index], lowering=lowering
+                )
             elif isinstance(module, Gate):
                 module.where = lambda: (depth, deepest)
         rngs = None
@@ -179,6 +183,7 @@ class ForeignPuppet(nnx.Module):
         tables: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
+        lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
         """Logits of images whose kernels are mixtures of tables; blocks beyond their deepest are not computed.
 
@@ -187,15 +192,15 @@ class ForeignPuppet(nnx.Module):
             weights: each convolution's interpolation weights.
             tables: each convolution's kernels at the nodes, (M, K, K, C_in / groups, C_out).
             depths: D; an image of depth 0 only fills up the batch.
-            samples: see a call.
+            samples, lowering: see a call.
         """
         own = [jnp.where((depths >= level)[:, None], w, 0.0) for w, level in zip(weights, self.levels, strict=True)]
         kernels = tuple(Mixture(w, table) for w, table in zip(own, tables, strict=True))
-        one = functools.partial(self._one_of_batch, jnp.max(depths))
+        one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
         return jax.vmap(one, in_axes=(0, (Mixture(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
 
-    def _one_of_batch(self, deepest, image, kernels, depth, sample):
-        return self(image, kernels, depth, deepest=deepest, sample=sample)
+    def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
+        return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
 
     def advance(self) -> None:
         """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""
@@ -248,6 +253,7 @@ def convolution(
     precision,
     preferred_element_type=None,
     out_sharding=None,
+    lowering: str | None = None,
 ) -> Float[Array, "n h_out w_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
@@ -264,7 +270,7 @@ def convolution(
     plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
     if plain and {*lhs_dilation, *rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
-        run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding)
+        run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         formed = kernel.formed() if isinstance(kernel, Mixture) else kernel

@@ -121,11 +121,16 @@ class PlainPuppet(nnx.Module):
         return features @ self.head[...] + self.head_bias[...]
 
     def layer(
-        self, x: Float[Array, "h w c_in"], kernel: Float[Array, "c_out c_in k k"] | Mixture, index: int
+        self,
+        x: Float[Array, "h w c_in"],
+        kernel: Float[Array, "c_out c_in k k"] | Mixture,
+        index: int,
+        lowering: str | None = None,
     ) -> Float[Array, "h_out w_out c_out"]:
-        """Layer ``index`` (from 0) of one image: convolution, normalisation, activation, residual, pooling."""
+        """Layer ``index`` (from 0) of one image: convolution (its ``lowering`` as :func:`convolve` takes it),
+        normalisation, activation, residual, pooling."""
         spec = self.layers[index]
-        y = checkpoint_name(convolve(x, kernel.astype(self.dtype), stride=spec.stride), CONVOLVED)
+        y = checkpoint_name(convolve(x, kernel.astype(self.dtype), stride=spec.stride, lowering=lowering), CONVOLVED)
         groups = math.gcd(spec.width, self.norm_groups)
         y = group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
         y = jax.nn.relu(y)

@@ -1,0 +1,175 @@
+"""A predictor as one file that runs without this package: see :mod:`puppet_jax.artifact` for what is in it."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from puppet_jax.artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
+from puppet_jax.inference import Predictor
+from puppet_jax.portable import portable
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
+
+
+def export(
+    predict: Predictor,
+    path: str | os.PathLike,
+    *,
+    image_shape: tuple[int, int, int],
+    dtype: str = "uint8",
+    platforms: Sequence[str] = PLATFORMS,
+    classes: Sequence[str] | None = None,
+    preprocessing: str | None = None,
+) -> None:
+    """Write what ``predict`` computes as one file, for any batch size, that needs jax but not this package.
+
+    :func:`puppet_jax.load` runs it, and so does ``jax.export.deserialize`` in the lines of the file's README.txt. The
+    program is made of XLA's own operations: on CPUs it does not call this package's C++ convolutions. It is the same on
+    all platforms but for the convolutions' formulation, and has no gradient. A file that is there is replaced once the
+    new one is whole.
+
+    Args:
+        predict: made by :func:`puppet_jax.compile_predict`.
+        path: of the file; any name.
+        image_shape: (H, W, C) of the images it will be given.
+        dtype: of the images: ``"uint8"`` (levels 0 to 255) or ``"float32"`` (in [0, 1]).
+        platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
+        classes: a name for each logit, to be kept in the file.
+        preprocessing: how to make an image fit for the model, in words, to be kept in the file.
+
+    Raises:
+        TypeError: ``predict`` is no :class:`Predictor`.
+        ValueError: an image shape that the model does not take, an unknown dtype or platform, as many classes as there
+            are not, a path whose folder does not exist, or a puppetized model that calls functions outside of XLA.
+        ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
+    """
+    shape, path = tuple(image_shape), Path(path)
+    _check(predict, path, shape, dtype, platforms, classes, preprocessing)
+    function, arrays = portable(predict)
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
+    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images, list(arrays.values()))
+    if unsafe := custom_calls(exported.mlir_module()):
+        raise ValueError(
+            f"export: the model calls {', '.join(unsafe)}, functions that a file cannot hold; leave them out of the "
+            "puppetized module"
+        )
+    try:
+        program = bytes(exported.serialize())
+    except ImportError as error:
+        raise ImportError(
+            "export: jax writes exports with flatbuffers, which is missing; pip install flatbuffers"
+        ) from error
+    from puppet_jax import __version__  # not before the package is whole
+
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "puppet_jax": __version__,
+        "jax": jax.__version__,
+        "calling_convention": exported.calling_convention_version,
+        "platforms": list(platforms),
+        "images": {"shape": list(shape), "dtype": dtype, "values": _VALUES[dtype]},
+        "preprocessing": preprocessing,
+        "classes": None if classes is None else list(classes),
+        "num_classes": predict.puppet.num_classes,
+        "interval": list(predict.grid.interval),
+        "measurement": dataclasses.asdict(predict.measurement),
+        "max_depth": predict.puppet.max_depth,
+        "arrays": list(arrays),
+    }
+    contents = {PROGRAM: program, **{f"{ARRAYS}{name}.npy": _npy(array) for name, array in arrays.items()}}
+    contents["README.txt"] = _readme(metadata).encode()
+    metadata["files"] = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    _write(path, {METADATA: json.dumps(metadata, indent=1).encode(), **contents})
+
+
+def _check(predict, path, shape, dtype, platforms, classes, preprocessing) -> None:
+    if not isinstance(predict, Predictor):
+        raise TypeError(
+            f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
+            "call export(compile_predict(model), ...)"
+        )
+    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ValueError(f"export: image_shape must be (height, width, channels), got {shape}")
+    puppet = predict.puppet
+    puppet.check(shape, puppet.kernel_shapes, puppet.max_depth)
+    if dtype not in _VALUES:
+        raise ValueError(f"export: dtype must be one of {tuple(_VALUES)}, got {dtype!r}")
+    if isinstance(platforms, str) or not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ValueError(f"export: platforms must be a selection of {PLATFORMS}, got {platforms!r}")
+    if classes is not None and len(classes) != puppet.num_classes:
+        raise ValueError(f"export: classes must name {puppet.num_classes} classes, one a logit, got {len(classes)}")
+    if not all(isinstance(text, str) for text in (*(classes or ()), preprocessing or "")):
+        raise TypeError("export: classes and preprocessing must be text")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"export: path must name a file in a folder that exists, got {os.fspath(path)!r}")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.array(array, order="C"), version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _write(path: Path, contents: dict[str, bytes]) -> None:
+    """Write a zip file, uncompressed, whole or not at all; the same contents make the same bytes."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, content in contents.items():
+                    archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _readme(metadata: dict) -> str:
+    images, low, high = metadata["images"], *metadata["interval"]
+    shape = ", ".join(map(str, images["shape"]))
+    return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
+
+With puppet-jax:
+
+    import puppet_jax as pj
+    model = pj.load("THIS FILE")
+    logits, complexity, depth = model(images)
+
+Without it, with jax, numpy and flatbuffers (pip install jax flatbuffers):
+
+    import json, jax, jax.export, numpy as np
+    file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
+    program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
+    arrays = [file["{ARRAYS}" + name] for name in json.loads(file["{METADATA}"])["arrays"]]
+    logits, complexity, depth = jax.jit(program.call)(images, arrays)
+
+These lines check nothing: use them for files from somebody you trust. pj.load checks.
+
+images: {images["dtype"]}, (B, {shape}), values {images["values"]}; every B is compiled for once, in seconds
+logits: float32, (B, {metadata["num_classes"]})
+complexity: float32, (B,); kernels are for {low:g} to {high:g}, what lies outside is taken for the nearer end
+depth: int32, (B,), the layers that each image went through
+platforms: {", ".join(metadata["platforms"])}
+preprocessing: {metadata["preprocessing"] or "not told"}
+classes: {", ".join(metadata["classes"] or ["not told"])}
+"""

@@ -1,0 +1,55 @@
+"""A predictor as one program of XLA's own operations, for any number of images: what an export holds."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from puppet_jax.chunks import logits_of_chunk
+from puppet_jax.inference import Predictor
+
+
+def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
+    """``function(images, arrays) -> (logits, complexity, depth)``, a tuple, and the arrays by name.
+
+    The function is pure and not jitted. It takes images (B, H, W, C) as :class:`Predictor` does, with B an integer or a
+    symbolic dimension (``jax.export.symbolic_shape``), and a list of arrays in the order given. On CPUs images are
+    taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
+    as the deepest of them.
+    """
+    (graphdef, state), tables = nnx.split(predict.puppet), predict.tables
+    leaves, structure = jax.tree.flatten_with_path({"puppet": state, "kernels": tables})
+    # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
+    stored = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
+    arrays = {_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in stored}
+
+    def function(images, arrays):
+        every = [leaf for _, leaf in leaves]
+        for i, array in zip(stored, arrays, strict=True):
+            every[i] = array
+        held = structure.unflatten(every)
+        h, d = predict.measurement(images, predict.puppet.max_depth)
+        samples = jnp.arange(images.shape[0])
+
+        def chunk(lowering):
+            puppet = nnx.merge(graphdef, held["puppet"])
+            return lambda *each: logits_of_chunk(puppet, predict.grid, held["kernels"], *each, lowering)
+
+        def one_by_one(*batch):
+            alone = chunk("independent")
+            return lax.map(lambda row: alone(*(each[None] for each in row))[0], batch)
+
+        logits = lax.platform_dependent(images, h, d, samples, cpu=one_by_one, default=chunk("taps"))
+        return logits, h, d
+
+    return function, arrays
+
+
+def _name(path: tuple) -> str:
+    """Of a leaf by its path, for example ``puppet.head`` or ``kernels.3``."""
+    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    parts = [getattr(entry, "key", getattr(entry, "idx", None)) for entry in path]
+    return ".".join(str(part) for part in parts if part is not None)

@@ -1,0 +1,358 @@
+"""An exported model answers as the predictor it was made from, in a process that has never heard of this package."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import puppet_jax as pj
+from puppet_jax import artifact
+from puppet_jax.portable import portable
+
+SHAPE = (8, 8, 3)
+NAMES = ("cat", "dog", "猫", "a\nb")
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.dropout(nnx.tanh(self.conv(x)))
+
+
+class Net(nnx.Module):
+    """Of a foreign model what lowers differently: a kept window, random streams, a block that can be skipped."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.blocks = nnx.List([Block(rngs), Block(rngs)])
+        self.head = nnx.Linear(64, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.avg_pool(self.stem(x), (2, 2), strides=(2, 2))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.reshape(len(x), -1))
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Six images whose depths differ, in no order."""
+    rng = np.random.default_rng(0)
+    levels = [256, 2, 1, 16, 4, 256]
+    return np.stack([rng.integers(0, n, SHAPE) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    layers = (pj.LayerSpec(4, pool=2), pj.LayerSpec(6))
+    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
+    return pj.PuppetCNN(pj.StoredPuppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet)
+
+
+@pytest.fixture(scope="module")
+def predict(model):
+    return pj.compile_predict(model)
+
+
+@pytest.fixture(scope="module")
+def file(predict, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "plain.puppet"
+    pj.export(predict, path, image_shape=SHAPE, classes=NAMES, preprocessing="cut to 8×8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(file):
+    return pj.load(file)
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    net = pj.puppetize(Net(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
+    return pj.compile_predict(net)
+
+
+def close(found, expected, tolerance=1e-5):
+    assert found.logits.shape == expected.logits.shape
+    scale = float(jnp.abs(expected.logits).max())
+    np.testing.assert_allclose(found.logits, expected.logits, atol=tolerance * scale, rtol=0)
+    np.testing.assert_allclose(found.complexity, expected.complexity, rtol=1e-6)
+    np.testing.assert_array_equal(found.depth, expected.depth)
+
+
+def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predict, images, monkeypatch):
+    monkeypatch.setattr(artifact, "_LARGEST_BATCH", 2)
+    everything = predict(images)
+    assert len(set(np.asarray(everything.depth).tolist())) == 2
+    close(loaded(images), everything)
+    order = np.array([3, 0, 5])
+    close(loaded(images[order]), jax.tree.map(lambda rows: rows[order], everything))
+    close(loaded(images[4]), jax.tree.map(lambda rows: rows[4], everything))
+    close(jax.jit(loaded)(images[:2]), jax.tree.map(lambda rows: rows[:2], everything))
+    monkeypatch.setattr(artifact, "_LARGEST_BATCH", 4)
+    close(loaded(images[:3]), jax.tree.map(lambda rows: rows[:3], everything))  # filled up
+
+
+def test_it_says_what_it_is(loaded, file):
+    assert loaded.classes == NAMES
+    assert loaded.preprocessing == "cut to 8×8"
+    assert loaded.interval == (0.0, 8.0)
+    assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
+    assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
+    assert loaded.version == pj.__version__
+    with zipfile.ZipFile(file) as archive:
+        assert "猫" in archive.read("README.txt").decode()
+
+
+SCRIPT = """
+import importlib.util, sys
+import numpy as np
+file, foreign, artifact, images, out = sys.argv[1:]
+images = np.load(images)
+scope = {"images": images}
+exec(sys.stdin.read().replace("THIS FILE", file), scope)
+assert not {"flax", "diffrax", "puppet_jax"} & set(sys.modules), "by jax alone"
+spec = importlib.util.spec_from_file_location("artifact", artifact)
+module = sys.modules["artifact"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+answers = [[scope[name] for name in ("logits", "complexity", "depth")]]
+answers += [module.load(each)(images) for each in (file, foreign)]
+assert not {"flax", "diffrax", "puppet_jax"} & set(sys.modules), "by the loader alone"
+np.savez(out, *[np.asarray(each) for answer in answers for each in answer])
+"""
+
+
+def test_a_fresh_process_without_the_package_gives_the_same_bytes(file, foreign, predict, images, tmp_path):
+    """By the lines of the file's README, by the loader, and of a puppetized model: bit for bit the program itself."""
+    pj.export(foreign, tmp_path / "foreign.puppet", image_shape=SHAPE)
+    images = images[:2]  # a power of two is not filled up
+    np.save(tmp_path / "images.npy", images)
+    with zipfile.ZipFile(file) as archive:
+        readme = archive.read("README.txt").decode()
+    lines = re.search(r"Without it.*?\n\n(.*?)\n\n", readme, flags=re.S)[1]
+    paths = [file, tmp_path / "foreign.puppet", artifact.__file__, tmp_path / "images.npy", tmp_path / "out.npz"]
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, paths)],
+        input="\n".join(line.removeprefix("    ") for line in lines.splitlines()),
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | kept_paths(),
+        text=True,
+        check=True,
+    )
+    found = [array for _, array in sorted(np.load(tmp_path / "out.npz").items(), key=lambda item: int(item[0][4:]))]
+    for i, each in enumerate((predict, predict, foreign)):
+        function, arrays = portable(each)
+        own = jax.jit(function)(images, [jnp.asarray(array) for array in arrays.values()])
+        for one, other in zip(found[3 * i : 3 * i + 3], own, strict=True):
+            assert one.dtype == other.dtype
+            assert one.tobytes() == np.asarray(other).tobytes()
+        close(pj.Prediction(*own), each(images))
+
+
+def kept_paths():
+    """What of the module path is not this repository: flatbuffers may be installed beside."""
+    root = str(Path(pj.__file__).parents[1])
+    paths = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.abspath(each) != root]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.mark.parametrize("name", ["predict", "foreign"])
+def test_the_formulation_for_accelerators_is_right_for_any_batch(name, request, images, tmp_path, monkeypatch):
+    """Run here on the CPU: which of the two formulations a platform gets is all that differs."""
+    predict = request.getfixturevalue(name)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *batch, cpu, default: default(*batch))
+    pj.export(predict, tmp_path / "a", image_shape=SHAPE, platforms=("cpu",))
+    monkeypatch.undo()
+    close(pj.load(tmp_path / "a")(images), predict(images))
+
+
+def test_floats_are_checked_at_the_door(predict, images, tmp_path):
+    pj.export(predict, tmp_path / "a", image_shape=SHAPE, dtype="float32", platforms=("cpu",))
+    loaded = pj.load(tmp_path / "a")
+    unit = (images / 255).astype(np.float32)
+    close(loaded(unit), predict(unit))
+    for value in (np.nan, -0.1, 1.5):
+        with pytest.raises(ValueError, match="must lie in"):
+            loaded(np.full(SHAPE, value, np.float32))
+    with pytest.raises(TypeError, match="float32"):
+        loaded(images)
+
+
+def test_other_images_are_refused(loaded, images):
+    for wrong in (images[:, :7], images[..., :1], images[0, 0], images[:0], images[None]):
+        with pytest.raises(ValueError, match="images: "):
+            loaded(wrong)
+    for wrong in (images.astype(np.int32), images.astype(np.float64)):
+        with pytest.raises(TypeError, match="expected dtype uint8"):
+            loaded(wrong)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, model, tmp_path):
+    good = {"predict": predict, "path": tmp_path / "a", "image_shape": SHAPE}
+    for change, error, words in [
+        ({"predict": model}, TypeError, "compile_predict"),
+        ({"image_shape": (8, 8)}, ValueError, "height, width, channels"),
+        ({"image_shape": (8, 8, 1)}, ValueError, "channels"),
+        ({"image_shape": (1, 8, 3)}, ValueError, "smaller"),
+        ({"dtype": "int8"}, ValueError, "dtype"),
+        ({"platforms": ()}, ValueError, "platforms"),
+        ({"platforms": "cpu"}, ValueError, "platforms"),
+        ({"platforms": ("gpu",)}, ValueError, "cuda"),
+        ({"classes": ("one",)}, ValueError, "4 classes"),
+        ({"classes": (1, 2, 3, 4)}, TypeError, "text"),
+        ({"path": tmp_path / "none" / "a"}, ValueError, "folder that exists"),
+        ({"path": tmp_path}, ValueError, "must name a file"),
+    ]:
+        with pytest.raises(error, match=words):
+            pj.export(**{**good, **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "writestr", full)
+        with pytest.raises(OSError, match="No space"):
+            pj.export(predict, path, image_shape=SHAPE)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- Files that are something else, damaged, or made to do harm
+
+
+def rewritten(file, path, change=lambda metadata, contents: None, compression=zipfile.ZIP_STORED):
+    """The file with something changed and every checksum right again."""
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(contents.pop("metadata.json"))
+    change(metadata, contents)
+    metadata["files"] = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in {"metadata.json": json.dumps(metadata), **contents}.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
+    whole = file.read_bytes()
+    path = tmp_path / "a"
+    for content in (b"", b"\x89PNG\r\n\x1a\n" + bytes(100), whole[:-30], whole[: len(whole) // 2], whole[200:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged, truncated, or no export at all"):
+            pj.load(path)
+    for at in range(100, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"load: .*a'"):
+            pj.load(path)
+    with pytest.raises(FileNotFoundError):
+        pj.load(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="not a regular file"):
+            pj.load(other)
+
+
+def test_other_zip_files_are_refused(file, tmp_path):
+    path = tmp_path / "a"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "")
+    with pytest.raises(ValueError, match="another program"):
+        pj.load(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", bytes(2**24))
+    assert path.stat().st_size < 2**16
+    with pytest.raises(ValueError, match="compressed"):  # a zip bomb
+        pj.load(path)
+    with pytest.raises(ValueError, match="compressed"):
+        pj.load(rewritten(file, path, compression=zipfile.ZIP_DEFLATED))
+
+
+def program_of(function):
+    exported = jax.export.export(jax.jit(function), platforms=("cpu",))(jnp.eye(3))
+    return bytes(exported.serialize())
+
+
+def entry(name, value):
+    return lambda metadata, contents: metadata.update({name: value})
+
+
+def part(name, value):
+    return lambda metadata, contents: contents.update({name: value() if callable(value) else value})
+
+
+PICKLED = (
+    b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\n" + b"cos\n"
+)
+HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (entry("version", 2), "install a newer puppet-jax"),
+        (entry("version", "1"), "format version '1'"),
+        (entry("format", "x"), "another program"),
+        (entry("calling_convention", 99), "install jax"),
+        (entry("platforms", ["tpu"]), "exported for tpu, and this process computes on cpu"),
+        (entry("platforms", None), "damaged: platforms"),
+        (entry("images", {"shape": [8, 8, "3"], "dtype": "uint8"}), "damaged: images"),
+        (entry("images", {"shape": [9, 8, 3], "dtype": "uint8"}), "something else"),
+        (entry("classes", ["a"]), "damaged: classes"),
+        (entry("arrays", ["puppet.head"]), "something else"),
+        (entry("arrays", ["none"]), "'arrays/none.npy' is missing"),
+        (lambda metadata, contents: contents.pop("program.stablehlo"), "'program.stablehlo' is missing"),
+        (part("program.stablehlo", b"\x10" * 400), "cannot read the program"),
+        (part("program.stablehlo", b""), "cannot read the program"),
+        (part("program.stablehlo", lambda: program_of(jnp.sin)), "something else"),
+        (part("program.stablehlo", lambda: program_of(jnp.linalg.eigvalsh)), "not safe to run"),
+        (part("arrays/puppet.head.npy", PICKLED), "no array of numbers"),
+        (part("arrays/puppet.head.npy", HUGE), "not a whole one"),
+        (part("arrays/puppet.head.npy", b"no array"), "damaged, array"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        pj.load(rewritten(file, tmp_path / "a", change))
+
+
+def test_every_function_outside_of_a_program_is_named():
+    text = """
+      %0 = stablehlo.custom_call @shape_assertion(%1) {backend_config = ""} : (tensor<i1>) -> ()
+      %1 = stablehlo.custom_call @xla_ffi_python_cpu_callback(%0) : (tensor<f32>) -> tensor<f32>
+      %2 = stablehlo.custom_call @"with.dots"(%0) : (tensor<f32>) -> tensor<f32>
+      %3 = "stablehlo.custom_call"(%0) <{call_target_name = "hidden"}> : (tensor<f32>) -> tensor<f32>
+    """
+    assert artifact.custom_calls(text) == ["a function without a name", "with.dots", "xla_ffi_python_cpu_callback"]
+
+
+def test_without_flatbuffers_it_says_what_to_install(file, monkeypatch):
+    def missing(*_):
+        raise ImportError("Please install 'flatbuffers'")
+
+    monkeypatch.setattr(jax.export, "deserialize", missing)
+    with pytest.raises(ImportError, match="pip install flatbuffers"):
+        pj.load(file)
