@@ -1,33 +1,25 @@
 """``python -m train predict RUN IMAGE…``: class, probability, complexity and depth of images in files."""
 
-import contextlib
 import itertools
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tqdm import tqdm
 
-from train.data.decode import cores
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.read_ahead import Batch, read_ahead
 from train.records import open_folder, printable
 from train.table import width
 
 if TYPE_CHECKING:
     from train.predictions import Prediction
-    from train.predictor import Answers
-
-# Images that a device takes at a time, and the bytes that a batch's pixels may take if the images are large.
-BATCH, BATCH_BYTES = 256, 64 * 2**20
-# More threads wait for the interpreter rather than decode.
-MOST_THREADS = 8
-BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
+    from train.predictions_file import PredictionsFile
+    from train.predictor import Answers, Predictor
+    from train.read_ahead import Batch
+    from train.trained import Images, Trained
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ def run(options: Predict) -> int:
     arguments = [str(path) for path in options.images]
     empty = [argument for argument in arguments if next(walk_images(argument), None) is None]
     for folder in empty:
-        _say(folder, "no image in this folder")
+        print(f"{printable(folder)}: no image in this folder", file=sys.stderr)
     if len(empty) == len(arguments):
         raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
 
@@ -99,9 +91,11 @@ def _check(options: Predict) -> None:
         pyarrow()
 
 
-def _print(options: Predict, arguments: list[str], trained, devices) -> tuple[int, int]:
+def _print(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to standard output. How many images could not be read, and of how many."""
+    from train.answering import answers
     from train.predictions import JsonLines, Table
+    from train.predictor import Predictor
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
@@ -111,41 +105,33 @@ def _print(options: Predict, arguments: list[str], trained, devices) -> tuple[in
         if not options.json:
             widest = max(widest, width(printable(path)))
     line = JsonLines(images.class_names) if options.json else Table(images.class_names, top, widest)
+    predictor = Predictor(trained.model, devices)
     failed = 0
     # Lines that scroll by on a terminal tell how far it is, and a bar would get between them.
-    for batch, found in answers(_walk(arguments), count, trained, devices, bar=not sys.stdout.isatty()):
+    for batch, found in answers(_walk(arguments), count, images, predictor, bar=not sys.stdout.isatty()):
         failed += len(batch.errors)
         sys.stdout.write("".join(line(name, each) for name, each in _by_name(batch, found, top) if each is not None))
         sys.stdout.flush()
     return failed, count
 
 
-def _write(options: Predict, arguments: list[str], trained, devices) -> tuple[int, int]:
+def _write(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. How many images in it could not be read, and of how many."""
     from train import predictions_parquet as parquet
-    from train.predictions import JsonLines
     from train.predictions_file import PredictionsFile, describe
+    from train.predictor import Predictor
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
-    line = JsonLines(images.class_names)
     about = describe(options.run, trained.about, trained.digest(), top, arguments)
     path, unchanged = options.output, False
     if _is_parquet(options.output):
         path, unchanged = parquet.lines_path(path), parquet.unpack(path, about)
     with PredictionsFile(path, about) as file:
-
-        def names() -> Iterator[str]:
-            return (name for name in _once(arguments) if name not in file)
-
-        left = sum(1 for _ in names())
+        left = sum(1 for _ in missing(file, arguments))
         try:
-            for batch, found in answers(names(), left, trained, devices, done=file.count):
-                lines = [
-                    line.error(name, _reason(batch.errors[place])) if each is None else line(name, each)
-                    for place, (name, each) in enumerate(_by_name(batch, found, top))
-                ]
-                file.write(lines, len(batch.errors))
+            if left:
+                add(file, missing(file, arguments), left, images, Predictor(trained.model, devices), top)
         except (KeyboardInterrupt, SystemExit):
             print(
                 f"\n{file.count:,} of {file.count - file.added + left:,} images are in {printable(path)}; the same "
@@ -161,70 +147,34 @@ def _write(options: Predict, arguments: list[str], trained, devices) -> tuple[in
     return file.failed, file.count
 
 
-def answers(
-    names: Iterable[str], count: int, trained, devices, *, done: int = 0, bar: bool = True
-) -> Iterator[tuple[Batch, "Answers | None"]]:
-    """Batches of images as they come, and what the model says of those that could be read; ``None`` if there are none.
+def missing(file: "PredictionsFile", arguments: list[str]) -> Iterator[str]:
+    """The images that are not in a file, one that several arguments lead to only the first time."""
+    from train.predictions_file import once
 
-    The next batch is with the devices while the caller has this one, and those after it are being decoded. Images that
-    could not be read are named on standard error, where a bar shows how far it is if that is a terminal.
-
-    Args:
-        names: the images.
-        count: how many they are.
-        done: how many were predicted before, for the bar.
-        bar: whether to show one.
-    """
-    from train.data.images import ImageError, quiet, read_image
-    from train.predictor import Predictor
-
-    if not count:
-        return
-    images = trained.images()
-    most = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels))) * len(devices)
-    # Batches of about the same size, so that the last one is not filled up with a batch of nothing.
-    size = -(-count // -(-count // most))
-    reading = read_ahead(
-        names,
-        lambda name: read_image(name, images.size, images.channels),
-        (*images.size, images.channels),
-        size,
-        threads=min(cores(), MOST_THREADS),
-        refused=ImageError,
-    )
-    if sys.stderr.isatty():
-        print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
-    with quiet(), contextlib.closing(reading):
-        predictor = Predictor(trained.model, devices)
-        with tqdm(
-            total=done + count,
-            initial=done,
-            desc="predicting",
-            unit=" images",
-            bar_format=BAR,
-            leave=False,
-            disable=None if bar else True,
-        ) as shown:
-            started: deque = deque()
-
-            def finished() -> tuple[Batch, "Answers | None"]:
-                batch, answer = started.popleft()
-                for place in sorted(batch.errors):
-                    _say(batch.names[place], batch.errors[place])
-                found = None if answer is None else predictor.finish(answer)
-                shown.update(len(batch.names))
-                return batch, found
-
-            for batch in reading:
-                started.append((batch, predictor.start(batch.pixels, size) if len(batch.pixels) else None))
-                del batch
-                if len(started) > 1:
-                    yield finished()
-            while started:
-                yield finished()
+    parts = sorted(Path(argument).parts for argument in arguments)
+    overlap = any(after[: len(before)] == before for before, after in itertools.pairwise(parts))
+    # What came before is remembered only where something can come twice.
+    names = once(_walk(arguments)) if overlap else _walk(arguments)
+    return (name for name in names if name not in file)
 
 
-def _by_name(batch: Batch, found: "Answers | None", top: int) -> Iterator[tuple[str, "Prediction | None"]]:
+def add(
+    file: "PredictionsFile", names: Iterable[str], count: int, images: "Images", predictor: "Predictor", top: int
+) -> None:
+    """Predict ``count`` images and add their lines to a file, each batch as soon as it is there."""
+    from train.answering import answers, one_line
+    from train.predictions import JsonLines
+
+    line = JsonLines(images.class_names)
+    for batch, found in answers(names, count, images, predictor, done=file.count):
+        lines = [
+            line.error(name, one_line(batch.errors[place])) if each is None else line(name, each)
+            for place, (name, each) in enumerate(_by_name(batch, found, top))
+        ]
+        file.write(lines, len(batch.errors))
+
+
+def _by_name(batch: "Batch", found: "Answers | None", top: int) -> Iterator[tuple[str, "Prediction | None"]]:
     """Each image of a batch with its prediction; ``None`` if it could not be read."""
     from train.predictions import predictions
 
@@ -237,25 +187,5 @@ def _walk(arguments: list[str]) -> Iterator[str]:
     return itertools.chain.from_iterable(map(walk_images, arguments))
 
 
-def _once(arguments: list[str]) -> Iterator[str]:
-    """All images, one that several arguments lead to only the first time."""
-    from train.predictions_file import once
-
-    parts = sorted(Path(argument).parts for argument in arguments)
-    overlap = any(after[: len(before)] == before for before, after in itertools.pairwise(parts))
-    # What was there before is remembered only where something can come twice.
-    return once(_walk(arguments)) if overlap else _walk(arguments)
-
-
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
-
-
-def _reason(error: object) -> str:
-    """One line, also of a reason that has several."""
-    return " ".join(str(error).split())
-
-
-def _say(name: str, reason: object) -> None:
-    tqdm.write(f"{printable(name)}: {printable(_reason(reason))}", file=sys.stderr)
-    sys.stderr.flush()

@@ -37,6 +37,8 @@ class Predictor:
     """
 
     def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
+        if sys.stderr.isatty():
+            print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
         try:
             predict = pj.compile_predict(model)
@@ -57,6 +59,10 @@ class Predictor:
 
         self._arrays = shared(self._mesh, arrays)
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
+
+    @property
+    def device_count(self) -> int:
+        return self._mesh.size
 
     def start(self, images: np.ndarray, size: int | None = None) -> Any:
         """Hand a batch to the devices and return before it is computed; ``images`` must not be changed since.
