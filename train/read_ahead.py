@@ -15,7 +15,7 @@ AHEAD = 2
 CHUNK = 64
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Images one after the other as they were named.
 
