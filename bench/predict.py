@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench import machine, results_file, timing
-from bench.table import markdown
+from bench.report import folder as folder_report
+from bench.report.words import ENGLISH
 
 TARGET = 0.9
 # The peak of so many images is compared with that of all.
@@ -79,37 +80,9 @@ def run(options: Predict) -> int:
     }
     output = options.output or results_file.FOLDER / f"predict_{Path(options.data).name}.json"
     results_file.write(output, result)
-    print(report(result))
+    print(folder_report.render(result, ENGLISH))
     print(f"written: {output}")
     return 0
-
-
-def report(result: dict) -> str:
-    """A result as Markdown."""
-    lines = [
-        (
-            row["what"],
-            f"{row['median']:.3g} ({row['low']:.3g} to {row['high']:.3g})",
-            f"{row['sense']} {row['target']:g}",
-            "reached" if row["reached"] else "missed",
-        )
-        for row in result["rows"]
-    ]
-    rates = [
-        (what, f"{statistics.median(r[key] for r in result['rounds']):,.0f}")
-        for key, what in (("memory", "in memory"), ("folder", "a folder"))
-    ]
-    costs = [(what, f"{cost:,.0f}") for what, cost in result["microseconds_an_image"].items()]
-    peaks = [(f"{p['images']:,}", f"{p['peak_bytes'] / 2**20:,.0f}", f"{p['seconds']:.1f}") for p in result["peaks"]]
-    return "\n\n".join(
-        [
-            result["what"],
-            markdown(("what", "median (quartiles)", "target", ""), lines),
-            markdown(("", "images/s"), rates),
-            markdown(("processor time, all cores", "µs an image"), costs),
-            markdown(("images, the whole command", "peak memory, MiB", "s"), peaks),
-        ]
-    )
 
 
 def _make(options: Predict, dataset, folder: Path):

@@ -165,8 +165,16 @@ def test_nothing_to_predict_is_something_to_put_right(run, tmp_path, capsys):
 def test_answers_that_are_no_numbers_are_refused(model, monkeypatch):
     import puppet_jax as pj
 
-    answers = np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)
-    monkeypatch.setattr(pj, "compile_predict", lambda _: lambda _: answers)
+    class Broken:
+        tables = ()
+
+        def __init__(self, _):
+            pass
+
+        def __call__(self, images):
+            return np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)
+
+    monkeypatch.setattr(pj, "compile_predict", Broken)
     with pytest.raises(UserError, match="are no numbers"):
         Predictor(model)(np.zeros((1, 8, 8, 3), np.uint8))
 

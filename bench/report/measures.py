@@ -50,6 +50,18 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "train/records.py",
         "bench/trainer.py",
     ),
+    "predict_*.json": (
+        *_LIBRARY,
+        "train/answering.py",
+        "train/data/images.py",
+        "train/data/walk.py",
+        "train/predict.py",
+        "train/predictions.py",
+        "train/predictions_file.py",
+        "train/predictor.py",
+        "train/read_ahead.py",
+        "bench/predict.py",
+    ),
     "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
 }
 
