@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from train.data import images as rooms
-from train.data.images import FORMATS, MAX_PIXELS, ImageError, find_images, read_header, read_image, resize
+from train.data.images import FORMATS, MAX_PIXELS, ImageError, read_header, read_image, resize
+from train.data.walk import find_images
 
 
 def encode(image, kind, **options):

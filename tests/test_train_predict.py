@@ -14,12 +14,14 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from train import parameters, predict
+from train import answering, parameters
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
 from train.data import images as images_module
 from train.errors import UserError
+from train.predictor import Predictor
+from train.read_ahead import AHEAD, read_ahead
 from train.trained import FILE
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +76,7 @@ def json_lines(text: str) -> list[dict]:
 
 
 def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, capsys, monkeypatch):
-    monkeypatch.setattr(predict, "BATCH", 4)  # 11 images: two whole batches and a part of one
+    monkeypatch.setattr(answering, "BATCH", 4)  # 11 images: two whole batches and a part of one
     order = [pictures[5], *pictures[:5], *pictures[6:]]
     assert main(["predict", str(run), *map(str, order), "--json", "--top", "3"]) == 0
     said = capsys.readouterr()
@@ -163,47 +165,71 @@ def test_nothing_to_predict_is_something_to_put_right(run, tmp_path, capsys):
 def test_answers_that_are_no_numbers_are_refused(model, monkeypatch):
     import puppet_jax as pj
 
-    answers = np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)
-    monkeypatch.setattr(pj, "compile_predict", lambda _: lambda _: answers)
+    class Broken:
+        tables = ()
+
+        def __init__(self, _):
+            pass
+
+        def __call__(self, images):
+            return np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)
+
+    monkeypatch.setattr(pj, "compile_predict", Broken)
     with pytest.raises(UserError, match="are no numbers"):
-        predict.predictor(model)(np.zeros((1, 8, 8, 3), np.uint8))
+        Predictor(model)(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_images_are_read_ahead_in_order_and_boundedly():
     started, lock = [], threading.Lock()
 
-    def read(path):
+    def read(name):
         with lock:
-            started.append(path)
-        time.sleep(0.001 * (path % 3))
-        return path
+            started.append(name)
+        time.sleep(0.001 * (int(name) % 3))
+        if name == "7":
+            raise LookupError("seven")
+        return np.full((1, 2, 1), int(name), np.uint8)
+
+    def ahead(count):
+        return read_ahead(map(str, range(count)), read, (1, 2, 1), 8, threads=3, refused=LookupError)
 
     taken = []
-    for path, value in predict.read_ahead(read, range(60), 8):
-        assert path == value
-        taken.append(path)
+    for batch in ahead(60):
+        taken += batch.names
+        expected = [[[[int(name)], [int(name)]]] for name in batch.names if name != "7"]
+        np.testing.assert_array_equal(batch.pixels, np.array(expected))
+        assert [batch.names[place] for place in batch.errors] == ["7"] * ("7" in batch.names)
         with lock:
-            assert len(started) <= len(taken) + 8
-    assert taken == list(range(60))
+            assert len(started) <= len(taken) + 8 * AHEAD
+    assert taken == [str(number) for number in range(60)]
     # Whoever stops early leaves no reading behind.
-    ahead = predict.read_ahead(read, range(1000), 8)
-    next(ahead)
+    reading = ahead(1000)
+    next(reading)
+    reading.close()
     before = len(started)
-    ahead.close()
-    assert len(started) - before <= 8
+    time.sleep(0.01)
+    assert len(started) == before <= 60 + 8 * (AHEAD + 1)
+
+
+def test_what_no_image_explains_is_raised():
+    def read(name):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(read_ahead(["a"], read, (1, 1, 1), 2, threads=1, refused=LookupError))
 
 
 def test_a_model_that_cannot_be_baked_takes_the_exact_path(model, monkeypatch, capsys):
     import puppet_jax as pj
 
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3)).astype(np.uint8)
-    baked = predict.predictor(model)(images)
+    baked = Predictor(model)(images)
 
     def refuse(_):
         raise ValueError("interpolate: 256 nodes leave a relative error")
 
     monkeypatch.setattr(pj, "compile_predict", refuse)
-    exact = predict.predictor(model)(images)
+    exact = Predictor(model)(images)
     assert "note: on the exact path" in capsys.readouterr().err
     for a, b in zip(baked, exact, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -1,24 +1,25 @@
 """``python -m train predict RUN IMAGE…``: class, probability, complexity and depth of images in files."""
 
-import json
-import os
+import itertools
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 
+from train.data.walk import walk_images
 from train.errors import UserError
 from train.records import open_folder, printable
-from train.table import line, width
+from train.table import width
 
-# Images in a batch, and the bytes that a batch's pixels may take if the images are large.
-BATCH, BATCH_BYTES = 256, 64 * 2**20
+if TYPE_CHECKING:
+    from train.predictions import Prediction
+    from train.predictions_file import PredictionsFile
+    from train.predictor import Answers, Predictor
+    from train.read_ahead import Batch
+    from train.trained import Images, Trained
 
 
 @dataclass(frozen=True)
@@ -38,164 +39,153 @@ class Predict:
     """Name the K most probable classes."""
     json: bool = False
     """Print a line of JSON for each image instead of the table."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write to a file instead, whose name ends in .jsonl (lines of JSON) or .parquet. If it is cut off, the same
+    command goes on where the file ends; an image that could not be read has a line with its error, and is not tried
+    again. Each path is predicted once."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """How many of the local devices share a batch, each computing its part (default: all)."""
 
 
 def run(options: Predict) -> int:
-    """Predict and print, a batch at a time. 0, or 1 if an image could not be read."""
-    if options.top < 1:
-        raise UserError(f"--top: got {options.top}, expected at least 1")
-    if not options.images:
-        raise UserError("IMAGE: got none, expected image files or folders of images after the run's folder")
+    """Predict and tell, a batch at a time. 0, or 1 if an image could not be read."""
+    _check(options)
     open_folder(options.run)  # before jax is imported, which takes seconds
+    arguments = [str(path) for path in options.images]
+    empty = [argument for argument in arguments if next(walk_images(argument), None) is None]
+    for folder in empty:
+        print(f"{printable(folder)}: no image in this folder", file=sys.stderr)
+    if len(empty) == len(arguments):
+        raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
 
-    from train.data import padded_batches
-    from train.data.images import ImageError, find_images, quiet, read_image
+    from train.predictor import choose_devices
     from train.trained import open_run
 
-    failed = 0
-
-    def fail(path: Path, reason: object) -> None:
-        nonlocal failed
-        failed += 1
-        # One line each, also of a reason that has several.
-        print(f"{printable(path)}: {printable(' '.join(str(reason).split()))}", file=sys.stderr, flush=True)
-
-    paths = []
-    for path in options.images:
-        found = find_images(path)
-        if not found:
-            fail(path, "no image in this folder")
-        paths += found
-    if not paths:
-        raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
-    asked = failed + len(paths)
-
+    devices = choose_devices(options.devices)
     trained = open_run(options.run)
-    images = trained.images()
-
-    def read(path: Path) -> np.ndarray | ImageError:
-        try:
-            return read_image(path, images.size, images.channels)
-        except ImageError as error:
-            return error
-
-    if sys.stderr.isatty():
-        print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
-    predict = predictor(trained.model)
-    top = min(options.top, len(images.class_names))
-    rows = as_json if options.json else Table(paths, images.class_names, top)
-    size = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels)))
-    with quiet():
-        for names, pixels in batches(read_ahead(read, paths, size), size, fail):
-            # Filled up to one size for all batches, as every other size would be compiled for.
-            filled = next(padded_batches(pixels, size if len(paths) > size else len(pixels)))
-            for name, p, h, d in zip(names, *predict(filled), strict=False):
-                best = np.argsort(-p, kind="stable")[:top]
-                print(rows(name, [(images.class_names[i], float(p[i])) for i in best], float(h), int(d)))
-            sys.stdout.flush()
+    tell = _print if options.output is None else _write
+    failed, asked = tell(options, arguments, trained, devices)
+    failed, asked = failed + len(empty), asked + len(empty)
     if failed:
         print(f"{failed:,} of {asked:,} could not be read", file=sys.stderr)
     return 1 if failed else 0
 
 
-def predictor(model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """images ``(B, H, W, C)`` uint8 → probabilities ``(B, num_classes)``, complexity in bits ``(B,)``, depth ``(B,)``.
+def _check(options: Predict) -> None:
+    if options.top < 1:
+        raise UserError(f"--top: got {options.top}, expected at least 1")
+    if not options.images:
+        raise UserError("IMAGE: got none, expected image files or folders of images after the run's folder")
+    if options.output is None:
+        return
+    if options.json:
+        raise UserError("--json: prints lines of JSON, and --output writes them to a file; give one of them")
+    if options.output.suffix.lower() not in (".jsonl", ".parquet"):
+        raise UserError(
+            f"--output: got {printable(options.output)}, expected a name that ends in .jsonl (lines of JSON) or "
+            ".parquet"
+        )
+    if _is_parquet(options.output):
+        from train.predictions_parquet import pyarrow
 
-    By :func:`puppet_jax.compile_predict`; a model whose kernels change too fast with H to be interpolated takes the
-    exact path, which is slower.
-    """
-    import jax
-
-    import puppet_jax as pj
-
-    try:
-        logits_and_measures = pj.compile_predict(model)
-    except ValueError as error:
-        print(f"note: on the exact path, which is slower ({error})", file=sys.stderr)
-        logits_and_measures = jax.jit(lambda images: (model(images), *model.measure(images)))
-
-    def predict(images):
-        logits, complexity, depth = (np.asarray(column) for column in logits_and_measures(images))
-        if not np.isfinite(logits).all():
-            raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
-        shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-        return shifted / shifted.sum(-1, keepdims=True), complexity, depth
-
-    return predict
+        pyarrow()
 
 
-def read_ahead(read: Callable, paths: Iterable[Path], ahead: int) -> Iterator[tuple[Path, object]]:
-    """``(path, read(path))`` in the order given, read by several threads, at most ``ahead`` of them in advance."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    waiting: deque = deque()
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(read, path)))
-            if len(waiting) > ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _print(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
+    """Predict to standard output. How many images could not be read, and of how many."""
+    from train.answering import answers
+    from train.predictions import JsonLines, Table
+    from train.predictor import Predictor
+
+    images = trained.images()
+    top = min(options.top, len(images.class_names))
+    count = widest = 0
+    for path in _walk(arguments):  # through once before, as names are not kept: there may be millions
+        count += 1
+        if not options.json:
+            widest = max(widest, width(printable(path)))
+    line = JsonLines(images.class_names) if options.json else Table(images.class_names, top, widest)
+    predictor = Predictor(trained.model, devices)
+    failed = 0
+    # Lines that scroll by on a terminal tell how far it is, and a bar would get between them.
+    for batch, found in answers(_walk(arguments), count, images, predictor, bar=not sys.stdout.isatty()):
+        failed += len(batch.errors)
+        sys.stdout.write("".join(line(name, each) for name, each in _by_name(batch, found, top) if each is not None))
+        sys.stdout.flush()
+    return failed, count
 
 
-def batches(images: Iterable[tuple[Path, object]], size: int, fail: Callable[[Path, object], None]):
-    """Images gathered into batches of ``size``, the last one smaller; what is no array is handed to ``fail``.
+def _write(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
+    """Predict to a file, from where it ends. How many images in it could not be read, and of how many."""
+    from train import predictions_parquet as parquet
+    from train.predictions_file import PredictionsFile, describe
+    from train.predictor import Predictor
 
-    Yields:
-        paths, and images ``(size, H, W, C)``.
-    """
-    names: list[Path] = []
-    pixels: list[np.ndarray] = []
-    for path, image in images:
-        if not isinstance(image, np.ndarray):
-            fail(path, image)
-            continue
-        names.append(path)
-        pixels.append(image)
-        if len(names) == size:
-            yield names, np.stack(pixels)
-            names, pixels = [], []
-    if names:
-        yield names, np.stack(pixels)
-
-
-def as_json(path: Path, best: Sequence[tuple[str, float]], complexity: float, depth: int) -> str:
-    """A line of JSON; ``top`` holds the K most probable classes, the first of which is ``class``."""
-    return json.dumps(
-        {
-            "image": str(path),
-            "class": best[0][0],
-            "probability": best[0][1],
-            "complexity_bits": complexity,
-            "depth": depth,
-            "top": [{"class": name, "probability": probability} for name, probability in best],
-        },
-        allow_nan=False,
-    )
+    images = trained.images()
+    top = min(options.top, len(images.class_names))
+    about = describe(options.run, trained.about, trained.digest(), top, arguments)
+    path, unchanged = options.output, False
+    if _is_parquet(options.output):
+        path, unchanged = parquet.lines_path(path), parquet.unpack(path, about)
+    with PredictionsFile(path, about) as file:
+        left = sum(1 for _ in missing(file, arguments))
+        try:
+            if left:
+                add(file, missing(file, arguments), left, images, Predictor(trained.model, devices), top)
+        except (KeyboardInterrupt, SystemExit):
+            print(
+                f"\n{file.count:,} of {file.count - file.added + left:,} images are in {printable(path)}; the same "
+                "command goes on from there",
+                file=sys.stderr,
+            )
+            raise
+        if _is_parquet(options.output):
+            if file.added or not unchanged:
+                parquet.pack(options.output, about)
+            parquet.drop_lines(options.output)
+    print(f"{printable(options.output)}: {file.count:,} images, {file.added:,} of them now")
+    return file.failed, file.count
 
 
-class Table:
-    """Lines of a table, under a header before the first; as wide as the longest path and class can be."""
+def missing(file: "PredictionsFile", arguments: list[str]) -> Iterator[str]:
+    """The images that are not in a file, one that several arguments lead to only the first time."""
+    from train.predictions_file import once
 
-    def __init__(self, paths: Sequence[Path], class_names: Sequence[str], top: int):
-        classes = max([width(printable(name)) for name in class_names] + [len("class")])
-        header, self.widths, self.right = ["image"], [max([width(printable(p)) for p in paths] + [5])], [False]
-        for k in range(top):
-            header += ["class" if k == 0 else f"class {k + 1}", "probability"]
-            self.widths += [max(classes, width(header[-2])), len("probability")]
-            self.right += [False, True]
-        header += ["complexity", "depth"]
-        self.widths += [len("complexity"), len("depth")]
-        self.right += [True, True]
-        self.header = line(header, self.widths, self.right) + "\n"
+    parts = sorted(Path(argument).parts for argument in arguments)
+    overlap = any(after[: len(before)] == before for before, after in itertools.pairwise(parts))
+    # What came before is remembered only where something can come twice.
+    names = once(_walk(arguments)) if overlap else _walk(arguments)
+    return (name for name in names if name not in file)
 
-    def __call__(self, path: Path, best: Sequence[tuple[str, float]], complexity: float, depth: int) -> str:
-        cells = [printable(path)]
-        for name, probability in best:
-            cells += [printable(name), f"{probability:.1%}"]
-        cells += [f"{complexity:.2f} bits", str(depth)]
-        header, self.header = self.header, ""
-        return header + line(cells, self.widths, self.right)
+
+def add(
+    file: "PredictionsFile", names: Iterable[str], count: int, images: "Images", predictor: "Predictor", top: int
+) -> None:
+    """Predict ``count`` images and add their lines to a file, each batch as soon as it is there."""
+    from train.answering import answers, one_line
+    from train.predictions import JsonLines
+
+    line = JsonLines(images.class_names)
+    for batch, found in answers(names, count, images, predictor, done=file.count):
+        lines = [
+            line.error(name, one_line(batch.errors[place])) if each is None else line(name, each)
+            for place, (name, each) in enumerate(_by_name(batch, found, top))
+        ]
+        file.write(lines, len(batch.errors))
+
+
+def _by_name(batch: "Batch", found: "Answers | None", top: int) -> Iterator[tuple[str, "Prediction | None"]]:
+    """Each image of a batch with its prediction; ``None`` if it could not be read."""
+    from train.predictions import predictions
+
+    told = iter(() if found is None else predictions(found, top))
+    for place, name in enumerate(batch.names):
+        yield name, None if place in batch.errors else next(told)
+
+
+def _walk(arguments: list[str]) -> Iterator[str]:
+    return itertools.chain.from_iterable(map(walk_images, arguments))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"

@@ -5,6 +5,7 @@ header says what model to build, and a header can ask for a terabyte: so everyth
 arrays that are there, on shapes alone, before anything is built.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ class Trained:
     model: pj.PuppetCNN
     config: Config
     about: dict[str, Any]
+
+    def digest(self) -> str:
+        """SHA-256 of all that predictions follow from: the parameters, the configuration, the images' description."""
+        described = {name: self.about.get(name) for name in ("config", "model", "images")}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        for name, array in sorted(parameters.flat(nnx.state(self.model, nnx.Param)).items()):
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def images(self) -> Images:
         """What images to give it.

@@ -51,6 +51,18 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "bench/trainer.py",
     ),
     "export.json": (*_LIBRARY, "bench/export.py"),
+    "predict_*.json": (
+        *_LIBRARY,
+        "train/answering.py",
+        "train/data/images.py",
+        "train/data/walk.py",
+        "train/predict.py",
+        "train/predictions.py",
+        "train/predictions_file.py",
+        "train/predictor.py",
+        "train/read_ahead.py",
+        "bench/predict.py",
+    ),
     "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
 }
 

@@ -141,7 +141,7 @@ def _or_none(source: Path | bytes) -> Header | None:
 def _in_threads(task: Callable[[range], list], count: int, doing: str) -> list[list]:
     """``task`` on ranges that cover ``range(count)``, results in order; an error or Ctrl-C stops it at once."""
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    pool = ThreadPoolExecutor(min(_cores(), MAX_THREADS))
+    pool = ThreadPoolExecutor(min(cores(), MAX_THREADS))
     try:
         # No bar where standard error is no terminal, or where all is done in a moment.
         with quiet(), tqdm(total=count, desc=doing, unit="image", leave=False, disable=None, delay=0.5) as bar:
@@ -154,6 +154,6 @@ def _in_threads(task: Callable[[range], list], count: int, doing: str) -> list[l
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

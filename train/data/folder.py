@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from train.data.decode import decode, headers, one_size
-from train.data.images import find_images, named_like_an_image
 from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
+from train.data.walk import find_images, named_like_an_image
 from train.errors import UserError
 
 # What a test split may be called, first choice first.

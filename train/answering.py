@@ -1,0 +1,99 @@
+"""From names of images to a model's answers: files are read, images decoded and answers computed at the same time."""
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from tqdm import tqdm
+
+from train.data.decode import cores
+from train.data.images import ImageError, quiet, read_image
+from train.predictor import Answers, Predictor
+from train.read_ahead import Batch, read_ahead
+from train.records import printable
+from train.trained import Images
+
+# Images that a device takes at a time, and the bytes that a batch's pixels may take if the images are large.
+BATCH, BATCH_BYTES = 256, 64 * 2**20
+# More threads wait for the interpreter rather than decode.
+MOST_THREADS = 8
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
+
+
+def answers(
+    names: Iterable[str], count: int, images: Images, predictor: Predictor, *, done: int = 0, bar: bool = True
+) -> Iterator[tuple[Batch, Answers | None]]:
+    """Batches of images in the order named, and what the model says of those in it that could be read; ``None`` if none
+    could.
+
+    While the caller has a batch the next one is with the devices, and those after it are being decoded. Images that
+    could not be read are named on standard error, where a bar shows how far it is if that is a terminal.
+
+    Args:
+        names: the images.
+        count: how many they are.
+        images: what they are brought to.
+        predictor: of the model.
+        done: how many were predicted before, for the bar.
+        bar: whether to show one.
+    """
+    if not count:
+        return
+    size = batch_size(count, images, predictor.device_count)
+    reading = read_ahead(
+        names,
+        lambda name: read_image(name, images.size, images.channels),
+        (*images.size, images.channels),
+        size,
+        threads=min(cores(), MOST_THREADS),
+        refused=ImageError,
+    )
+    started: deque = deque()
+    with (
+        quiet(),
+        contextlib.closing(reading),
+        tqdm(
+            total=done + count,
+            initial=done,
+            desc="predicting",
+            unit=" images",
+            bar_format=BAR,
+            leave=False,
+            disable=None if bar else True,  # None: where standard error is no terminal
+        ) as shown,
+    ):
+
+        def finished() -> tuple[Batch, Answers | None]:
+            batch, answer = started.popleft()
+            for place in sorted(batch.errors):
+                say(batch.names[place], batch.errors[place])
+            found = None if answer is None else predictor.finish(answer)
+            shown.update(len(batch.names))
+            return batch, found
+
+        for batch in reading:
+            started.append((batch, predictor.start(batch.pixels, size) if len(batch.pixels) else None))
+            del batch
+            if len(started) > 1:
+                yield finished()
+        while started:
+            yield finished()
+
+
+def batch_size(count: int, images: Images, devices: int) -> int:
+    """Images in a batch, of ``count`` in all: batches are alike, so that the last one is not filled up with a batch of
+    nothing."""
+    most = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels))) * devices
+    return -(-count // -(-count // most))
+
+
+def say(name: str, reason: object) -> None:
+    """Name on standard error what could not be read, above the bar if there is one."""
+    tqdm.write(f"{printable(name)}: {printable(one_line(reason))}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def one_line(reason: object) -> str:
+    """A reason in one line, also if it has several."""
+    return " ".join(str(reason).split())

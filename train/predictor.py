@@ -1,0 +1,108 @@
+"""A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
+
+import copy
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+
+import puppet_jax as pj
+from train.data import padded_batches
+from train.devices import BATCH, ROWS, SHARED, on_each_device, rows, shared
+from train.errors import UserError
+
+
+class Answers(NamedTuple):
+    """Of a batch: probabilities ``(B, num_classes)`` float64, complexity in bits ``(B,)``, depth in layers ``(B,)``."""
+
+    probabilities: np.ndarray
+    complexity: np.ndarray
+    depth: np.ndarray
+
+
+class Predictor:
+    """images ``(B, H, W, C)`` uint8 → :class:`Answers`.
+
+    By :func:`puppet_jax.compile_predict`; a model whose kernels change too fast with H to be interpolated takes the
+    exact path, which is slower. Every device holds the kernels and computes its part of a batch.
+
+    Args:
+        model: with trained parameters.
+        devices: to use; by default the first.
+    """
+
+    def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
+        if sys.stderr.isatty():
+            print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
+        self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
+        try:
+            predict = pj.compile_predict(model)
+        except ValueError as error:
+            print(f"note: on the exact path, which is slower ({error})", file=sys.stderr)
+            graphdef, arrays = nnx.split(model)
+
+            def one_part(arrays, images):
+                model = nnx.merge(graphdef, arrays)
+                return lax.all_gather((model(images), *model.measure(images)), BATCH, tiled=True)
+        else:
+            arrays = predict.tables
+
+            def one_part(tables, images):
+                own = copy.copy(predict)
+                own.tables = tables  # an argument: as a constant it would be compiled into the program
+                return lax.all_gather(tuple(own(images)), BATCH, tiled=True)
+
+        self._arrays = shared(self._mesh, arrays)
+        self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
+
+    @property
+    def device_count(self) -> int:
+        return self._mesh.size
+
+    def start(self, images: np.ndarray, size: int | None = None) -> Any:
+        """Hand a batch to the devices and return before it is computed; ``images`` must not be changed since.
+
+        Args:
+            size: to fill the batch up to, as every size is compiled for; at least by default what divides among the
+                devices.
+
+        Returns:
+            what :meth:`finish` takes.
+        """
+        count = len(images)
+        size = max(size or count, count)
+        filled = next(padded_batches(images, size + -size % self._mesh.size))
+        return count, self._run(self._arrays, rows(self._mesh, filled))
+
+    def finish(self, started: Any) -> Answers:
+        """Wait for a batch.
+
+        Raises:
+            UserError: the answers are no numbers.
+        """
+        count, columns = started
+        logits, complexity, depth = (np.asarray(column)[:count] for column in columns)
+        if not np.isfinite(logits).all():
+            raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
+        shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+        return Answers(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
+
+    def __call__(self, images: np.ndarray) -> Answers:
+        return self.finish(self.start(images))
+
+
+def choose_devices(count: int | None) -> list[jax.Device]:
+    """``count`` of the local devices, by default all.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    local = jax.local_devices()
+    if count is not None and not 1 <= count <= len(local):
+        raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")
+    return local[:count]
