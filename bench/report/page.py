@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Callable
 
-from bench.report import accuracy, claims, export, gpu, memory, scaling, speed, training
+from bench.report import accuracy, claims, export, folder, gpu, memory, scaling, speed, training
 from bench.report.results import AGE, AGES, Results
 from bench.report.words import Language
 
@@ -36,6 +36,7 @@ SECTIONS = (
     Section("Accuracy on digits", "digits.json", "python -m train --data digits", accuracy.digits),
     Section("Precision", "precision_*.json", "python -m bench precision RUN", training.precision_table),
     Section("Exported model", "export.json", "python -m bench export", export.render),
+    Section("Prediction of a folder", "predict_*.json", "python -m bench predict", folder.render),
     Section("Trainer", "trainer_*.json", "python -m bench trainer", training.trainer),
     Section("Huge pages", "huge_pages.json", "python -m bench pages", training.huge_pages),
 )
