@@ -105,9 +105,9 @@ def test_work_is_proportional_to_depth(images):
     runs = []
     layer = pj.PlainPuppet.layer
 
-    def counting(self, x, kernel, index):
+    def counting(self, x, kernel, index, lowering):
         jax.debug.callback(lambda: runs.append(index))
-        return layer(self, x, kernel, index)
+        return layer(self, x, kernel, index, lowering)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pj.PlainPuppet, "layer", counting)

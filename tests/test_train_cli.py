@@ -77,7 +77,7 @@ def test_a_misspelt_command_suggests_the_nearest(capsys, launched, given, meant)
 @pytest.mark.parametrize("command", READERS)
 def test_an_unknown_flag_is_code_2(command, capsys):
     with pytest.raises(SystemExit) as end:
-        main([command, "run", "--jsonn"])
+        main([command, "run", *(["file"] if command == "export" else []), "--jsonn"])
     assert end.value.code == 2
     assert "--jsonn" in capsys.readouterr().err
 
