@@ -27,6 +27,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, as many tests wait for a process of their own; each takes about 1 GiB."""
+    return min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2)
+
+
 def pytest_unconfigure():
     if _PROGRAMS is not None:  # in the process that made it, which ends last
         shutil.rmtree(_PROGRAMS, ignore_errors=True)
