@@ -1,7 +1,7 @@
 """``python -m bench predict``: predicting a folder of images, against the network alone on images in memory."""
 
 import dataclasses
-import os
+import json
 import statistics
 import subprocess
 import sys
@@ -172,19 +172,25 @@ def _rates(options: Predict, folder: Path, pixels) -> tuple[list[dict], dict[str
     return rounds, costs | {"reading and decoding": 1e6 * (time.process_time() - processor) / len(some)}
 
 
+# A process's peak begins at that of the one that started it (getrusage(2) on Linux), which therefore must be small.
+_STARTER = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+code = subprocess.run(sys.argv[2:], stdout=sys.stderr).returncode
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+print(json.dumps({"images": int(sys.argv[1]), "peak_bytes": peak, "seconds": time.perf_counter() - began}))
+sys.exit(code)
+"""
+
+
 def _peak(folder: Path, count: int) -> dict | None:
     """Peak resident set and seconds of the whole command; ``None`` if it failed, its own words printed."""
     images = folder / "images" / "few" if count <= FEW else folder / "images"
     command = [sys.executable, "-m", "train", "predict", str(folder / "run"), str(images)]
     command += ["--output", str(folder / f"{count}.jsonl")]
-    log = folder / "log"
-    began = time.perf_counter()
-    with open(log, "w") as file:
-        process = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        print(log.read_text(), file=sys.stderr)
+    starter = [sys.executable, "-c", _STARTER, str(count), *command]
+    done = subprocess.run(starter, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
         return None
-    return {"images": count, "peak_bytes": usage.ru_maxrss * 1024, "seconds": seconds}
+    return json.loads(done.stdout)
