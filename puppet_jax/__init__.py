@@ -21,7 +21,7 @@ from puppet_jax.puppeteers import (
     interpolation_error,
 )
 from puppet_jax.puppetize import puppetize
-from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet
+from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet, StagedPuppet, StageSpec
 from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
 from puppet_jax.summary import Summary, summary
 
@@ -41,6 +41,8 @@ __all__ = [
     "Predictor",
     "PuppetCNN",
     "Puppeteer",
+    "StageSpec",
+    "StagedPuppet",
     "StoredPuppeteer",
     "Summary",
     "compile_predict",

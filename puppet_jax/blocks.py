@@ -1,4 +1,4 @@
-"""Which blocks of a model an image may skip, and the least depth D that runs each."""
+"""Which blocks of a model an image may skip."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,8 +8,6 @@ from flax import nnx
 
 from puppet_jax.module_graph import Path, at, name_of
 from puppet_jax.module_trace import Trace
-
-MOST_DEPTHS = 8  # eq. (6): H is at most 8 bits, so D is at most 8.
 
 
 def find_blocks(body: nnx.Module, convolutions: list[Path], trace: Trace) -> list[list[Path]]:
@@ -99,21 +97,3 @@ def _signature(body, path: Path):
 def _leaves(block):
     state = nnx.state(block)
     return [(jax.tree_util.keystr(where), leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(state)]
-
-
-def number_of_depths(blocks: int, max_depth: int | None) -> int:
-    """L: as the caller says, else one for each block up to the eight that eq. (6) can give in bits."""
-    if max_depth is not None and max_depth < 1:
-        raise ValueError(f"puppetize: max_depth must be at least 1, got {max_depth}")
-    return max_depth or max(1, min(blocks, MOST_DEPTHS))
-
-
-def levels_of(lengths: list[int], max_depth: int | None) -> list[list[int]]:
-    """Of each sequence's blocks, the least D that runs them: 1 for the first, else ⌊(p − 1)·L / n⌋ + 1 at place p."""
-    count, most = sum(lengths), number_of_depths(sum(lengths), max_depth)
-    blocks = [(i / n, sequence, i) for sequence, n in enumerate(lengths) for i in range(n)]
-    levels = [[1] * n for n in lengths]
-    for place, (_, sequence, i) in enumerate(sorted(blocks)):
-        if i > 0:
-            levels[sequence][i] = place * most // count + 1
-    return levels

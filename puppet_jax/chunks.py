@@ -7,7 +7,6 @@ chunk skips the layers beyond its deepest image, so that work is proportional to
 program of static shapes.
 """
 
-import functools
 import os
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.images import as_unit
 from puppet_jax.puppeteers.interpolate import Grid
-from puppet_jax.puppets import CONVOLVED, ForeignPuppet, Mixture, PlainPuppet
+from puppet_jax.puppets import Puppet
 
 Tables = tuple[Float[Array, "_ _ _ _ _"], ...]
 
@@ -36,7 +35,7 @@ def convolution_tables(tables: tuple[Float[Array, "_ _ _ _ _"], ...]) -> Tables:
 
 
 def logits_in_chunks(
-    puppet: PlainPuppet | ForeignPuppet,
+    puppet: Puppet,
     grid: Grid,
     tables: Tables,
     images: Num[Array, "b h w c"],
@@ -72,7 +71,7 @@ def logits_in_chunks(
 
 
 def logits_of_chunk(
-    puppet: PlainPuppet | ForeignPuppet,
+    puppet: Puppet,
     grid: Grid,
     tables: Tables,
     images: Num[Array, "b h w c"],
@@ -88,27 +87,4 @@ def logits_of_chunk(
         lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
     """
     weights = jax.vmap(grid.weights)(complexity)
-    if isinstance(puppet, ForeignPuppet):
-        return puppet.batch(as_unit(images), weights, tables, depth, samples, lowering)
-    x = jax.vmap(puppet.stem)(as_unit(images))
-    features = jnp.zeros((images.shape[0], puppet.head[...].shape[0]))
-    for index, table in enumerate(tables):
-        # Images that have left weigh nothing, and cost nothing where the convolution sees that.
-        own = jnp.where((depth > index)[:, None], weights[index], 0.0)
-
-        def run(x, features, own, table, index=index):
-            kernels = Mixture(own, table)
-            layer = functools.partial(puppet.layer, index=index, lowering=lowering)
-            y = jax.vmap(layer, in_axes=(0, Mixture(0, None)))(x, kernels)
-            leaving = (depth == index + 1)[:, None]
-            return y, jnp.where(leaving, jax.vmap(puppet.pooled)(y), features)
-
-        out = jax.eval_shape(run, x, features, own, table)[0]
-
-        @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
-        def layer_or_none(x, features, own, table, run=run, out=out, index=index):
-            skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
-            return lax.cond(jnp.max(depth) > index, run, skip, x, features, own, table)
-
-        x, features = layer_or_none(x, features, own, table)
-    return jax.vmap(puppet.classify)(features)
+    return puppet.batch(as_unit(images), weights, tables, depth, samples, lowering)

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int, Num
 from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
-from puppet_jax.model import PuppetCNN
+from puppet_jax.model import PuppetCNN, used_from
 from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
 from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
-from puppet_jax.puppets import ForeignPuppet, PlainPuppet
+from puppet_jax.puppets import ForeignPuppet, Puppet
 
 _LARGEST_BATCH = 1024
 
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     Attributes:
         logits: float32, (B, num_classes).
         complexity: float32, (B,), bits.
-        depth: int32, (B,), the number of layers each image went through.
+        depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
     """
 
     logits: Float[Array, "*batch num_classes"]
@@ -49,7 +49,7 @@ class Predictor:
 
     def __init__(
         self,
-        puppet: PlainPuppet | ForeignPuppet,
+        puppet: Puppet,
         interpolated: InterpolatedPuppeteer,
         measurement: Measure,
         chunk: int | None,
@@ -134,10 +134,8 @@ def compile_predict(
         model.puppet.dtype = jnp.dtype(dtype)
     interpolated = model.puppeteer
     if not isinstance(interpolated, InterpolatedPuppeteer):
-        # At full depth, and where depth counts blocks, every layer's kernels are needed at every complexity, not only
-        # where eq. (6) reaches the layer.
-        everywhere = foreign or model.measurement.depth == "full"
-        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance, shared=everywhere)
+        levels = used_from(model.puppet, model.measurement)
+        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance, levels=levels)
     return Predictor(model.puppet, interpolated, model.measurement, chunk)
 
 

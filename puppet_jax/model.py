@@ -15,7 +15,7 @@ from puppet_jax.images import as_unit, check_images
 from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import ContinuousPuppeteer, InterpolatedPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppets import ForeignPuppet, PlainPuppet
+from puppet_jax.puppets import ForeignPuppet, PlainPuppet, Puppet, StagedPuppet
 
 PUPPETEERS = {
     "continuous": ContinuousPuppeteer,
@@ -34,24 +34,24 @@ class PuppetCNN(nnx.Module):
         measurement: which complexity, and whether depth follows it; the default is the method's.
 
     Raises:
-        ValueError: the two disagree about the kernels' shapes, or a foreign puppet's kernels are interpolated from
-            nodes that are not shared.
+        ValueError: the two disagree about the kernels' shapes, or kernels are interpolated from nodes that do not cover
+            the complexities whose images use them.
     """
 
-    def __init__(self, puppeteer: Puppeteer, puppet: PlainPuppet | ForeignPuppet, measurement: Measure | None = None):
+    def __init__(self, puppeteer: Puppeteer, puppet: Puppet, measurement: Measure | None = None):
         if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
             raise ValueError(
                 f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "
                 f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
             )
-        _check_nodes(puppeteer, puppet)
+        self.measurement = measurement or Measure()
+        _check_nodes(puppeteer, puppet, self.measurement)
         self.puppeteer = puppeteer
         self.puppet = puppet
-        self.measurement = measurement or Measure()
 
     @property
     def max_depth(self) -> int:
-        """D_max, the number of layers of the puppet."""
+        """D_max, the greatest depth: a plain puppet's number of layers."""
         return self.puppet.max_depth
 
     def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Float[Array, "*batch num_classes"]:
@@ -102,7 +102,7 @@ def _logits(graphdef, state, images):
     model = nnx.merge(graphdef, state)
     h, d = model.measure(images)
     source = model.puppeteer
-    _check_nodes(source, model.puppet)
+    _check_nodes(source, model.puppet, model.measurement)
     if isinstance(source, InterpolatedPuppeteer) and images.ndim == 4:
         model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
         tables = convolution_tables(source.tables())
@@ -117,15 +117,19 @@ def _logits(graphdef, state, images):
     return jax.vmap(one)(as_unit(images), h, d, jnp.arange(len(images)))
 
 
-def _check_nodes(puppeteer: Puppeteer, puppet: PlainPuppet | ForeignPuppet) -> None:
-    # Nodes of a layer's own cover complexities whose D reaches the layer's number; a foreign puppet's D counts blocks.
-    if isinstance(puppet, ForeignPuppet) and isinstance(puppeteer, InterpolatedPuppeteer):
-        ranges = puppeteer.grid.ranges
-        if any(each != ranges[0] for each in ranges):
-            raise ValueError(
-                "PuppetCNN: in a puppetized model the depth counts blocks, not layers, so every layer's kernels are "
-                "needed at every complexity; interpolate with pj.interpolate(puppeteer, shared=True)"
-            )
+def _check_nodes(puppeteer: Puppeteer, puppet: Puppet, measurement: Measure) -> None:
+    # By default a layer's nodes cover the complexities at which D reaches the layer's number. Elsewhere its kernel is
+    # another image's, which nothing would tell.
+    if isinstance(puppeteer, InterpolatedPuppeteer) and not puppeteer.grid.covers(used_from(puppet, measurement)):
+        raise ValueError(
+            "PuppetCNN: there are layers that are used at lower complexities than their kernels are interpolated for; "
+            "interpolate with pj.interpolate(puppeteer, shared=True, levels=puppet.levels)"
+        )
+
+
+def used_from(puppet: Puppet, measurement: Measure) -> tuple[int, ...]:
+    """The least D by eq. (6) of the images that use each layer: the puppet's levels, or 1 where all run everything."""
+    return (1,) * len(puppet.levels) if measurement.depth == "full" else puppet.levels
 
 
 def create(
@@ -144,13 +148,14 @@ def create(
 
     Args:
         name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
-            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU).
+            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU); in stages, for CIFAR, of widths
+            that grow and maps that shrink, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"``.
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
             P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin).
         num_classes: number of logits.
         in_channels: channels of the images.
         dtype: compute type of the convolutions, float32 or bfloat16.
-        width: C_out of every layer, instead of the preset's.
+        width: C_out of every layer, instead of the preset's; in stages of the first one, the others in proportion.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
         measurement: which complexity, and whether depth follows it.
         rngs: Flax random streams, for example ``nnx.Rngs(0)``.
@@ -164,7 +169,10 @@ def create(
     if puppeteer not in PUPPETEERS:
         raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
     preset = PRESETS[name]
-    layers = preset.layers if width is None else [dataclasses.replace(each, width=width) for each in preset.layers]
-    puppet = PlainPuppet(layers, in_channels=in_channels, num_classes=num_classes, dtype=dtype, rngs=rngs)
+    common = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
+    parts = preset.stages or preset.layers
+    if width is not None:
+        parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
+    puppet = StagedPuppet(parts, block=preset.block, **common) if preset.stages else PlainPuppet(parts, **common)
     options = {**preset.puppeteer_options.get(puppeteer, {}), **(puppeteer_options or {})}
     return PuppetCNN(PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)

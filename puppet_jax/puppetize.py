@@ -11,7 +11,8 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jax import lax
 
-from puppet_jax.blocks import MOST_DEPTHS, find_blocks, levels_of, named_blocks, number_of_depths
+from puppet_jax.blocks import find_blocks, named_blocks
+from puppet_jax.levels import MOST_DEPTHS, levels_of, number_of_depths
 from puppet_jax.measure import Measure
 from puppet_jax.model import PUPPETEERS, PuppetCNN
 from puppet_jax.module_graph import Path, at, every_place, modules_of, name_of, replace
@@ -111,7 +112,8 @@ def puppetize(
     trace = trace_forward(body, apply, image_shape, blocks)
     paths, kept = _generated(body, trace)
     sequences = find_blocks(body, paths, trace) if blocks is None else named_blocks(body, blocks, trace)
-    levels = levels_of([len(sequence) for sequence in sequences], max_depth)
+    most = number_of_depths(sum(map(len, sequences)), max_depth, "puppetize")
+    levels = levels_of([len(sequence) for sequence in sequences], most)
     level_of = dict(zip(itertools.chain(*sequences), itertools.chain(*levels), strict=True))
 
     convolutions = [at(body, path) for path in paths]
@@ -126,7 +128,7 @@ def puppetize(
         names=tuple(map(name_of, paths)),
         levels=tuple(max([level_of[own] for own in level_of if path[: len(own)] == own], default=1) for path in paths),
         sequences=tuple(map(tuple, levels)),
-        max_depth=number_of_depths(sum(map(len, sequences)), max_depth),
+        max_depth=most,
         kept=tuple((name_of(path), reason) for path, reason in kept),
         image_shape=tuple(image_shape),
         num_classes=trace.num_classes,

@@ -2,17 +2,14 @@ import functools
 import math
 
 import foreign_nets
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
 
 import puppet_jax as pj
 from puppet_jax import inference
-from puppet_jax.blocks import levels_of
 
 SMALL = {"basis": 4, "hidden": 8}
 FULL = pj.Measure(depth="full")
@@ -226,19 +223,6 @@ def test_blocks_beyond_the_deepest_image_are_not_computed():
     assert {1, 2, 4} <= set(depth)
     # With six images filled up to eight; the two have depth 0. Three blocks always run.
     assert len(calls) == 3 * 8 + (depth >= 3).sum() + (depth >= 4).sum()
-
-
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 12))
-def test_the_rule_that_spreads_depth(lengths, most):
-    levels = levels_of(lengths, most)
-    n = sum(lengths)
-    assert [len(each) for each in levels] == lengths
-    for depth in range(1, most + 1):
-        running = [sum(level <= depth for level in each) for each in levels]
-        assert min(running) >= 1
-        assert sum(running) == max(len(lengths), math.ceil(n * depth / most))
-        for each, count in zip(levels, running, strict=True):
-            assert all(level <= depth for level in each[:count])  # the first ones of each
 
 
 def test_blocks_named_by_the_caller():

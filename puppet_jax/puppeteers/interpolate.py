@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +34,13 @@ class Grid:
         ranges: least and greatest step size dl of each layer's polynomial. Where an image does not reach a layer, that
             layer's (masked) kernel is the one at the end of its range: far outside, a polynomial overflows.
         nodes: step sizes dl of each layer's nodes.
+        levels: the least depth D that uses each layer.
     """
 
     interval: Range
     ranges: tuple[Range, ...]
     nodes: tuple[Nodes, ...]
+    levels: tuple[int, ...]
 
     def weights(self, h: Real[ArrayLike, ""]) -> tuple[Float[Array, " _"], ...]:
         """Each layer's interpolation weights at one image's complexity; they sum to one.
@@ -50,6 +53,12 @@ class Grid:
         pairs = list(zip(self.nodes, self.ranges, strict=True))
         weights = {pair: _lagrange(pair[0], jnp.clip(dl, *pair[1])) for pair in dict.fromkeys(pairs)}
         return tuple(weights[pair] for pair in pairs)
+
+    def covers(self, levels: Sequence[int]) -> bool:
+        """Whether every layer's kernels are known wherever D reaches the layer's level, within the interval."""
+        return all(
+            most >= _active(level, *self.interval)[1] for (_, most), level in zip(self.ranges, levels, strict=True)
+        )
 
     def clamped(self, h: Real[ArrayLike, "*batch"]) -> Bool[Array, "*batch"]:
         """Whether a complexity lies outside the interval and is therefore treated as the nearer end of it."""
@@ -104,6 +113,7 @@ def interpolate(
     tolerance: float = 1e-5,
     nodes: int | None = None,
     shared: bool = False,
+    levels: Sequence[int] | None = None,
 ) -> InterpolatedPuppeteer:
     """Wrap a puppeteer so that it is evaluated at M nodes, once for a batch, instead of once for every image.
 
@@ -118,25 +128,32 @@ def interpolate(
         nodes: M, fixed by the caller instead of by a tolerance.
         shared: give all layers the same nodes over the whole interval, so that one evaluation of each node serves
             them all: the cheapest to generate, for training. Otherwise each layer has its own on the part of the
-            interval where it can be active, D(h) >= l: the fewest to interpolate from, for inference.
+            interval where it can be active: the fewest to interpolate from, for inference.
+        levels: the least depth D(h) that uses each layer, a puppet's ``levels``; the default is a plain puppet's, l for
+            layer l.
 
     Raises:
-        ValueError: an empty or negative interval, ``nodes`` < 1, or a tolerance that 256 nodes do not reach.
+        ValueError: an empty or negative interval, ``nodes`` < 1, ``levels`` that are not one a layer, all >= 1, or a
+            tolerance that 256 nodes do not reach.
     """
+    count = len(puppeteer.kernel_shapes)
+    levels = tuple(range(1, count + 1) if levels is None else levels)
+    if len(levels) != count or min(levels) < 1:
+        raise ValueError(f"interpolate: levels must be {count} depths, one a layer, all >= 1, got {levels}")
     low, high = (float(end) for end in interval)
     if not 0 <= low < high < math.inf:
         raise ValueError(f"interpolate: interval must be (low, high) with 0 <= low < high, got {interval}")
     if nodes is not None:
         if nodes < 1:
             raise ValueError(f"interpolate: nodes must be at least 1, got {nodes}")
-        return _with_counts(puppeteer, (low, high), [nodes] * len(puppeteer.kernel_shapes), shared)
+        return _with_counts(puppeteer, (low, high), [nodes] * count, shared, levels)
     if not tolerance > 0:
         raise ValueError(f"interpolate: tolerance must be positive, got {tolerance}")
     generate = _Generator(puppeteer)
-    ranges = _ranges((low, high), len(puppeteer.kernel_shapes), shared)
+    ranges = _ranges((low, high), levels, shared)
     counts = []
     for layer, layer_range in enumerate(ranges):
-        dl, exact = _probes(generate, layer, (low, high))
+        dl, exact = _probes(generate, layer, levels[layer], (low, high))
         errors = {}
         for count in _COUNTS:
             nodes = _chebyshev(*layer_range, count)
@@ -153,7 +170,7 @@ def interpolate(
                     "a smaller omega)"
                 )
         counts.append(count)
-    return _with_counts(puppeteer, (low, high), counts, shared)
+    return _with_counts(puppeteer, (low, high), counts, shared, levels)
 
 
 def _rounding_floor(errors: dict[int, float]) -> int | None:
@@ -174,7 +191,7 @@ def interpolation_error(interpolated: InterpolatedPuppeteer) -> list[float]:
     errors = []
     grid = interpolated.grid
     for layer, (nodes, layer_range) in enumerate(zip(grid.nodes, grid.ranges, strict=True)):
-        dl, exact = _probes(generate, layer, grid.interval)
+        dl, exact = _probes(generate, layer, grid.levels[layer], grid.interval)
         errors.append(_relative_error(generate(nodes, layer), nodes, layer_range, dl, exact))
     return errors
 
@@ -198,8 +215,8 @@ class _Generator:
         return np.stack([self._known[dl][layer] for dl in dls])
 
 
-def _probes(generate: _Generator, layer: int, interval: Range) -> tuple[np.ndarray, np.ndarray]:
-    dl = np.linspace(*_active(layer + 1, *interval), _PROBES)
+def _probes(generate: _Generator, layer: int, level: int, interval: Range) -> tuple[np.ndarray, np.ndarray]:
+    dl = np.linspace(*_active(level, *interval), _PROBES)
     return dl, generate(tuple(dl), layer)
 
 
@@ -210,26 +227,28 @@ def _relative_error(table: np.ndarray, nodes: Nodes, layer_range: Range, dl: np.
     return float(np.linalg.norm(weights @ table - exact, axis=1).max() / (norm if norm > 0 else 1.0))
 
 
-def _with_counts(puppeteer: Puppeteer, interval: Range, counts: list[int], shared: bool) -> InterpolatedPuppeteer:
-    ranges = _ranges(interval, len(counts), shared)
+def _with_counts(
+    puppeteer: Puppeteer, interval: Range, counts: list[int], shared: bool, levels: tuple[int, ...]
+) -> InterpolatedPuppeteer:
+    ranges = _ranges(interval, levels, shared)
     # Layers active on the same range share nodes, so that they share an evaluation too.
     most = {r: max(c for c, other in zip(counts, ranges, strict=True) if other == r) for r in ranges}
     return InterpolatedPuppeteer(
-        puppeteer, Grid(interval, tuple(ranges), tuple(_chebyshev(*r, most[r]) for r in ranges))
+        puppeteer, Grid(interval, tuple(ranges), tuple(_chebyshev(*r, most[r]) for r in ranges), levels)
     )
 
 
-def _ranges(interval: Range, layers: int, shared: bool) -> list[Range]:
-    return [_active(1 if shared else layer, *interval) for layer in range(1, layers + 1)]
+def _ranges(interval: Range, levels: tuple[int, ...], shared: bool) -> list[Range]:
+    return [_active(1 if shared else level, *interval) for level in levels]
 
 
-def _active(layer: int, low: float, high: float) -> Range:
-    """The step sizes of complexities in [low, high] whose depth reaches ``layer``: dl <= 1 / layer (eq. 6)."""
+def _active(level: int, low: float, high: float) -> Range:
+    """The step sizes of complexities in [low, high] whose depth reaches ``level``: dl <= 1 / level (eq. 6)."""
     least = math.tanh(1.0 / high)
     most = math.tanh(1.0 / low) if low > 0 else 1.0
-    if 1.0 / layer <= least:  # never active on this interval: any range serves, the nearest end is taken
+    if 1.0 / level <= least:  # never active on this interval: any range serves, the nearest end is taken
         return least, least
-    return least, min(most, 1.0 / layer)
+    return least, min(most, 1.0 / level)
 
 
 def _chebyshev(start: float, stop: float, count: int) -> Nodes:

@@ -3,6 +3,10 @@
 from puppet_jax.puppets.foreign import ForeignPuppet
 from puppet_jax.puppets.layers import LayerSpec
 from puppet_jax.puppets.mixed import Mixture
-from puppet_jax.puppets.plain import CONVOLVED, PlainPuppet
+from puppet_jax.puppets.plain import PlainPuppet
+from puppet_jax.puppets.staged import StagedPuppet
+from puppet_jax.puppets.stages import StageSpec
 
-__all__ = ["CONVOLVED", "ForeignPuppet", "LayerSpec", "Mixture", "PlainPuppet"]
+Puppet = PlainPuppet | StagedPuppet | ForeignPuppet
+
+__all__ = ["ForeignPuppet", "LayerSpec", "Mixture", "PlainPuppet", "Puppet", "StageSpec", "StagedPuppet"]

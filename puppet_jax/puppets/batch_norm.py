@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from puppet_jax.puppets.plain import group_norm
+from puppet_jax.puppets.group_norm import group_norm
 
 
 class RunningNorm(nnx.Module):

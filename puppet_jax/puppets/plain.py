@@ -1,22 +1,21 @@
 """PlainPuppet: a chain of convolution layers in which any depth is an exit."""
 
+import functools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
-from puppet_jax.puppets.convolution import convolve
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
 from puppet_jax.puppets.mixed import Mixture
-
-CONVOLVED = "puppet_jax.convolved"
-"""A convolution's result, to ``jax.checkpoint``'s policies: worth keeping where the rest is recomputed."""
+from puppet_jax.puppets.pool import pool
+from puppet_jax.puppets.unit import convolve_and_normalise, recomputed, stem
 
 
 class PlainPuppet(nnx.Module):
@@ -79,6 +78,11 @@ class PlainPuppet(nnx.Module):
         """D_max, the number of layers."""
         return len(self.layers)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The least depth that uses each layer: l for layer l."""
+        return tuple(range(1, len(self.layers) + 1))
+
     def __call__(
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
     ) -> Float[Array, " num_classes"]:
@@ -100,16 +104,55 @@ class PlainPuppet(nnx.Module):
         """The mean over the map after layer D, padded with zeros to the widest layer. Arguments as for a call."""
         last = depth if isinstance(depth, int) else self.max_depth
         self.check(image.shape, [kernel.shape for kernel in kernels], last)
-        x = self.stem(image)
+        x = stem(image, self.dtype)
         features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
         for index in range(last):
             x = self.layer(x, kernels[index], index)
             features = jnp.where(depth == index + 1, self.pooled(x), features)
         return features
 
-    def stem(self, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-        """What the first layer reads: pixels, of mean near 1/2 and standard deviation near 1/4, shifted and scaled."""
-        return ((image - 0.5) * 4.0).astype(self.dtype)
+    def batch(
+        self,
+        images: Float[Array, "b h w c"],
+        weights: tuple[Float[Array, "b _"], ...],
+        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+        lowering: str | None = None,
+    ) -> Float[Array, "b num_classes"]:
+        """Logits of images whose kernels are mixtures of tables; layers beyond the deepest are not computed.
+
+        Args:
+            images: float in [0, 1].
+            weights: each layer's interpolation weights.
+            tables: each layer's kernels at the nodes, (M, K, K, C_in, C_out).
+            depths: D; an image of depth 0 only fills up the batch.
+            samples: the images' numbers; not used.
+            lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
+        """
+        del samples
+        x = stem(images, self.dtype)
+        features = jnp.zeros((images.shape[0], self.head[...].shape[0]))
+        for index, table in enumerate(tables):
+            # Images that have left weigh nothing, and cost nothing where the convolution sees that.
+            own = jnp.where((depths > index)[:, None], weights[index], 0.0)
+
+            def run(x, features, own, table, index=index):
+                kernels = Mixture(own, table)
+                layer = functools.partial(self.layer, index=index, lowering=lowering)
+                y = jax.vmap(layer, in_axes=(0, Mixture(0, None)))(x, kernels)
+                leaving = (depths == index + 1)[:, None]
+                return y, jnp.where(leaving, jax.vmap(self.pooled)(y), features)
+
+            out = jax.eval_shape(run, x, features, own, table)[0]
+
+            @recomputed
+            def layer_or_none(x, features, own, table, run=run, out=out, index=index):
+                skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+                return lax.cond(jnp.max(depths) > index, run, skip, x, features, own, table)
+
+            x, features = layer_or_none(x, features, own, table)
+        return jax.vmap(self.classify)(features)
 
     def pooled(self, x: Float[Array, "h w c"]) -> Float[Array, " features"]:
         """The mean over the map in float32, padded with zeros to the widest layer's channels."""
@@ -130,13 +173,12 @@ class PlainPuppet(nnx.Module):
         """Layer ``index`` (from 0) of one image: convolution (its ``lowering`` as :func:`convolve` takes it),
         normalisation, activation, residual, pooling."""
         spec = self.layers[index]
-        y = checkpoint_name(convolve(x, kernel.astype(self.dtype), stride=spec.stride, lowering=lowering), CONVOLVED)
-        groups = math.gcd(spec.width, self.norm_groups)
-        y = group_norm(y, groups, self.norm_scale[index][...], self.norm_shift[index][...])
-        y = jax.nn.relu(y)
+        norm = self.norm_scale[index][...], self.norm_shift[index][...]
+        options = {"groups": self.norm_groups, "dtype": self.dtype, "lowering": lowering}
+        y = jax.nn.relu(convolve_and_normalise(x, kernel, *norm, stride=spec.stride, **options))
         if self.residual and y.shape == x.shape:
             y = y + x
-        return _pool(y, spec.pool, spec.pool_kind)
+        return pool(y, spec.pool, spec.pool_kind)
 
     def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
         """Raise ``ValueError`` if an image or kernels of these shapes cannot go through the first ``last`` layers."""
@@ -158,31 +200,3 @@ class PlainPuppet(nnx.Module):
                 f"PlainPuppet: kernels must have shapes {self.kernel_shapes[:last]}, got {tuple(shapes)}; "
                 "make the puppeteer from puppet.kernel_shapes"
             )
-
-
-def group_norm(
-    x: Float[Array, "h w c"], groups: int, scale: Float[Array, " c"], shift: Float[Array, " c"], epsilon: float = 1e-5
-) -> Float[Array, "h w c"]:
-    """Group normalisation of one image's map, over ``groups`` groups of channels; statistics in float32."""
-    # Sums down the columns first, channels lie side by side in memory, then over a group's few: XLA:CPU takes two to
-    # seven times as long to reduce both at once, and as long again backwards.
-    h, w, c = x.shape
-    y = x.astype(jnp.float32).reshape(h * w, c)
-    each = c // groups
-    mean_of_group = lambda per_channel: jnp.repeat(jnp.mean(per_channel.reshape(groups, each), axis=1), each)  # noqa: E731
-    mean = mean_of_group(jnp.mean(y, axis=0))
-    variance = mean_of_group(jnp.mean((y - mean) ** 2, axis=0))
-    factor = jax.lax.rsqrt(variance + epsilon) * scale
-    return (y * factor + (shift - mean * factor)).reshape(h, w, c).astype(x.dtype)
-
-
-def _pool(x, window: int, kind: str):
-    if window == 1:
-        return x
-    h, w, c = x.shape
-    rows, columns = h // window, w // window
-    # As a reshape: reduce_window's gradient is a scatter, slow on every platform.
-    cells = x[: rows * window, : columns * window].reshape(rows, window, columns, window, c)
-    if kind == "max":
-        return jnp.max(cells, axis=(1, 3))
-    return jnp.mean(cells, axis=(1, 3), dtype=jnp.float32).astype(x.dtype)

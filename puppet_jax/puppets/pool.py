@@ -1,0 +1,17 @@
+"""Pooling of one image's map."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def pool(x: Float[Array, "h w c"], window: int, kind: str = "max") -> Float[Array, "h_out w_out c"]:
+    """The greatest or the mean of each window; rows and columns that do not fill one are dropped."""
+    if window == 1:
+        return x
+    h, w, c = x.shape
+    rows, columns = h // window, w // window
+    # As a reshape: reduce_window's gradient is a scatter, slow on every platform.
+    cells = x[: rows * window, : columns * window].reshape(rows, window, columns, window, c)
+    if kind == "max":
+        return jnp.max(cells, axis=(1, 3))
+    return jnp.mean(cells, axis=(1, 3), dtype=jnp.float32).astype(x.dtype)

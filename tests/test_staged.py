@@ -1,0 +1,234 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+import puppet_jax as pj
+from puppet_jax import inference
+
+STAGES = (pj.StageSpec(4, 2), pj.StageSpec(8, 0, stride=2, kernel_size=1), pj.StageSpec(8, 2, stride=2))
+LEVELS = {  # of the four blocks that may be skipped, at four depths
+    "convolution": (1, 1, 3, 1, 1, 1, 4),
+    "residual": (1, 1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 4, 4),
+}
+RUNNING = {1: (1, 1), 2: (1, 1), 3: (2, 1), 4: (2, 2)}
+KINDS = list(LEVELS)
+
+
+@functools.cache
+def puppet_of(kind, dtype=jnp.float32):
+    puppet = pj.StagedPuppet(
+        STAGES, block=kind, in_channels=2, num_classes=3, norm_groups=2, dtype=dtype, rngs=nnx.Rngs(0)
+    )
+    for scale, shift in zip(puppet.norm_scale, puppet.norm_shift, strict=True):
+        scale[...] = jnp.linspace(0.5, 1.5, len(scale[...]))
+        shift[...] = jnp.linspace(-0.4, 0.6, len(shift[...]))
+    return puppet
+
+
+@functools.cache
+def model_of(kind):
+    puppet = puppet_of(kind)
+    source = pj.ContinuousPuppeteer(puppet.kernel_shapes, basis=4, hidden=8, omega_depth=2.0, rngs=nnx.Rngs(1))
+    return pj.PuppetCNN(source, puppet)
+
+
+@functools.cache
+def kernels_of(kind):
+    rng = np.random.default_rng(0)
+    return tuple(rng.standard_normal(s) / np.sqrt(s[1]) for s in puppet_of(kind).kernel_shapes)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Nine images of 8×8 whose depths cover 1 to 4, in no order."""
+    rng = np.random.default_rng(3)
+    levels = [2, 256, 1, 16, 4, 3, 256, 64, 2]
+    return np.stack([rng.integers(0, n, (8, 8, 2)) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+
+
+def numpy_puppet(kind, image, kernels, running):
+    """The puppet's definition in float64 NumPy, of each stage the first ``running`` blocks that may be skipped."""
+    puppet, index = puppet_of(kind), 0
+
+    def unit(x, stride=1):
+        nonlocal index
+        y = reference.convolve(x, kernels[index], stride)
+        groups = y.reshape(-1, 2, y.shape[2] // 2)
+        groups = (groups - groups.mean((0, 2), keepdims=True)) / np.sqrt(groups.var((0, 2), keepdims=True) + 1e-5)
+        scale, shift = (np.asarray(each[index][...], np.float64) for each in (puppet.norm_scale, puppet.norm_shift))
+        index += 1
+        return groups.reshape(y.shape) * scale + shift
+
+    def block(x, stride=1):
+        if kind == "convolution":
+            h, w, c = x.shape
+            cells = x[: h // stride * stride, : w // stride * stride]
+            cells = cells.reshape(h // stride, stride, w // stride, stride, c)
+            return np.maximum(unit(cells.max((1, 3))), 0)
+        y = unit(np.maximum(unit(x, stride), 0))
+        shortcut = np.zeros_like(y)
+        shortcut[:, :, : x.shape[2]] = x[::stride, ::stride]
+        return np.maximum(y + shortcut, 0)
+
+    x = (np.asarray(image, np.float64) - 0.5) * 4
+    for number, (stage, runs) in enumerate(zip(STAGES, running, strict=True)):
+        x = block(x, stage.stride) if number else np.maximum(unit(x, stage.stride), 0)
+        for _ in range(runs):
+            x = block(x)
+        index += (stage.blocks - runs) * (2 if kind == "residual" else 1)
+    assert index == len(kernels)
+    return x.mean((0, 1)) @ np.asarray(puppet.head[...]) + np.asarray(puppet.head_bias[...])
+
+
+def running_at(depth):
+    first, last = RUNNING[depth]
+    return first, 0, last
+
+
+def close(found, expected, tolerance=1e-4):
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max()) <= tolerance * float(np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_the_definition_at_every_depth(kind, rng):
+    puppet, kernels = puppet_of(kind), kernels_of(kind)
+    assert (puppet.max_depth, puppet.levels) == (4, LEVELS[kind])
+    image = rng.random((12, 8, 2))  # not square
+    own = tuple(jnp.asarray(kernel, jnp.float32) for kernel in kernels)
+    masked = jax.jit(lambda depth: puppet(jnp.asarray(image, jnp.float32), own, depth))
+    for depth in RUNNING:
+        expected = numpy_puppet(kind, image, kernels, running_at(depth))
+        assert close(masked(jnp.int32(depth)), expected)
+    assert close(puppet(jnp.asarray(image, jnp.float32), own, 3), masked(jnp.int32(3)), 1e-5)
+    half = puppet_of(kind, jnp.bfloat16)(jnp.asarray(image, jnp.float32), own, jnp.int32(4))
+    assert half.dtype == jnp.float32
+    assert close(half, masked(jnp.int32(4)), 0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_is_the_definitions(kind, rng):
+    puppet, kernels = puppet_of(kind), kernels_of(kind)
+    image = rng.random((8, 8, 2))
+    loss = lambda kernels: (puppet(jnp.asarray(image, jnp.float32), kernels, jnp.int32(3)) ** 2).sum()  # noqa: E731
+    found = jax.jit(jax.grad(loss))(tuple(jnp.asarray(kernel, jnp.float32) for kernel in kernels))
+    assert all((float(jnp.abs(g).max()) > 0) == (level <= 3) for g, level in zip(found, puppet.levels, strict=True))
+    for index in range(len(kernels)):
+        along = rng.standard_normal(kernels[index].shape)
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = (*kernels[:index], kernels[index] + step * along, *kernels[index + 1 :])
+            ends.append((numpy_puppet(kind, image, moved, running_at(3)) ** 2).sum())
+        expected = (ends[0] - ends[1]) / 2e-6
+        scale = np.linalg.norm(found[index]) * np.linalg.norm(along)
+        assert abs(float((np.asarray(found[index]) * along).sum()) - expected) <= 1e-3 * scale + 1e-5
+
+
+def test_predictor_is_the_model(images):
+    model = model_of("residual")
+    expected = model(images)
+    _, depth = model.measure(images)
+    assert set(np.asarray(depth)) == {1, 2, 3, 4}
+    predict = pj.compile_predict(model, chunk=4)
+    prediction = predict(images)  # nine, filled up to sixteen: the last chunk is filling alone
+    assert close(prediction.logits, expected)
+    np.testing.assert_array_equal(prediction.depth, depth)
+    nodes = [len(nodes) for nodes in predict.grid.nodes]
+    assert nodes[0] > nodes[-1]  # what only deep images use is interpolated where they are
+
+
+def test_gradient_in_chunks_is_that_of_the_exact_path(images):
+    model = model_of("residual")
+    h, _ = model.measure(images)
+    interval = (float(h.min()), float(h.max()) + 0.01)
+    fast = pj.PuppetCNN(
+        pj.interpolate(model.puppeteer, nodes=48, interval=interval, shared=True, levels=model.puppet.levels),
+        model.puppet,
+    )
+    loss = lambda model: (jnp.tanh(model(images)) ** 2).sum()  # noqa: E731
+    gradient = nnx.jit(nnx.grad(loss))
+    found, expected = (jax.tree.leaves(gradient(each)) for each in (fast, model))
+    order = lambda leaves: sorted(leaves, key=lambda leaf: (leaf.shape, float(jnp.abs(leaf).sum())))  # noqa: E731
+    for a, b in zip(order(found), order(expected), strict=True):
+        assert float(jnp.abs(a - b).max()) <= 2e-3 * float(jnp.abs(b).max()) + 1e-6
+
+
+def test_blocks_beyond_a_chunks_deepest_image_are_not_computed(images):
+    model, runs = model_of("convolution"), []
+    expected = model(images)
+    run = pj.StagedPuppet.run
+
+    def counting(self, block, x, kernels):
+        jax.debug.callback(lambda: runs.append(block.level))
+        return run(self, block, x, kernels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pj.StagedPuppet, "run", counting)
+        inference._predict.clear_cache()
+        prediction = pj.compile_predict(model, chunk=1)(images)
+        jax.effects_barrier()
+    inference._predict.clear_cache()
+    depth = np.asarray(prediction.depth)
+    assert close(prediction.logits, expected)
+    assert len(runs) == 5 * 9 + (depth >= 3).sum() + (depth >= 4).sum()
+
+
+def test_nodes_that_do_not_cover_what_is_used_are_refused():
+    model = model_of("convolution")
+    with pytest.raises(ValueError, match=r"levels=puppet\.levels"):
+        pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=4), model.puppet)
+    everything = pj.Measure(depth="full")
+    good = pj.interpolate(model.puppeteer, nodes=4, levels=model.puppet.levels)
+    assert pj.PuppetCNN(good, model.puppet).puppeteer is good
+    with pytest.raises(ValueError, match="shared=True"):
+        pj.PuppetCNN(good, model.puppet, everything)
+    with pytest.raises(ValueError, match="levels must be 7 depths"):
+        pj.interpolate(model.puppeteer, nodes=4, levels=(1, 2))
+
+
+def test_presets_are_resnet_20_and_a_vgg():
+    resnet = nnx.eval_shape(lambda: pj.create("puppet_resnet_s", rngs=nnx.Rngs(0)))
+    widths = [16] * 7 + [32] * 6 + [64] * 6
+    assert resnet.puppet.kernel_shapes == tuple((o, i, 3, 3) for i, o in zip([3, *widths], widths, strict=False))
+    assert (resnet.max_depth, resnet.puppet.levels.count(1)) == (7, 11)
+    vgg = nnx.eval_shape(lambda: pj.create("puppet_vgg_s", width=8, rngs=nnx.Rngs(0)))
+    assert [shape[0] for shape in vgg.puppet.kernel_shapes] == [8, 8, 8, 16, 16, 16, 32, 32, 32, 32]
+    assert vgg.puppet.levels == (1, 1, 5, 1, 1, 6, 1, 1, 4, 7)
+    for model in (resnet, vgg):
+        counts = pj.summary(model)
+        assert counts.static_kernels == sum(int(np.prod(shape)) for shape in model.puppet.kernel_shapes)
+        assert counts.normalisation == 2 * sum(shape[0] for shape in model.puppet.kernel_shapes)
+        assert counts.head == 10 * (model.puppet.kernel_shapes[-1][0] + 1)
+    assert pj.summary(resnet).kernel_compression > 10
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_bad_input_is_refused():
+    puppet, kernels = puppet_of("residual"), kernels_of("residual")
+    for image, depth, words in (
+        (np.zeros((3, 9, 2)), 1, "3×9 pixels is smaller than the stages' strides allow, 4×4"),
+        (np.zeros((8, 8, 3)), 1, "in_channels=3"),
+        (np.zeros((8, 8, 2)), 5, r"depth must lie in 1\.\.4, got 5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            puppet(jnp.asarray(image), kernels, depth)
+    with pytest.raises(ValueError, match="kernels must have shapes"):
+        puppet(jnp.zeros((8, 8, 2)), kernels[:4], 2)
+    common = {"in_channels": 1, "num_classes": 2, "rngs": nnx.Rngs(0)}
+    for stages, options, words in (
+        ((), {}, "one stage or more"),
+        (STAGES[::-1], {}, r"must not fall, got \[8, 8, 4\]"),
+        (STAGES, {"block": "dense"}, "block must be one of"),
+        (STAGES, {"max_depth": 0}, "max_depth must be at least 1"),
+        (STAGES, {"num_classes": 0}, "num_classes must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pj.StagedPuppet(stages, **{**common, **options})
+    for options in ({"width": 0, "blocks": 1}, {"width": 4, "blocks": -1}, {"width": 4, "blocks": 1, "stride": 0}):
+        with pytest.raises(ValueError, match="StageSpec"):
+            pj.StageSpec(**options)
