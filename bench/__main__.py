@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from bench import accuracy, memory, pages, precision, report, scaling, speed, trainer
+from bench import accuracy, memory, pages, precision, puppetize, report, scaling, speed, trainer
 
 _BENCHMARKS = {
     "accuracy": (accuracy.Accuracy, accuracy.run),
@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "memory": (memory.Memory, memory.run),
     "pages": (pages.Pages, pages.run),
     "precision": (precision.Precision, precision.run),
+    "puppetize": (puppetize.Puppetize, puppetize.run),
     "report": (report.Report, report.run),
     "scaling": (scaling.Scaling, scaling.run),
     "trainer": (trainer.Trainer, trainer.run),

@@ -50,6 +50,15 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "train/records.py",
         "bench/trainer.py",
     ),
+    "puppetize.json": (
+        *_LIBRARY,
+        "bench/nets.py",
+        "bench/puppetize.py",
+        "bench/short_training.py",
+        "train/augment.py",
+        "train/data",
+        "train/optimiser.py",
+    ),
     "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
 }
 
