@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from bench import accuracy, export, memory, pages, precision, predict, report, scaling, speed, trainer
+from bench import accuracy, export, memory, pages, precision, predict, puppetize, report, scaling, speed, trainer
 
 _BENCHMARKS = {
     "accuracy": (accuracy.Accuracy, accuracy.run),
@@ -21,6 +21,7 @@ _BENCHMARKS = {
     "pages": (pages.Pages, pages.run),
     "precision": (precision.Precision, precision.run),
     "predict": (predict.Predict, predict.run),
+    "puppetize": (puppetize.Puppetize, puppetize.run),
     "report": (report.Report, report.run),
     "scaling": (scaling.Scaling, scaling.run),
     "trainer": (trainer.Trainer, trainer.run),

@@ -1,7 +1,6 @@
 import functools
 import math
 
-import foreign_nets
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +8,15 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
+from bench import nets
 from puppet_jax import inference
 
 SMALL = {"basis": 4, "hidden": 8}
 FULL = pj.Measure(depth="full")
 NETS = {
-    "resnet": (lambda: foreign_nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
-    "mobilenet": (lambda: foreign_nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
-    "tutorial": (lambda: foreign_nets.TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
+    "resnet": (lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "mobilenet": (lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "tutorial": (lambda: nets.TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
 }
 
 
@@ -206,7 +206,7 @@ def test_skipping_is_removing_the_blocks_by_hand():
 def test_blocks_beyond_the_deepest_image_are_not_computed():
     net = net_of("mobilenet")
     calls = []
-    call = foreign_nets.InvertedResidual.__call__
+    call = nets.InvertedResidual.__call__
 
     def counting(self, x):
         jax.debug.callback(lambda: calls.append(1))
@@ -215,7 +215,7 @@ def test_blocks_beyond_the_deepest_image_are_not_computed():
     model = holding_its_own(net)
     assert model.puppet.sequences == ((1, 3), (1, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(foreign_nets.InvertedResidual, "__call__", counting)
+        patch.setattr(nets.InvertedResidual, "__call__", counting)
         prediction = pj.compile_predict(model, chunk=1)(images_of(3))
         jax.effects_barrier()
     inference._predict.clear_cache()

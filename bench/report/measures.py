@@ -63,6 +63,15 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "train/read_ahead.py",
         "bench/predict.py",
     ),
+    "puppetize.json": (
+        *_LIBRARY,
+        "bench/nets.py",
+        "bench/puppetize.py",
+        "bench/short_training.py",
+        "train/augment.py",
+        "train/data",
+        "train/optimiser.py",
+    ),
     "huge_pages.json": (*_LIBRARY, *_LOOP, "train/pages.py"),
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Callable
 
-from bench.report import accuracy, claims, export, folder, gpu, memory, scaling, speed, training
+from bench.report import accuracy, claims, export, folder, gpu, memory, puppetize, scaling, speed, training
 from bench.report.results import AGE, AGES, Results
 from bench.report.words import Language
 
@@ -34,6 +34,7 @@ SECTIONS = (
     Section("Accuracy on CIFAR-10", "accuracy_*.json", "python -m bench accuracy", accuracy.study),
     Section("One epoch of CIFAR-10", "cifar10_one_epoch.json", "python -m train --data cifar10", accuracy.one_epoch),
     Section("Accuracy on digits", "digits.json", "python -m train --data digits", accuracy.digits),
+    Section("Any CNN as a puppet", puppetize.FILE, "python -m bench puppetize", puppetize.render),
     Section("Precision", "precision_*.json", "python -m bench precision RUN", training.precision_table),
     Section("Exported model", "export.json", "python -m bench export", export.render),
     Section("Prediction of a folder", "predict_*.json", "python -m bench predict", folder.render),

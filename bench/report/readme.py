@@ -8,7 +8,7 @@
 import re
 from collections.abc import Callable
 
-from bench.report import told_accuracy, told_design, told_missed, told_speed, told_training
+from bench.report import told_accuracy, told_design, told_missed, told_puppetize, told_speed, told_training
 from bench.report.results import Results
 from bench.report.told import STUDY, tell
 
@@ -29,6 +29,7 @@ REGIONS: dict[str, Callable[[Results], str]] = {
     "training": told_training.training,
     "memory": told_training.memory,
     "precision": told_training.precision,
+    "puppetize": told_puppetize.puppetize,
     "gpu": told_speed.gpu,
     "missed": told_missed.missed,
 }

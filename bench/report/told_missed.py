@@ -11,7 +11,8 @@ _SENSE = {"at least": "≥", "at most": "≤", ">=": "≥", "<=": "≤"}
 def missed(results: Results) -> str:
     """A line for each file that holds targets, with those that were missed."""
     say, told = results.say, []
-    names = [name for pattern in ("speed*.json", "memory.json", "trainer_*.json") for name in results.names(pattern)]
+    patterns = ("speed*.json", "memory.json", "trainer_*.json", "puppetize.json")
+    names = [name for pattern in patterns for name in results.names(pattern)]
     for name, render in ((STUDY, _study), *((name, _rows) for name in names)):
         try:
             text = results.told(name, render)

@@ -26,8 +26,8 @@ class BasicBlock(nnx.Module):
 class ResNet(nnx.Module):
     """He et al. 2016, section 4.2; three stages of ``blocks``, 20 layers with three."""
 
-    def __init__(self, num_classes=10, width=16, blocks=3, *, rngs):
-        self.stem = nnx.Conv(3, width, (3, 3), use_bias=False, rngs=rngs)
+    def __init__(self, num_classes=10, width=16, blocks=3, channels=3, *, rngs):
+        self.stem = nnx.Conv(channels, width, (3, 3), use_bias=False, rngs=rngs)
         self.bn = nnx.BatchNorm(width, rngs=rngs)
         layers, c_in = [], width
         for stage in range(3):
@@ -66,8 +66,8 @@ class InvertedResidual(nnx.Module):
 class MobileNet(nnx.Module):
     """A small MobileNetV2 (Sandler et al. 2018): depthwise and pointwise convolutions, dropout before the head."""
 
-    def __init__(self, num_classes=10, width=8, *, rngs):
-        self.stem = nnx.Conv(3, width, (3, 3), strides=(2, 2), rngs=rngs)
+    def __init__(self, num_classes=10, width=8, channels=3, *, rngs):
+        self.stem = nnx.Conv(channels, width, (3, 3), strides=(2, 2), rngs=rngs)
         self.features = nnx.Sequential(
             InvertedResidual(width, width, rngs=rngs),
             InvertedResidual(width, width, rngs=rngs),
