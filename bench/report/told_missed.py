@@ -11,7 +11,7 @@ _SENSE = {"at least": "≥", "at most": "≤", ">=": "≥", "<=": "≤"}
 def missed(results: Results) -> str:
     """A line for each file that holds targets, with those that were missed."""
     say, told = results.say, []
-    patterns = ("speed*.json", "memory.json", "trainer_*.json", "puppetize.json")
+    patterns = ("speed*.json", "memory.json", "trainer_*.json", "puppetize.json", "predict_*.json")
     names = [name for pattern in patterns for name in results.names(pattern)]
     for name, render in ((STUDY, _study), *((name, _rows) for name in names)):
         try:
