@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the figures to")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU instead, to try the script")
-    parser.add_argument("--quick", action="store_true", help="one tiny size, two rounds")
+    parser.add_argument("--quick", action="store_true", help="one tiny size, three layers, two rounds")
     parser.add_argument("--seconds", type=float, default=420.0, help="begin no further size after this long")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -51,7 +51,7 @@ def main() -> int:
     result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         names = ("continuous",) if arguments.quick else ("continuous", "ode", "printed", "stored")
-        result["correct"] = check_lowerings() + check_models(names)
+        result["correct"] = check_lowerings() + check_models(names, "puppet_xs" if arguments.quick else "puppet_s")
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
@@ -61,7 +61,8 @@ def main() -> int:
             if time.perf_counter() - began > arguments.seconds:
                 print(f"left out for lack of time: {size}")
                 continue
-            result["speed"] += measure(size, rounds=2 if arguments.quick else 15)
+            short = {"rounds": 2, "layers": 3} if arguments.quick else {"rounds": 15, "layers": LAYERS}
+            result["speed"] += measure(size, **short)
     if arguments.output:
         partial = arguments.output.with_suffix(".partial")
         partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -116,12 +117,12 @@ def check_lowerings() -> list[dict]:
     return lines
 
 
-def check_models(names: tuple[str, ...]) -> list[dict]:
+def check_models(names: tuple[str, ...], preset: str) -> list[dict]:
     """Complexity, logits and gradients of the named puppeteers, and the compiled prediction, against the CPU."""
     images = synthetic_images(32, 32)
     lines = [line("complexity", jax.jit(pj.complexity)(images), on_cpu(jax.jit(pj.complexity), images), 1e-4)]
     for name in names:
-        model = pj.create("puppet_s", puppeteer=name, rngs=nnx.Rngs(0))
+        model = pj.create(preset, puppeteer=name, rngs=nnx.Rngs(0))
         graphdef, state = nnx.split(model)
 
         def logits(state, images, graphdef=graphdef):
@@ -149,19 +150,19 @@ def synthetic_images(batch: int, side: int) -> np.ndarray:
     return np.clip(np.stack(noise), 0, 255).astype(np.uint8)
 
 
-def make_model(channels: int, side: int, puppeteer):
-    layers = [pj.LayerSpec(channels, stride=32 // side), *[pj.LayerSpec(channels)] * (LAYERS - 1)]
-    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=10, rngs=nnx.Rngs(0))
+def make_model(channels: int, side: int, layers: int, puppeteer):
+    specs = [pj.LayerSpec(channels, stride=32 // side), *[pj.LayerSpec(channels)] * (layers - 1)]
+    puppet = pj.PlainPuppet(specs, in_channels=3, num_classes=10, rngs=nnx.Rngs(0))
     return pj.PuppetCNN(puppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet)
 
 
-def measure(size: tuple[int, int, int], rounds: int) -> list[dict]:
+def measure(size: tuple[int, int, int], rounds: int, layers: int) -> list[dict]:
     """Prediction and training step of one size; each contender's time over the static CNN's."""
     batch, channels, side = size
     images = jnp.asarray(synthetic_images(batch, 32))
-    model = make_model(channels, side, pj.OdePuppeteer)
+    model = make_model(channels, side, layers, pj.OdePuppeteer)
     fast = pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=12, shared=True), model.puppet)
-    static = make_model(channels, side, pj.StoredPuppeteer)
+    static = make_model(channels, side, layers, pj.StoredPuppeteer)
     predict = pj.compile_predict(model)
     prediction = {
         "static CNN, all layers": jitted(static, full_depth),

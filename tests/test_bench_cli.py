@@ -83,7 +83,8 @@ def test_precision_without_a_run_says_so(tmp_path):
 
 def test_trainer_compares_runs_with_bare_steps(tmp_path):
     output = tmp_path / "trainer.json"
-    done = run("trainer", "--epochs", "1", "--max-steps", "20", "--rounds", "1", "--output", str(output))
+    short = "--puppeteer", "stored", "--epochs", "1", "--max-steps", "20", "--rounds", "1"
+    done = run("trainer", *short, "--output", str(output))
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(output.read_text())
     (measured,) = result["rounds"]

@@ -44,58 +44,79 @@ def assert_close(found, expected, tolerance=2e-5):
         assert np.abs(a - b).max() < tolerance * (np.abs(b).max() + 1e-6)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("lowering", EVERY_LOWERING)
-def test_every_lowering_against_numpy_and_plain_gradients(rng, case, lowering):
+def everything(f, case, lowering, x, kernel, g):
+    """What is computed of a layer in all the ways that its callers compute it."""
+    *_, stride, padding = case
+    f = functools.partial(f, stride=stride, padding=padding, lowering=lowering)
+    v = jax.vmap
+    of_batch = lambda h: jax.grad(lambda x, k: jnp.sum(h(x, k) * g), (0, 1))  # noqa: E731
+    of_one = lambda x, k, g: jnp.sum(f(x, k) * g)  # noqa: E731
+    return {
+        "value": v(f)(x, kernel),
+        "one": f(x[0], kernel[0]),
+        "shared kernel": v(f, (0, None))(x, kernel[0]),
+        "shared image": v(f, (None, 0))(x[0], kernel),
+        "all pairs": v(v(f, (0, None)), (None, 0))(x, kernel),
+        "grad of vmap": of_batch(v(f))(x, kernel),
+        "vmap of grad": v(jax.grad(of_one, (0, 1)))(x, kernel, g),
+        "grad, shared kernel": of_batch(v(f, (0, None)))(x, kernel[0]),
+        "grad, shared image": of_batch(v(f, (None, 0)))(x[0], kernel),
+    }
+
+
+@functools.cache  # one for all lowerings
+def plain_everything(case):
+    """Arguments, NumPy's convolution of them, and everything by JAX's."""
     b, size, c_in, c_out, k, stride, padding = case
+    rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((b, *size, c_in)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((b, c_out, c_in, *k)), jnp.float32)
     expected = np.stack(
         [reference.convolve(np.float64(x[i]), np.float64(kernel[i]), stride, padding) for i in range(b)]
     )
-    g = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+    arguments = x, kernel, jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+    return arguments, expected, jax.jit(functools.partial(everything, plain, case, None))(*arguments)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def everything(f, x, kernel, g):
-        f = functools.partial(f, stride=stride, padding=padding, lowering=lowering)
-        v = jax.vmap
-        of_batch = lambda h: jax.grad(lambda x, k: jnp.sum(h(x, k) * g), (0, 1))  # noqa: E731
-        of_one = lambda x, k, g: jnp.sum(f(x, k) * g)  # noqa: E731
-        return {
-            "value": v(f)(x, kernel),
-            "one": f(x[0], kernel[0]),
-            "shared kernel": v(f, (0, None))(x, kernel[0]),
-            "shared image": v(f, (None, 0))(x[0], kernel),
-            "all pairs": v(v(f, (0, None)), (None, 0))(x, kernel),
-            "grad of vmap": of_batch(v(f))(x, kernel),
-            "vmap of grad": v(jax.grad(of_one, (0, 1)))(x, kernel, g),
-            "grad, shared kernel": of_batch(v(f, (0, None)))(x, kernel[0]),
-            "grad, shared image": of_batch(v(f, (None, 0)))(x[0], kernel),
-        }
 
-    found, wanted = everything(convolve, x, kernel, g), everything(plain, x, kernel, g)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
+def test_every_lowering_against_numpy_and_plain_gradients(case, lowering):
+    arguments, expected, wanted = plain_everything(case)
+    found = jax.jit(functools.partial(everything, convolve, case, lowering))(*arguments)
     assert_close(found["value"], expected)
     for name in wanted:
         assert_close(found[name], wanted[name])
 
 
+TRANSFORMS = {
+    "forward": lambda h: jax.jacfwd(h, (0, 1)),
+    "hessian": lambda h: jax.hessian(h, 1),
+    "reverse twice": lambda h: jax.grad(lambda x, k: jnp.sum(jax.grad(h, 1)(x, k) ** 2), (0, 1)),
+    "checkpoint": lambda h: jax.grad(jax.checkpoint(h), (0, 1)),
+}
+
+
+def derivatives(f, lowering, x, kernel):
+    """Each transform of a net of two layers, in one program."""
+    f = functools.partial(f, lowering=lowering)
+    net = lambda x, k: jnp.sum(jnp.tanh(f(jnp.tanh(f(x, k)), k * k)) ** 2)  # noqa: E731
+    return {name: jax.vmap(transform(net))(x, kernel) for name, transform in TRANSFORMS.items()}
+
+
+@functools.cache  # one for all lowerings
+def plain_derivatives():
+    rng = np.random.default_rng(0)
+    shapes = (2, 3, 3, 2), (2, 2, 2, 3, 3)
+    arguments = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    return arguments, jax.jit(functools.partial(derivatives, plain, None))(*arguments)
+
+
 @pytest.mark.parametrize("lowering", EVERY_LOWERING)
-def test_forward_mode_and_second_derivatives(rng, lowering):
-    x = jnp.asarray(rng.standard_normal((2, 3, 3, 2)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal((2, 2, 2, 3, 3)), jnp.float32)
-
-    def net(f):
-        return lambda x, k: jnp.sum(jnp.tanh(f(jnp.tanh(f(x, k)), k * k)) ** 2)
-
-    transforms = {
-        "forward": lambda h: jax.jacfwd(h, (0, 1)),
-        "hessian": lambda h: jax.hessian(h, 1),
-        "reverse twice": lambda h: jax.grad(lambda x, k: jnp.sum(jax.grad(h, 1)(x, k) ** 2), (0, 1)),
-        "checkpoint": lambda h: jax.grad(jax.checkpoint(h), (0, 1)),
-    }
-    for transform in transforms.values():
-        mine = jax.jit(jax.vmap(transform(net(functools.partial(convolve, lowering=lowering)))))
-        assert_close(mine(x, kernel), jax.jit(jax.vmap(transform(net(plain))))(x, kernel), 1e-4)
+def test_forward_mode_and_second_derivatives(lowering):
+    arguments, wanted = plain_derivatives()
+    found = jax.jit(functools.partial(derivatives, convolve, lowering))(*arguments)
+    for name in TRANSFORMS:
+        assert_close(found[name], wanted[name], 1e-4)
 
 
 def test_gradient_against_finite_differences(rng):

@@ -54,58 +54,78 @@ def draw(rng, case):
     return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("lowering", EVERY_LOWERING)
-def test_every_lowering_against_numpy_and_formed_kernels(rng, case, lowering):
+def everything(f, case, lowering, x, w, table, g):
+    """What is computed of a layer in all the ways that its callers compute it."""
     *_, stride, padding = case
+    one = lambda x, w, t: f(x, Mixture(w, t), stride=stride, padding=padding, lowering=lowering)  # noqa: E731
+    v, shared = jax.vmap, jax.vmap(one, (0, 0, None))
+    loss = lambda x, w, t: jnp.sum(shared(x, w, t) * g)  # noqa: E731
+    of_one = lambda x, w, t, g: jnp.sum(one(x, w, t) * g)  # noqa: E731
+    return {
+        "value": shared(x, w, table),
+        "one": one(x[0], w[0], table),
+        "shared image": v(one, (None, 0, None))(x[0], w, table),
+        "shared weights": v(one, (0, None, None))(x, w[0], table),
+        "own tables": v(one)(x, w, jnp.stack([table] * len(x))),
+        "grad of vmap": jax.grad(loss, (0, 1, 2))(x, w, table),
+        "vmap of grad": v(jax.grad(of_one, (0, 1, 2)), (0, 0, None, 0))(x, w, table, g),
+    }
+
+
+@functools.cache  # one for all lowerings
+def formed_everything(case):
+    """Arguments, NumPy's convolution of them, and everything by formed kernels."""
+    *_, stride, padding = case
+    rng = np.random.default_rng(0)
     x, w, table = draw(rng, case)
     kernels = np.einsum("gm,mhwio->goihw", np.float64(w), np.float64(table))
     expected = np.stack(
         [reference.convolve(np.float64(i), k, stride, padding) for i, k in zip(x, kernels, strict=True)]
     )
-    g = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+    arguments = x, w, table, jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
+    return arguments, expected, jax.jit(functools.partial(everything, formed, case, None))(*arguments)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def everything(f, x, w, table, g):
-        one = lambda x, w, t: f(x, Mixture(w, t), stride=stride, padding=padding, lowering=lowering)  # noqa: E731
-        v, shared = jax.vmap, jax.vmap(one, (0, 0, None))
-        loss = lambda x, w, t: jnp.sum(shared(x, w, t) * g)  # noqa: E731
-        of_one = lambda x, w, t, g: jnp.sum(one(x, w, t) * g)  # noqa: E731
-        return {
-            "value": shared(x, w, table),
-            "one": one(x[0], w[0], table),
-            "shared image": v(one, (None, 0, None))(x[0], w, table),
-            "shared weights": v(one, (0, None, None))(x, w[0], table),
-            "own tables": v(one)(x, w, jnp.stack([table] * len(x))),
-            "grad of vmap": jax.grad(loss, (0, 1, 2))(x, w, table),
-            "vmap of grad": v(jax.grad(of_one, (0, 1, 2)), (0, 0, None, 0))(x, w, table, g),
-        }
 
-    found, wanted = everything(convolve, x, w, table, g), everything(formed, x, w, table, g)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
+def test_every_lowering_against_numpy_and_formed_kernels(case, lowering):
+    arguments, expected, wanted = formed_everything(case)
+    found = jax.jit(functools.partial(everything, convolve, case, lowering))(*arguments)
     assert_close(found["value"], expected)
     for name in wanted:
         assert_close(found[name], wanted[name], 4e-5)
 
 
+TRANSFORMS = {
+    "forward": lambda h: jax.jacfwd(h, (0, 1, 2)),
+    "hessian": lambda h: jax.hessian(h, (1, 2)),
+    "reverse twice": lambda h: jax.grad(lambda *a: jnp.sum(jax.grad(h, 2)(*a) ** 2), (0, 1, 2)),
+    "reverse thrice": lambda h: jax.grad(
+        lambda *a: jnp.sum(jax.grad(lambda *b: jnp.sum(jax.grad(h, 2)(*b) ** 2), 0)(*a) ** 2), (0, 1, 2)
+    ),
+    "checkpoint": lambda h: jax.grad(jax.checkpoint(h), (0, 1, 2)),
+}
+
+
+def derivatives(f, lowering, x, w, table):
+    """Each transform of a net of two layers, in one program."""
+    layer = jax.vmap(lambda x, w, t: f(x, Mixture(w, t), lowering=lowering), (0, 0, None))
+    net = lambda x, w, t: jnp.sum(jnp.tanh(layer(jnp.tanh(layer(x, w, t)), w * w, t)) ** 2)  # noqa: E731
+    return {name: transform(net)(x, w, table) for name, transform in TRANSFORMS.items()}
+
+
+@functools.cache  # one for all lowerings
+def formed_derivatives():
+    arguments = draw(np.random.default_rng(0), (2, 2, (3, 3), 2, 2, (3, 3)))
+    return arguments, jax.jit(functools.partial(derivatives, formed, None))(*arguments)
+
+
 @pytest.mark.parametrize("lowering", EVERY_LOWERING)
-def test_forward_mode_and_second_derivatives(rng, lowering):
-    x, w, table = draw(rng, (2, 2, (3, 3), 2, 2, (3, 3)))
-
-    def net(f):
-        layer = jax.vmap(lambda x, w, t: f(x, Mixture(w, t), lowering=lowering), (0, 0, None))
-        return lambda x, w, t: jnp.sum(jnp.tanh(layer(jnp.tanh(layer(x, w, t)), w * w, t)) ** 2)
-
-    transforms = {
-        "forward": lambda h: jax.jacfwd(h, (0, 1, 2)),
-        "hessian": lambda h: jax.hessian(h, (1, 2)),
-        "reverse twice": lambda h: jax.grad(lambda *a: jnp.sum(jax.grad(h, 2)(*a) ** 2), (0, 1, 2)),
-        "reverse thrice": lambda h: jax.grad(
-            lambda *a: jnp.sum(jax.grad(lambda *b: jnp.sum(jax.grad(h, 2)(*b) ** 2), 0)(*a) ** 2), (0, 1, 2)
-        ),
-        "checkpoint": lambda h: jax.grad(jax.checkpoint(h), (0, 1, 2)),
-    }
-    for transform in transforms.values():
-        assert_close(jax.jit(transform(net(convolve)))(x, w, table), jax.jit(transform(net(formed)))(x, w, table), 2e-4)
+def test_forward_mode_and_second_derivatives(lowering):
+    arguments, wanted = formed_derivatives()
+    found = jax.jit(functools.partial(derivatives, convolve, lowering))(*arguments)
+    for name in TRANSFORMS:
+        assert_close(found[name], wanted[name], 2e-4)
 
 
 def test_gradient_against_finite_differences(rng):

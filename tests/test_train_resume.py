@@ -84,14 +84,21 @@ def uncut(tmp_path_factory, small):
     return folder
 
 
-@pytest.fixture
-def half_done(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, small):
     """A run that was ended in its second epoch, with checkpoints every 4 steps and where it was ended."""
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
+    folder = tmp_path_factory.mktemp("runs") / "ended"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda *_, **__: small)
         cut(patch, 18)
         assert main([*FLAGS, "--checkpoint-steps=4", "--out", str(folder)]) == 143
     return folder
+
+
+@pytest.fixture
+def half_done(tmp_path, ended):
+    """A copy of it."""
+    return Path(shutil.copytree(ended, tmp_path / "run"))
 
 
 def saved(folder: Path) -> list[int]:
