@@ -70,9 +70,10 @@ def puppetize(
     (``model.train()``; ``model.eval()`` ends it) every call moves them on by one, which changes ``model``'s
     state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. In evaluation mode they stand still.
 
-    **Interpolation.** For training, ``model.puppeteer = pj.interpolate(model.puppeteer, shared=True, interval=…)``. D
-    counts blocks here, so every layer's kernels are needed at every complexity: give :func:`interpolate` and
-    :func:`compile_predict` the data's own ``interval``. For twenty layers 16 nodes serve 4 to 8 bits, 0 to 8 take 128.
+    **Interpolation.** For training, ``model.puppeteer = pj.interpolate(model.puppeteer, shared=True,
+    levels=model.puppet.levels, interval=…)``. D counts blocks here, so most layers' kernels are needed at every
+    complexity: give :func:`interpolate` and :func:`compile_predict` the data's own ``interval``. For twenty layers 16
+    nodes serve 4 to 8 bits, 0 to 8 take 128.
 
     Args:
         module: takes images (N, H, W, C) and returns logits (N, num_classes).

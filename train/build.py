@@ -42,5 +42,5 @@ def interpolated(model: pj.PuppetCNN, nodes: int, interval: tuple[float, float])
     """
     if nodes == 0 or isinstance(model.puppeteer, pj.StoredPuppeteer):
         return model
-    source = pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True)
+    source = pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True, levels=model.puppet.levels)
     return pj.PuppetCNN(source, model.puppet, model.measurement)

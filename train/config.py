@@ -74,7 +74,7 @@ class Config:
     """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
     preset: Annotated[str | None, _by_data("preset", f"The puppet: one of {', '.join(pj.PRESETS)}.", "NAME")] = None
     width: Annotated[int | None, _optional("INT")] = None
-    """Channels of every layer (default: as the preset says)."""
+    """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Puppeteer = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
     differential equation with a learned start and standardised kernels. printed: the equation exactly as the

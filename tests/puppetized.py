@@ -1,0 +1,103 @@
+"""Nets as users write them, puppetized for tests: their parameters drawn in NumPy, their own kernels kept."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import puppet_jax as pj
+from bench import nets
+
+SMALL = {"basis": 4, "hidden": 8}
+FULL = pj.Measure(depth="full")
+NETS = {
+    "resnet": (lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "mobilenet": (lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
+    "tutorial": (lambda: nets.TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
+}
+
+
+def images_of(channels, count=6):
+    """8×8 images of depths from 1 up, in no order."""
+    rng = np.random.default_rng(0)
+    levels = [256, 2, 1, 16, 4, 256][:count]
+    return np.stack([rng.integers(0, n, (8, 8, channels)) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(4, 4, (3, 3), feature_group_count=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.dropout(nnx.tanh(self.norm(self.conv(x))))
+
+
+class Small(nnx.Module):
+    """Of everything a little: a strided stem, three residual blocks, dropout."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.blocks = nnx.List([Block(rngs) for _ in range(3)])
+        self.head = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((1, 2)))
+
+
+NETS["small"] = (lambda: Small(nnx.Rngs(0)), 3)
+original = nnx.jit(lambda net, x: net(x))
+
+
+@functools.cache
+def net_of(name):
+    """A net in evaluation mode whose running averages, scales and shifts are not those they start from."""
+    rng = np.random.default_rng(1)
+
+    def filled(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(int(rng.integers(1000)))
+        kind = {"scale": 0.5 + rng.random(leaf.shape), "var": 0.5 + rng.random(leaf.shape)}
+        fan_in = math.prod(leaf.shape[:-1]) if "kernel" in str(path) else 16
+        drawn = kind.get(path[-2].key, rng.standard_normal(leaf.shape) * math.sqrt(2 / fan_in))
+        return jnp.asarray(0 * drawn if leaf.dtype == jnp.uint32 else drawn, leaf.dtype)
+
+    # In NumPy: JAX would compile a program for each shape.
+    graphdef, state = nnx.split(nnx.eval_shape(NETS[name][0]))
+    net = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(filled, state))
+    net.eval()
+    return net
+
+
+def puppet_of(net, puppeteer="continuous", shape=(8, 8, 3), batch_norm="running", **options):
+    if puppeteer == "continuous":
+        options = {"puppeteer_options": SMALL, **options}
+    return pj.puppetize(net, puppeteer, image_shape=shape, batch_norm=batch_norm, rngs=nnx.Rngs(1), **options)
+
+
+def stored(shapes):
+    """A stored puppeteer whose kernels are yet to be set."""
+    return nnx.eval_shape(lambda: pj.StoredPuppeteer(shapes, standardise=False, rngs=nnx.Rngs(0)))
+
+
+def holding_its_own(net, **options):
+    """The net puppetized with a puppeteer that holds its own kernels."""
+    model = puppet_of(net, stored, **options)
+    for name, kernel in zip(model.puppet.names, model.puppeteer.kernels, strict=True):
+        conv = net
+        for key in name.split("."):
+            conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
+        kernel.set_value(jnp.asarray(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
+    return model
+
+
+def close(found, expected, tolerance=1e-5):
+    assert found.shape == expected.shape
+    return float(jnp.abs(found - expected).max()) <= tolerance * float(jnp.abs(expected).max())
