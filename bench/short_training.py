@@ -51,7 +51,8 @@ def train(
         images = augment(images, jax.random.split(key, len(images)), augmentation)
 
         def loss_of(params):
-            model = nnx.merge(graphdef, params, rest)
+            # Variables made in this trace, as only those may be changed in it.
+            model = nnx.merge(graphdef, params, jax.tree.map(lambda x: x, rest))
             logits = call(model, images)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return loss, nnx.split(model, nnx.Param, ...)[2]

@@ -17,7 +17,8 @@ from bench.report.words import JAPANESE, Language
 
 CODE = Path(page.__file__).parent
 # Names of the code's own stay in Latin letters, whatever the language.
-NAMES = re.compile(r"[a-z_]+(?:[A-Z]\w*|_\w+|\(.*\))|\b(?:pj|lax|cifar10|digits|diffrax|vmap|scan|nat|Tsitouras)\b")
+_WORDS = "pj|lax|cifar10|digits|diffrax|vmap|scan|nat|Tsitouras|Muon"
+NAMES = re.compile(rf"[a-z_]+(?:[A-Z]\w*|_\w+|\(.*\))|\b(?:{_WORDS})\b")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e-\d+)?")
 
 

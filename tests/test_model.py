@@ -157,7 +157,7 @@ def test_bad_images_are_refused(models, images, error, words):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_arguments_of_create_are_refused():
-    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_m, puppet_s, puppet_xs"):
+    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_m, puppet_resnet_s, puppet_s"):
         pj.create("puppet_xxl", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="unknown puppeteer 'static'; there are continuous"):
         pj.create("puppet_s", puppeteer="static", rngs=nnx.Rngs(0))

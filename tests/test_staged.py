@@ -163,9 +163,9 @@ def test_blocks_beyond_a_chunks_deepest_image_are_not_computed(images):
     expected = model(images)
     run = pj.StagedPuppet.run
 
-    def counting(self, block, x, kernels):
+    def counting(self, block, x, kernels, lowering=None):
         jax.debug.callback(lambda: runs.append(block.level))
-        return run(self, block, x, kernels)
+        return run(self, block, x, kernels, lowering)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pj.StagedPuppet, "run", counting)
