@@ -21,6 +21,11 @@ NETS: dict[str, Callable] = {
     "ResNet-20": lambda channels, rngs: nets.ResNet(channels=channels, rngs=rngs),
     "MobileNet": lambda channels, rngs: nets.MobileNet(width=16, channels=channels, rngs=rngs),
 }
+# About a tenth of ResNet-20's kernel parameters; MobileNet's, depthwise and pointwise, are few to begin with.
+PUPPETEERS = {
+    "ResNet-20": {"channels": "low_rank", "rank": 2, "basis": 80, "hidden": 40},
+    "MobileNet": {"channels": "low_rank", "rank": 1, "basis": 24, "hidden": 16},
+}
 TARGET = 1.3
 NODES = 16
 """Complexities at which kernels are generated in training; 4 to 8 bits need no more."""
@@ -97,8 +102,14 @@ def run(options: Puppetize) -> int:
 
 def _puppet(name: str, batch_norm: str, channels: int, size, measurement: pj.Measure, seed: int) -> pj.PuppetCNN:
     net = NETS[name](channels, nnx.Rngs(seed))
-    shape = (*size, channels)
-    return pj.puppetize(net, image_shape=shape, batch_norm=batch_norm, measurement=measurement, rngs=nnx.Rngs(seed + 1))
+    return pj.puppetize(
+        net,
+        image_shape=(*size, channels),
+        batch_norm=batch_norm,
+        puppeteer_options=PUPPETEERS.get(name),
+        measurement=measurement,
+        rngs=nnx.Rngs(seed + 1),
+    )
 
 
 def _speed(name: str, options: Puppetize) -> list[dict]:
