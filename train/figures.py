@@ -116,7 +116,7 @@ def _depth(path: Path, title: str, evaluated: str, train: dict, test: dict, max_
             edgecolor="white",
         )
         axis.bar_label(bars, [_percent(s) for s in share], fontsize=8, padding=2)
-    axis.set(xlabel=f"depth D (layers), cut off at D_max = {max_depth}", ylabel="share of images (%)")
+    axis.set(xlabel=f"depth D, cut off at D_max = {max_depth}", ylabel="share of images (%)")
     axis.set_xticks(depths)
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axis.grid(visible=False, axis="x")
@@ -137,7 +137,7 @@ def _accuracy_by_depth(path: Path, title: str, evaluated: str, rows: list[dict[s
     for row, top in zip(rows, high, strict=True):
         text = f"{row['accuracy']:.1%}\nn = {row['images']:,}"
         axis.text(row["depth"], top + 0.02, text, ha="center", va="bottom", fontsize=9, bbox=BEHIND_TEXT)
-    axis.set(xlabel="depth D (layers)", ylabel=f"{evaluated} accuracy")
+    axis.set(xlabel="depth D", ylabel=f"{evaluated} accuracy")
     axis.set_xticks(depth)
     axis.set_xlim(min(depth) - 0.8, max(depth) + 0.8)
     axis.set_ylim(0, 1.18)

@@ -35,28 +35,22 @@ def predictions(answers: Answers, top: int) -> Iterator[Prediction]:
 
 
 class JsonLines:
-    """Lines of JSON, each with its line feed; ``top`` holds the most probable classes, the first of which is ``class``.
-
-    As ``json.dumps`` writes them, but put together from parts: a fifth of its time.
-    """
+    """Lines of JSON, each with its line feed; ``top`` has the most probable classes, the first of which is ``class``."""
 
     def __init__(self, class_names: Sequence[str]):
-        self._names = [json.dumps(name) for name in class_names]
+        self._names = class_names
 
     def __call__(self, path: str, prediction: Prediction) -> str:
         classes, probabilities, complexity, depth = prediction
-        names = [self._names[each] for each in classes]
-        top = ", ".join(
-            f'{{"class": {name}, "probability": {p!r}}}' for name, p in zip(names, probabilities, strict=True)
-        )
-        return (
-            f'{{"image": {json.dumps(path)}, "class": {names[0]}, "probability": {probabilities[0]!r}, '
-            f'"complexity_bits": {complexity!r}, "depth": {depth}, "top": [{top}]}}\n'
-        )
+        top = [{"class": self._names[c], "probability": p} for c, p in zip(classes, probabilities, strict=True)]
+        return self._line({"image": path, **top[0], "complexity_bits": complexity, "depth": depth, "top": top})
 
     def error(self, path: str, reason: str) -> str:
         """The line of an image that could not be read."""
-        return f'{{"image": {json.dumps(path)}, "error": {json.dumps(reason)}}}\n'
+        return self._line({"image": path, "error": reason})
+
+    def _line(self, record: dict) -> str:
+        return json.dumps(record, allow_nan=False) + "\n"
 
 
 class Table:

@@ -80,9 +80,8 @@ def _main(data: dict, say: Language) -> str:
     if not lines:
         return f"{about}\n\n{say('The main part of the study has no runs yet.')}"
     told = say(
-        "Same puppet and recipe, each method at a rate chosen for it in a search on held-out training images; accuracy "
-        "of the last epoch on test images that chose nothing; mean and, where there are several seeds, least to "
-        "greatest."
+        "Same puppet and recipe, found in a search on held-out training images; accuracy of the last epoch on test "
+        "images that chose nothing; mean and, where there are several seeds, least to greatest."
     )
     rows = []
     for line in sorted(lines.values(), key=lambda line: (line["width"], -line["generator"], line["row"])):

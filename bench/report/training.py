@@ -12,6 +12,17 @@ _ERRORS = ("error_of_batch", "error_of_image_median", "error_of_image_greatest")
 
 
 def trainer(data: dict, say: Language) -> str:
+    return f"{told_rounds(data, say)}\n\n{targets(data, 'median (least to greatest)', say)}"
+
+
+def told_rounds(data: dict, say: Language) -> str:
+    """What was measured, and in how many rounds."""
+    count, what = len(data["rounds"]), say.term(data["what"])
+    return say("{what}; 1 round.", what=what) if count == 1 else say("{what}; {n} rounds.", what=what, n=count)
+
+
+def targets(data: dict, spread: str, say: Language) -> str:
+    """A table of figures beside their targets, ``spread`` over the figures' column."""
     rows = [
         (
             say.term(row["what"]),
@@ -21,10 +32,7 @@ def trainer(data: dict, say: Language) -> str:
         )
         for row in data["rows"]
     ]
-    count, what = len(data["rounds"]), say.term(data["what"])
-    told = say("{what}; 1 round.", what=what) if count == 1 else say("{what}; {n} rounds.", what=what, n=count)
-    head = ("what", "median (least to greatest)", "target", "")
-    return f"{told}\n\n{markdown([say(each) for each in head], rows)}"
+    return markdown([say(each) for each in ("what", spread, "target", "")], rows)
 
 
 def precision_table(data: dict, say: Language) -> str:

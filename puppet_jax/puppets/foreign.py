@@ -187,12 +187,7 @@ class ForeignPuppet(nnx.Module):
     ) -> Float[Array, "b num_classes"]:
         """Logits of images whose kernels are mixtures of tables; blocks beyond their deepest are not computed.
 
-        Args:
-            images: float in [0, 1].
-            weights: each convolution's interpolation weights.
-            tables: each convolution's kernels at the nodes, (M, K, K, C_in / groups, C_out).
-            depths: D; an image of depth 0 only fills up the batch.
-            samples, lowering: see a call.
+        Arguments as for :meth:`PlainPuppet.batch`, one set of weights and one table a convolution.
         """
         own = [jnp.where((depths >= level)[:, None], w, 0.0) for w, level in zip(weights, self.levels, strict=True)]
         kernels = tuple(Mixture(w, table) for w, table in zip(own, tables, strict=True))

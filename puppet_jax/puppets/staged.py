@@ -134,13 +134,7 @@ class StagedPuppet(nnx.Module):
     ) -> Float[Array, "b num_classes"]:
         """Logits of images whose kernels are mixtures of tables; blocks beyond the deepest are not computed.
 
-        Args:
-            images: float in [0, 1].
-            weights: each convolution's interpolation weights.
-            tables: each convolution's kernels at the nodes, (M, K, K, C_in, C_out).
-            depths: D; an image of depth 0 only fills up the batch.
-            samples: the images' numbers; not used.
-            lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
+        Arguments as for :meth:`PlainPuppet.batch`, one set of weights and one table a convolution.
         """
         del samples
         x = stem(images, self.dtype)
