@@ -35,7 +35,7 @@ def predictions(answers: Answers, top: int) -> Iterator[Prediction]:
 
 
 class JsonLines:
-    """Lines of JSON, each with its line feed; ``top`` has the most probable classes, the first of which is ``class``."""
+    """Lines of JSON, each with its line feed; ``top`` has the most probable classes, its first is ``class``."""
 
     def __init__(self, class_names: Sequence[str]):
         self._names = class_names
