@@ -11,7 +11,20 @@ from typing import Annotated
 
 import tyro
 
-from bench import accuracy, export, memory, pages, precision, predict, puppetize, report, scaling, speed, trainer
+from bench import (
+    accuracy,
+    export,
+    memory,
+    pages,
+    precision,
+    predict,
+    puppetize,
+    recipe,
+    report,
+    scaling,
+    speed,
+    trainer,
+)
 
 _BENCHMARKS = {
     "accuracy": (accuracy.Accuracy, accuracy.run),
@@ -22,6 +35,7 @@ _BENCHMARKS = {
     "precision": (precision.Precision, precision.run),
     "predict": (predict.Predict, predict.run),
     "puppetize": (puppetize.Puppetize, puppetize.run),
+    "recipe": (recipe.Recipe, recipe.run),
     "report": (report.Report, report.run),
     "scaling": (scaling.Scaling, scaling.run),
     "trainer": (trainer.Trainer, trainer.run),

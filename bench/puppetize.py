@@ -201,10 +201,12 @@ def _interval(images: np.ndarray) -> tuple[float, float]:
 
 
 def _known(output: Path, result: dict) -> dict[tuple[str, str, str], dict]:
-    """Trainings of an earlier, interrupted run of the same options and revision."""
+    """Trainings of an earlier, interrupted run of the same options, revision and kind of machine."""
     try:
         before = json.loads(output.read_text(encoding="utf-8"))
         if any(before[key] != result[key] for key in ("options", "revision", "versions")):
+            return {}
+        if before["machine"]["processor"] != result["machine"]["processor"]:
             return {}
         return {(line["data"], line["net"], line["kernels"]): line for line in before["accuracy"]}
     except (OSError, ValueError, KeyError, TypeError):

@@ -58,11 +58,32 @@ def test_memory_quick_accounts_for_the_step(tmp_path):
         assert found[name]["rss_peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("command", ["speed", "memory", "precision", "trainer", "scaling"])
+@pytest.mark.parametrize("command", ["speed", "memory", "precision", "recipe", "trainer", "scaling"])
 def test_help_says_what_there_is(command):
     done = run(command, "--help")
     assert done.returncode == 0
     assert "--output" in done.stdout
+
+
+def test_recipe_gathers_what_the_runs_say(tmp_path):
+    output = tmp_path / "digits.json"
+    few = "--puppeteers", "stored", "--seeds", "0", "3", "--max-steps", "2"
+    done = run("recipe", *few, "--keep", str(tmp_path), "--output", str(output))
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(output.read_text())
+    assert "two seeds" in result["what"]
+    for found, seed in zip(result["runs"], (0, 3), strict=True):
+        summary = json.loads((tmp_path / f"digits-stored-seed{seed}" / "summary.json").read_text())
+        assert found["seed"] == found["config"]["seed"] == seed
+        assert found["test_accuracy"] == summary["test_accuracy"]
+        assert found["metrics"][-1]["step"] == 2
+    assert str(tmp_path) not in json.dumps(result["runs"])  # where it was kept is of no use elsewhere
+
+
+def test_recipe_of_another_data_set_is_refused():
+    done = run("recipe", "--data", "mnist")
+    assert done.returncode == 2
+    assert "expected digits or cifar10" in done.stderr
 
 
 def test_precision_compares_logits():

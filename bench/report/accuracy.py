@@ -6,6 +6,7 @@ from bench.accuracy import rows_of
 from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
+ONE_EPOCH = "cifar10_one_epoch.json"
 PARTS = {
     "main": "what is reported, on test images that chose nothing",
     "ablation": "one thing changed, on validation images",
@@ -99,7 +100,7 @@ def digits(data: dict, say: Language) -> str:
 
 
 def one_epoch(data: dict, say: Language) -> str:
-    found = data["summary"]
+    found = data["runs"][0]
     rows = [
         (say("test accuracy"), percent(found["test_accuracy"])),
         (say("seconds of training"), f"{found['train_seconds']:.1f}"),

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report.accuracy import lines_of
+from bench.report.accuracy import ONE_EPOCH, digits_lines, lines_of
 from bench.report.results import Results, Unreadable
 from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
-_STUDY, _DIGITS, _EPOCH = "accuracy_cifar10.json", "digits.json", "cifar10_one_epoch.json"
+_STUDY, _DIGITS, _EPOCH = "accuracy_cifar10.json", "digits.json", ONE_EPOCH
 _CIFAR = "CIFAR-10 (a JPEG-recoded copy)"
 _NO_RUNS = "the study's part main has no runs yet"
 
@@ -39,18 +39,23 @@ def _smaller(word: Callable[[float, Language], str]) -> tuple[tuple[str, Callabl
     """How much smaller each model is than its static twin, in the study and on digits; ``word`` says it of a factor."""
 
     def study(data: dict, say: Language) -> str:
-        lines = lines_of(data, "main")
-        found = [(each["puppeteer"], say.term(each["what"]), each["compression"], each["accuracy"]) for each in lines]
-        return say("{where}: {told}", where=say(_CIFAR), told=_compared(found, word, say) if found else say(_NO_RUNS))
+        by_width = {}
+        for each in lines_of(data, "main"):
+            found = each["puppeteer"], say.term(each["what"]), each["compression"], each["accuracy"]
+            by_width.setdefault(each["width"], []).append(found)
+        told = [
+            say("{where}, width {n}: {told}", where=say(_CIFAR), n=width, told=_compared(found, word, say))
+            for width, found in by_width.items()
+            if any(who != "stored" for who, *_ in found)
+        ]
+        return "<br>".join(told) or say("{where}: {told}", where=say(_CIFAR), told=say(_NO_RUNS))
 
     def digits(data: dict, say: Language) -> str:
-        found = {}
-        for run in data["runs"]:
-            parameters = run["parameters"]
-            factor = parameters["static_twin"] / parameters["total"]
-            mean = data["summary"][run["puppeteer"]]["test_accuracy_mean"]
-            found[run["puppeteer"]] = run["puppeteer"], run["puppeteer"], factor, mean
-        return say("{where}: {told}", where="digits", told=_compared(found.values(), word, say))
+        found = [
+            (each["puppeteer"], each["puppeteer"], each["static_twin"] / each["total"], each["accuracy"])
+            for each in digits_lines(data)
+        ]
+        return say("{where}: {told}", where="digits", told=_compared(found, word, say))
 
     return (_STUDY, study), (_DIGITS, digits)
 
@@ -141,9 +146,9 @@ def _accuracy(data: dict, say: Language) -> str:
 
 
 def _epoch(data: dict, say: Language) -> str:
-    found = data["summary"]
+    found = data["runs"][0]
     told = "{what}: {share} after {n} epoch"
-    return say(told, what=say.term(data["what"]), share=percent(found["test_accuracy"]), n=found["epochs"])
+    return say(told, what=say.term(data["what"]), share=percent(found["test_accuracy"]), n=found["config"]["epochs"])
 
 
 _MEASURED: dict[str, tuple[tuple[str, Callable[[dict, Language], str]], ...]] = {

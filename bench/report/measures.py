@@ -39,8 +39,8 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "memory.json": _CONTENDERS,
     "gpu*.json": (*_LIBRARY, ":(exclude)puppet_jax/puppets/native", "bench/gpu.py"),
     "accuracy_*.json": _LEARNING,
-    "digits.json": _LEARNING,
-    "cifar10_one_epoch.json": (*_LIBRARY, *_LEARNING),
+    "digits.json": (*_LEARNING, "bench/recipe.py"),
+    "cifar10_one_epoch.json": (*_LIBRARY, *_LEARNING, "bench/recipe.py"),
     "precision_*.json": (*_LIBRARY, "bench/precision.py"),
     "trainer_*.json": (
         *_LIBRARY,

@@ -32,8 +32,10 @@ SECTIONS = (
     Section("Scaling", "scaling.json", "python -m bench scaling", scaling.render),
     Section("Memory of a training step", "memory.json", "python -m bench memory", memory.render),
     Section("Accuracy on CIFAR-10", "accuracy_*.json", "python -m bench accuracy", accuracy.study),
-    Section("One epoch of CIFAR-10", "cifar10_one_epoch.json", "python -m train --data cifar10", accuracy.one_epoch),
-    Section("Accuracy on digits", "digits.json", "python -m train --data digits", accuracy.digits),
+    Section(
+        "One epoch of CIFAR-10", "cifar10_one_epoch.json", "python -m bench recipe --data cifar10", accuracy.one_epoch
+    ),
+    Section("Accuracy on digits", "digits.json", "python -m bench recipe", accuracy.digits),
     Section("Any CNN as a puppet", puppetize.FILE, "python -m bench puppetize", puppetize.render),
     Section("Precision", "precision_*.json", "python -m bench precision RUN", training.precision_table),
     Section("Exported model", "export.json", "python -m bench export", export.render),

@@ -63,7 +63,7 @@ def _ratio(found: dict) -> tuple[float, float, float]:
 
 
 def _epoch(data: dict, say: Language) -> str:
-    found = data["summary"]
+    found = data["runs"][0]
     return say(
         "{what}: test accuracy {accuracy}, {seconds} s, at most {memory} MiB; one run ({file}).",
         what=say.term(data["what"]),
