@@ -56,13 +56,16 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str | None:
-    """The commit, with a "+" if tracked files differ from it; ``None`` outside a repository."""
+    """The commit, with a "+" if tracked files other than results differ from it; ``None`` outside a repository."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
         revision = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        code = ":(top)", ":(top,exclude)bench/results"
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", *code], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return revision + ("+" if changed.stdout.strip() else "")
