@@ -11,6 +11,7 @@ from bench.study_search import RANK2, SEARCH
 TENTH = {
     32: RANK2,
     64: {"channels": "low_rank", "rank": 2, "basis": 64, "hidden": 40},
+    128: {"channels": "low_rank", "rank": 2, "basis": 144, "hidden": 40},
 }
 
 
@@ -115,6 +116,7 @@ def _main() -> list[Row]:
         ],
         128: [
             ("static", "stored, standardised (static twin)", "stored", {}, 2e-2),
+            ("continuous-10x", "continuous, 144 matrices of rank 2", "continuous", TENTH[128], 2e-2),
             (
                 "continuous-50x",
                 "continuous, 30 matrices of rank 2",

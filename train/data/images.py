@@ -21,6 +21,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 2**26
 
 _ORIENTATION = 0x0112
+# Where an orientation may be told, besides the tags of a TIFF.
+_TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+# Smaller files are read at once, which takes half the time of letting Pillow ask for their parts.
+_SMALL = 2**16
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -121,8 +125,11 @@ def _opened(source: str | Path | bytes) -> Iterator:
                 raise ImageError("empty")
             file = io.BytesIO(source)
         else:
-            _check_regular(source)
-            file = open(source, "rb")  # noqa: SIM115, closed below
+            small = _check_regular(source) <= _SMALL
+            file = open(source, "rb", buffering=0 if small else -1)  # noqa: SIM115, closed below
+            if small:
+                with file:
+                    file = io.BytesIO(file.read())
         with file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -141,8 +148,8 @@ def _opened(source: str | Path | bytes) -> Iterator:
         raise ImageError(_reason(error)) from error
 
 
-def _check_regular(path: str | Path) -> None:
-    """Refuse what is not a file with something in it; to open a named pipe would wait for ever."""
+def _check_regular(path: str | Path) -> int:
+    """A file's size. Refuse what is not a file with something in it; to open a named pipe would wait for ever."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -155,6 +162,7 @@ def _check_regular(path: str | Path) -> None:
         raise ImageError("not a regular file")
     if status.st_size == 0:
         raise ImageError("empty")
+    return status.st_size
 
 
 def _reason(error: Exception) -> str:
@@ -167,6 +175,8 @@ def _reason(error: Exception) -> str:
 
 
 def _orientation(image) -> int:
+    if _TELLING.isdisjoint(image.info) and not hasattr(image, "tag_v2"):
+        return 1  # as most: a tenth of the time of reading a small image
     from PIL import Image
 
     try:
