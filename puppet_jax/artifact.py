@@ -4,7 +4,9 @@ This file imports nothing of its package, only jax and numpy: a copy of it works
 (jax needs ``flatbuffers`` for it, as for everything of ``jax.export``.)
 
 An export is a zip file, nothing in it compressed: ``metadata.json``; ``program.stablehlo``, what ``jax.export`` has
-serialized, a flatbuffer; ``arrays/NAME.npy``, its parameters; ``README.txt``, how to run it without this file.
+serialized, a flatbuffer; ``arrays/NAME.npy``, its parameters; ``README.txt``, how to run it without this file. Instead
+of the kernels among these it may hold what makes them, once, when it is loaded: ``generator.stablehlo``, another such
+program, and ``generator/NAME.npy``, its parameters.
 Nothing in it is unpickled or executed as Python. A StableHLO program computes, but could ask for functions that are
 registered in the process ("custom calls"), Python's own among them: a program with any but the few harmless ones is
 refused before it is compiled.
@@ -28,6 +30,7 @@ import numpy as np
 
 FORMAT, VERSION = "puppet-jax export", 1
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
+GENERATOR, OF_GENERATOR = "generator.stablehlo", "generator/"
 
 _LARGEST_METADATA, _MOST_FILES = 2**20, 10_000
 _LARGEST_BATCH = 256
@@ -140,6 +143,8 @@ class LoadedModel:
 def load(path: str | os.PathLike) -> LoadedModel:
     """A model that :func:`puppet_jax.export` wrote, ready to run; it is compiled at its first call.
 
+    Kernels are generated here if the file holds the puppeteer instead of them.
+
     Everything is checked before it is used: the file's format and version, each part's size and checksum, that the
     program fits what the file says of it, that it calls no function of the process, and that this process's platform is
     one that it was exported for. The file may come from anybody, at the price of any computation it asks for.
@@ -154,11 +159,19 @@ def load(path: str | os.PathLike) -> LoadedModel:
         contents = _read(Path(path))
         metadata = _metadata(contents)
         exported = _deserialize(contents[PROGRAM], metadata)
-        arrays = [_array(contents[f"{ARRAYS}{each}.npy"], each) for each in metadata["arrays"]]
-        _check_fit(exported, metadata, arrays)
+        makes = metadata["generator"]["makes"] if metadata["generator"] else []
+        arrays = _arrays(contents, ARRAYS, [each for each in metadata["arrays"] if each not in makes])
+        takes = dict(arrays)
+        if makes:
+            generator = _deserialize(contents[GENERATOR], metadata)
+            own = _arrays(contents, OF_GENERATOR, metadata["generator"]["arrays"])
+            takes |= _check_generator(generator, makes, own)
+        _check_fit(exported, metadata, [takes[each] for each in metadata["arrays"]])
     except ValueError as error:
         raise ValueError(f"load: {name}: {error}") from error
-    return LoadedModel(metadata, exported, arrays)
+    if makes:
+        arrays |= zip(makes, jax.jit(generator.call)(list(own.values())), strict=True)
+    return LoadedModel(metadata, exported, [arrays[each] for each in metadata["arrays"]])
 
 
 def _read(path: Path) -> dict[str, bytes]:
@@ -206,7 +219,7 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
     problem = _wrong_entry(metadata)
     if problem:
         raise ValueError(f"{METADATA} is damaged: {problem}; {_AGAIN}")
-    for name in {PROGRAM, *metadata["files"], *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])}:
+    for name in sorted({*metadata["files"], *_needed(metadata)}):
         said, content = metadata["files"].get(name), contents.get(name)
         if said is None or content is None:
             raise ValueError(f"incomplete, {name!r} is missing; copy the file anew, or {_AGAIN}")
@@ -215,14 +228,28 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
     return metadata
 
 
+def _needed(metadata: dict[str, Any]) -> list[str]:
+    """The parts that a file must have."""
+    generator = metadata["generator"]
+    if not generator:
+        return [PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])]
+    held = [f"{ARRAYS}{each}.npy" for each in metadata["arrays"] if each not in generator["makes"]]
+    return [PROGRAM, GENERATOR, *held, *(f"{OF_GENERATOR}{each}.npy" for each in generator["arrays"])]
+
+
 def _wrong_entry(metadata: dict[str, Any]) -> str | None:
     """Names an entry that is missing or of another type than what reads it expects."""
 
     def texts(value):
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
-    images, classes, interval = (metadata.get(key) for key in ("images", "classes", "interval"))
+    images, classes, interval, generator = (metadata.get(key) for key in ("images", "classes", "interval", "generator"))
     shape = images.get("shape") if isinstance(images, dict) else None
+
+    def makes_some_of(arrays):
+        lists = [generator.get("arrays"), generator.get("makes"), arrays] if isinstance(generator, dict) else [None]
+        return all(map(texts, lists)) and 0 < len(set(lists[1])) == len(lists[1]) and set(lists[1]) <= set(arrays)
+
     good = {
         "puppet_jax": isinstance(metadata.get("puppet_jax"), str),
         "jax": isinstance(metadata.get("jax"), str),
@@ -237,6 +264,7 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
         "preprocessing": isinstance(metadata.get("preprocessing"), str | None),
         "interval": isinstance(interval, list) and len(interval) == 2,
         "arrays": texts(metadata.get("arrays")),
+        "generator": generator is None or makes_some_of(metadata.get("arrays")),
         "files": isinstance(metadata.get("files"), dict),
     }
     return next((name for name, fine in good.items() if not fine), None)
@@ -283,6 +311,10 @@ def custom_calls(text: str) -> list[str]:
     return sorted({name or "a function without a name" for name in called if name not in _HARMLESS})
 
 
+def _arrays(contents: dict[str, bytes], folder: str, names: list[str]) -> dict[str, np.ndarray]:
+    return {each: _array(contents[f"{folder}{each}.npy"], each) for each in names}
+
+
 def _array(content: bytes, name: str) -> np.ndarray:
     """The array of a .npy file of numbers, none of which is made before its size is known to be there."""
     file = io.BytesIO(content)
@@ -297,7 +329,23 @@ def _array(content: bytes, name: str) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
-def _check_fit(exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray]) -> None:
+def _check_generator(
+    generator: jax.export.Exported, makes: list[str], own: dict[str, np.ndarray]
+) -> dict[str, jax.core.ShapedArray]:
+    """What each kernel will be. Refuse a generator that takes or makes something else than its file says."""
+    fits = (
+        generator.in_tree == jax.tree.structure((([0] * len(own),), {}))
+        and [(each.shape, each.dtype) for each in generator.in_avals] == [(e.shape, e.dtype) for e in own.values()]
+        and generator.out_tree == jax.tree.structure((0,) * len(makes))
+    )
+    if not fits:
+        raise ValueError(f"the generator takes or makes something else than {METADATA} says; {_AGAIN}")
+    return dict(zip(makes, generator.out_avals, strict=True))
+
+
+def _check_fit(
+    exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray | jax.core.ShapedArray]
+) -> None:
     """Refuse a program that takes or returns something else than its file says."""
     takes = jax.tree.structure(((0, [0] * len(arrays)), {}))
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]

@@ -9,17 +9,23 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from puppet_jax.artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
+from puppet_jax.artifact import ARRAYS, FORMAT, GENERATOR, METADATA, OF_GENERATOR, PROGRAM, VERSION, custom_calls
 from puppet_jax.inference import Predictor
-from puppet_jax.portable import portable
+from puppet_jax.portable import KERNELS, portable, portable_generator
 
+Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_CALLS = (
+    "the puppeteer calls Python, as diffrax does to report errors, which a file cannot hold; store its kernels: "
+    'store="kernels"'
+)
 _VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
 
@@ -30,6 +36,7 @@ def export(
     image_shape: tuple[int, int, int],
     dtype: str = "uint8",
     platforms: Sequence[str] = PLATFORMS,
+    store: Store = "kernels",
     classes: Sequence[str] | None = None,
     preprocessing: str | None = None,
 ) -> None:
@@ -46,32 +53,39 @@ def export(
         image_shape: (H, W, C) of the images it will be given.
         dtype: of the images: ``"uint8"`` (levels 0 to 255) or ``"float32"`` (in [0, 1]).
         platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
+        store: ``"kernels"`` as they were baked, or the ``"puppeteer"``, a small file: they are then generated once
+            more while it is loaded, which takes one more compilation.
         classes: a name for each logit, to be kept in the file.
         preprocessing: how to make an image fit for the model, in words, to be kept in the file.
 
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
-        ValueError: an image shape that the model does not take, an unknown dtype or platform, as many classes as there
-            are not, a path whose folder does not exist, or a puppetized model that calls functions outside of XLA.
+        ValueError: an image shape that the model does not take, an unknown dtype, platform or ``store``, as many
+            classes as there are not, a path whose folder does not exist, or a model that calls functions outside of
+            XLA; so does the ODE, of which only the kernels can be stored.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)
-    _check(predict, path, shape, dtype, platforms, classes, preprocessing)
+    _check(predict, path, shape, dtype, platforms, store, classes, preprocessing)
     function, arrays = portable(predict)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
     exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images, list(arrays.values()))
-    if unsafe := custom_calls(exported.mlir_module()):
-        raise ValueError(
-            f"export: the model calls {', '.join(unsafe)}, functions that a file cannot hold; leave them out of the "
-            "puppetized module"
-        )
-    try:
-        program = bytes(exported.serialize())
-    except ImportError as error:
-        raise ImportError(
-            "export: jax writes exports with flatbuffers, which is missing; pip install flatbuffers"
-        ) from error
+    outside = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
+    contents, generator = {PROGRAM: _serialized(exported, outside)}, None
+    held = arrays
+    if store == "puppeteer":
+        generate, own = portable_generator(predict)
+        makes = [name for name in arrays if name.partition(".")[0] == KERNELS]
+        held = {name: array for name, array in arrays.items() if name not in makes}
+        generator = {"arrays": list(own), "makes": makes}
+        try:
+            program = jax.export.export(jax.jit(generate), platforms=tuple(platforms))(list(own.values()))
+        except NotImplementedError as error:  # of jax, of a callback on several platforms
+            raise ValueError(f"export: {_CALLS}") from error
+        contents[GENERATOR] = _serialized(program, _CALLS)
+        contents |= {f"{OF_GENERATOR}{name}.npy": _npy(array) for name, array in own.items()}
+    contents |= {f"{ARRAYS}{name}.npy": _npy(array) for name, array in held.items()}
     from puppet_jax import __version__  # not before the package is whole
 
     metadata = {
@@ -89,8 +103,8 @@ def export(
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
         "arrays": list(arrays),
+        "generator": generator,
     }
-    contents = {PROGRAM: program, **{f"{ARRAYS}{name}.npy": _npy(array) for name, array in arrays.items()}}
     contents["README.txt"] = _readme(metadata).encode()
     metadata["files"] = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -99,7 +113,7 @@ def export(
     _write(path, {METADATA: json.dumps(metadata, indent=1).encode(), **contents})
 
 
-def _check(predict, path, shape, dtype, platforms, classes, preprocessing) -> None:
+def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing) -> None:
     if not isinstance(predict, Predictor):
         raise TypeError(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
@@ -113,12 +127,25 @@ def _check(predict, path, shape, dtype, platforms, classes, preprocessing) -> No
         raise ValueError(f"export: dtype must be one of {tuple(_VALUES)}, got {dtype!r}")
     if isinstance(platforms, str) or not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f"export: platforms must be a selection of {PLATFORMS}, got {platforms!r}")
+    if store not in get_args(Store):
+        raise ValueError(f"export: store must be one of {get_args(Store)}, got {store!r}")
     if classes is not None and len(classes) != puppet.num_classes:
         raise ValueError(f"export: classes must name {puppet.num_classes} classes, one a logit, got {len(classes)}")
     if not all(isinstance(text, str) for text in (*(classes or ()), preprocessing or "")):
         raise TypeError("export: classes and preprocessing must be text")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"export: path must name a file in a folder that exists, got {os.fspath(path)!r}")
+
+
+def _serialized(exported: jax.export.Exported, refused: str) -> bytes:
+    if unsafe := custom_calls(exported.mlir_module()):
+        raise ValueError(f"export: {refused} ({', '.join(unsafe)})")
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise ImportError(
+            "export: jax writes exports with flatbuffers, which is missing; pip install flatbuffers"
+        ) from error
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -144,6 +171,15 @@ def _write(path: Path, contents: dict[str, bytes]) -> None:
         raise
 
 
+def _how_to_read(metadata: dict) -> str:
+    if not metadata["generator"]:
+        return f"""    arrays = [file["{ARRAYS}" + name] for name in about["arrays"]]"""
+    return f"""    generator = jax.export.deserialize(bytearray(file["{GENERATOR}"]))
+    own = [file["{OF_GENERATOR}" + name] for name in about["generator"]["arrays"]]
+    kernels = dict(zip(about["generator"]["makes"], jax.jit(generator.call)(own)))
+    arrays = [kernels[name] if name in kernels else file["{ARRAYS}" + name] for name in about["arrays"]]"""
+
+
 def _readme(metadata: dict) -> str:
     images, low, high = metadata["images"], *metadata["interval"]
     shape = ", ".join(map(str, images["shape"]))
@@ -160,7 +196,8 @@ Without it, with jax, numpy and flatbuffers (pip install jax flatbuffers):
     import json, jax, jax.export, numpy as np
     file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
     program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
-    arrays = [file["{ARRAYS}" + name] for name in json.loads(file["{METADATA}"])["arrays"]]
+    about = json.loads(file["{METADATA}"])
+{_how_to_read(metadata)}
     logits, complexity, depth = jax.jit(program.call)(images, arrays)
 
 These lines check nothing: use them for files from somebody you trust. pj.load checks.

@@ -44,6 +44,7 @@ class Predictor:
         grid: the nodes that the kernels were baked at. ``grid.clamped(prediction.complexity)`` tells which images lie
             outside its interval.
         tables: of each layer, the kernels at its nodes, (M_l, K, K, C_in, C_out): the order the convolution reads.
+        puppeteer: what generated them.
         puppet, measurement: the CNN that the kernels drive, and how images are measured.
     """
 
@@ -55,6 +56,7 @@ class Predictor:
         chunk: int | None,
     ):
         self.grid = interpolated.grid
+        self.puppeteer = interpolated
         self.tables = _bake(*nnx.split(interpolated))
         self._chunk = chunk
         self.puppet = puppet

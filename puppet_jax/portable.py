@@ -1,6 +1,7 @@
 """A predictor as one program of XLA's own operations, for any number of images: what an export holds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from puppet_jax.chunks import logits_of_chunk
+from puppet_jax.chunks import convolution_tables, logits_of_chunk
 from puppet_jax.inference import Predictor
+
+KERNELS = "kernels"
 
 
 def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
@@ -20,23 +23,17 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
     as the deepest of them.
     """
-    (graphdef, state), tables = nnx.split(predict.puppet), predict.tables
-    leaves, structure = jax.tree.flatten_with_path({"puppet": state, "kernels": tables})
-    # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
-    stored = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
-    arrays = {_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in stored}
+    graphdef, state = nnx.split(predict.puppet)
+    arrays, filled = _stored({"puppet": state, KERNELS: predict.tables})
 
     def function(images, arrays):
-        every = [leaf for _, leaf in leaves]
-        for i, array in zip(stored, arrays, strict=True):
-            every[i] = array
-        held = structure.unflatten(every)
+        held = filled(arrays)
         h, d = predict.measurement(images, predict.puppet.max_depth)
         samples = jnp.arange(images.shape[0])
 
         def chunk(lowering):
             puppet = nnx.merge(graphdef, held["puppet"])
-            return lambda *each: logits_of_chunk(puppet, predict.grid, held["kernels"], *each, lowering)
+            return lambda *each: logits_of_chunk(puppet, predict.grid, held[KERNELS], *each, lowering)
 
         def one_by_one(*batch):
             alone = chunk("independent")
@@ -46,6 +43,32 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
         return logits, h, d
 
     return function, arrays
+
+
+def portable_generator(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
+    """``function(arrays) -> kernels``, a tuple, and the puppeteer's arrays by name.
+
+    The kernels are those of :func:`portable`'s arrays whose names begin with ``KERNELS``, in their order. The function
+    is pure and not jitted, and takes a list of the arrays in the order given.
+    """
+    graphdef, state = nnx.split(predict.puppeteer)
+    arrays, filled = _stored(state)
+    return lambda arrays: convolution_tables(nnx.merge(graphdef, filled(arrays)).tables()), arrays
+
+
+def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
+    """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
+    leaves, structure = jax.tree.flatten_with_path(tree)
+    # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
+    places = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
+
+    def filled(arrays: list) -> Any:
+        every = [leaf for _, leaf in leaves]
+        for i, array in zip(places, arrays, strict=True):
+            every[i] = array
+        return structure.unflatten(every)
+
+    return {_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
 
 
 def _name(path: tuple) -> str:

@@ -1,19 +1,17 @@
 """An exported model answers as the predictor it was made from, in a process that has never heard of this package."""
 
-import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import PICKLED, entry, kept_paths, part, program_of, rewritten
 from flax import nnx
 
 import puppet_jax as pj
@@ -163,13 +161,6 @@ def test_a_fresh_process_without_the_package_gives_the_same_bytes(file, foreign,
         close(pj.Prediction(*own), each(images))
 
 
-def kept_paths():
-    """What of the module path is not this repository: flatbuffers may be installed beside."""
-    root = str(Path(pj.__file__).parents[1])
-    paths = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.abspath(each) != root]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
 @pytest.mark.parametrize("name", ["predict", "foreign"])
 def test_the_formulation_for_accelerators_is_right_for_any_batch(name, request, images, tmp_path, monkeypatch):
     """Run here on the CPU: which of the two formulations a platform gets is all that differs."""
@@ -241,22 +232,6 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path,
 # ---- Files that are something else, damaged, or made to do harm
 
 
-def rewritten(file, path, change=lambda metadata, contents: None, compression=zipfile.ZIP_STORED):
-    """The file with something changed and every checksum right again."""
-    with zipfile.ZipFile(file) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    metadata = json.loads(contents.pop("metadata.json"))
-    change(metadata, contents)
-    metadata["files"] = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in {"metadata.json": json.dumps(metadata), **contents}.items():
-            archive.writestr(name, content)
-    return path
-
-
 def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
     whole = file.read_bytes()
     path = tmp_path / "a"
@@ -293,22 +268,6 @@ def test_other_zip_files_are_refused(file, tmp_path):
         pj.load(rewritten(file, path, compression=zipfile.ZIP_DEFLATED))
 
 
-def program_of(function):
-    exported = jax.export.export(jax.jit(function), platforms=("cpu",))(jnp.eye(3))
-    return bytes(exported.serialize())
-
-
-def entry(name, value):
-    return lambda metadata, contents: metadata.update({name: value})
-
-
-def part(name, value):
-    return lambda metadata, contents: contents.update({name: value() if callable(value) else value})
-
-
-PICKLED = (
-    b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\n" + b"cos\n"
-)
 HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 
 

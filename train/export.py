@@ -26,6 +26,9 @@ class Export:
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
     """What it is to run on."""
+    store: Literal["kernels", "puppeteer"] = "kernels"
+    """What the file holds: the kernels as they were baked, or the puppeteer (not an ODE), which is small and generates
+    them once more while the file is loaded."""
     overwrite: bool = False
     """Replace a file that is there, once the new one is whole."""
 
@@ -64,6 +67,7 @@ def run(options: Export) -> int:
             options.file,
             image_shape=(height, width, images.channels),
             platforms=options.platforms,
+            store=options.store,
             classes=images.class_names,
             preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
             "cut out; uint8 levels, nothing subtracted or divided",

@@ -1,0 +1,124 @@
+"""An export that holds the puppeteer: its kernels, made when it is loaded, are those that were baked."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exported import PICKLED, entry, kept_paths, part, program_of, rewritten
+from flax import nnx
+
+import puppet_jax as pj
+
+SHAPE = (8, 8, 3)
+SMALL = {"channels": "low_rank", "rank": 1, "basis": 4, "hidden": 6, "hidden_layers": 1, "omega": 2.0}
+LAYERS = (pj.LayerSpec(16, pool=2), pj.LayerSpec(16), pj.LayerSpec(16))
+
+
+def model(puppeteer):
+    puppet = pj.PlainPuppet(LAYERS, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
+    return pj.PuppetCNN(puppeteer(puppet.kernel_shapes), puppet)
+
+
+@pytest.fixture(scope="module")
+def predict():
+    made = model(lambda shapes: pj.ContinuousPuppeteer(shapes, **SMALL, rngs=nnx.Rngs(1)))
+    return pj.compile_predict(made, interval=(2.0, 6.0), tolerance=1e-3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def file(predict, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "puppeteer.puppet"
+    pj.export(predict, path, image_shape=SHAPE, store="puppeteer")
+    return path
+
+
+def test_it_answers_as_the_baked_one_and_holds_no_kernels(file, predict, images, tmp_path):
+    pj.export(predict, tmp_path / "kernels", image_shape=SHAPE)
+    found, baked = pj.load(file)(images), pj.load(tmp_path / "kernels")(images)
+    scale = float(jnp.abs(baked.logits).max())
+    np.testing.assert_allclose(found.logits, baked.logits, atol=1e-5 * scale, rtol=0)
+    np.testing.assert_array_equal(found.complexity, baked.complexity)
+    np.testing.assert_array_equal(found.depth, baked.depth)
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.getinfo(name).file_size for name in archive.namelist()}
+    assert not [name for name in held if name.startswith("arrays/kernels")]
+    own = sum(size - 128 for name, size in held.items() if name.startswith("generator/"))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(predict.puppeteer, nnx.Param)))
+    assert own <= 4 * parameters + 64
+    assert sum(table.size for table in predict.tables) > 10 * parameters
+
+
+def test_the_lines_of_its_readme_run_it_by_jax_alone(file, predict, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    with zipfile.ZipFile(file) as archive:
+        readme = archive.read("README.txt").decode()
+    lines = re.search(r"Without it.*?\n\n(.*?)\n\n", readme, flags=re.S)[1]
+    lines = [line.removeprefix("    ").replace("THIS FILE", str(file)) for line in lines.splitlines()]
+    script = ["import numpy as np", "images = np.load('images.npy')", *lines, "np.save('logits.npy', logits)"]
+    script += ["import sys; assert not {'flax', 'diffrax', 'puppet_jax'} & set(sys.modules)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | kept_paths()
+    subprocess.run([sys.executable, "-c", "\n".join(script)], cwd=tmp_path, env=environment, check=True)
+    expected = predict(images).logits
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "cuda")])
+def test_a_puppeteer_that_calls_python_is_refused(platforms, tmp_path):
+    predict = pj.compile_predict(
+        model(lambda shapes: pj.OdePuppeteer(shapes, rngs=nnx.Rngs(1))), interval=(4.0, 5.0), tolerance=0.1
+    )
+    with pytest.raises(ValueError, match='store="kernels"'):
+        pj.export(predict, tmp_path / "a", image_shape=SHAPE, platforms=platforms, store="puppeteer")
+    assert list(tmp_path.iterdir()) == []
+
+
+def makes(*names):
+    return lambda metadata, contents: metadata["generator"].update(makes=list(names))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (entry("generator", "x"), "damaged: generator"),
+        (entry("generator", {"arrays": [], "makes": []}), "damaged: generator"),
+        (makes("kernels.0", "kernels.0", "kernels.2"), "damaged: generator"),
+        (makes("kernels.0", "kernels.1", "none"), "damaged: generator"),
+        (makes("kernels.0"), "'arrays/kernels.1.npy' is missing"),
+        (makes("kernels.1", "kernels.0", "kernels.2"), "something else"),
+        (entry("generator", None), "'arrays/kernels.0.npy' is missing"),
+        (lambda metadata, contents: contents.pop("generator.stablehlo"), "'generator.stablehlo' is missing"),
+        (part("generator.stablehlo", b"\x10" * 400), "cannot read the program"),
+        (part("generator.stablehlo", lambda: program_of(jnp.sin)), "takes or makes something else"),
+        (part("generator.stablehlo", lambda: program_of(jnp.linalg.eigvalsh)), "not safe to run"),
+        (part("generator/puppeteer.matrices.factor_in.npy", PICKLED), "no array of numbers"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        pj.load(rewritten(file, tmp_path / "a", change))
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_what_is_stored_is_asked_for_by_name(predict, tmp_path):
+    with pytest.raises(ValueError, match="store must be one of"):
+        pj.export(predict, tmp_path / "a", image_shape=SHAPE, store="weights")
+
+
+def test_it_says_what_makes_its_kernels(file):
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read("metadata.json"))
+    assert about["generator"]["makes"] == [f"kernels.{layer}" for layer in range(len(LAYERS))]
+    assert set(about["generator"]["makes"]) < set(about["arrays"])
