@@ -216,6 +216,7 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
         newer = isinstance(version, int) and version > VERSION
         way_out = "install a newer puppet-jax, or export the model again with this one" if newer else _AGAIN
         raise ValueError(f"format version {version!r}, this puppet-jax reads {VERSION}; {way_out}")
+    metadata.setdefault("generator", None)  # of which the first exports knew nothing
     problem = _wrong_entry(metadata)
     if problem:
         raise ValueError(f"{METADATA} is damaged: {problem}; {_AGAIN}")

@@ -23,7 +23,7 @@ MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112
 # Where an orientation may be told, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
-# Smaller files are read at once, which takes half the time of letting Pillow ask for their parts.
+# Smaller files are read at once, which is faster than to let Pillow ask for their parts.
 _SMALL = 2**16
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -176,7 +176,7 @@ def _reason(error: Exception) -> str:
 
 def _orientation(image) -> int:
     if _TELLING.isdisjoint(image.info) and not hasattr(image, "tag_v2"):
-        return 1  # as most: a tenth of the time of reading a small image
+        return 1  # as most: to look for it takes as long as to open the file
     from PIL import Image
 
     try:
