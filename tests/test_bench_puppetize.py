@@ -46,7 +46,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(puppetize, "NETS", {"Tiny": Tiny})
     monkeypatch.setattr(puppetize, "BUDGET_S", 0.0)
     monkeypatch.setattr(puppetize.data, "load", load)
-    about = {"command": "python -m bench puppetize", "revision": "abc", "versions": {}}
+    about = {"command": "python -m bench puppetize", "revision": "abc", "versions": {}, "machine": {"processor": "x"}}
     monkeypatch.setattr(puppetize.machine, "describe", lambda: dict(about))
     options = {"rounds": 2, "batch": 4, "nets": ("Tiny",), "datasets": ("stripes", "elsewhere"), "images": 64}
     return puppetize.Puppetize(output=tmp_path / "puppetize.json", **options)

@@ -250,7 +250,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     path = tmp_path / "secret.png"
     path.write_bytes(b"x")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(rooms, "open", refuse, raising=False)  # chmod does not keep a superuser out
