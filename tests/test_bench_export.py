@@ -14,6 +14,7 @@ RESULT = {
     "program_bytes": 678,
     "seconds": {stage: [1.0, 3.0, 2.5] for stage in export.STAGES},
     "same_bytes": True,
+    "puppeteer": {"bytes": 432, "seconds": [2.0, 4.0, 3.5]},
     "target": {"seconds": 3.0, "reached": True},
     "batches": [
         {
@@ -55,6 +56,8 @@ def test_the_result_is_shown_in_both_languages(tmp_path):
     (tmp_path / "export.json").write_text(json.dumps(RESULT))
     english, japanese = (page.render(Results(tmp_path, say=say)) for say in LANGUAGES)
     assert "m, 12,345 bytes. Target of the first answer: ≤ 3 s, reached" in english
+    assert '(`store="puppeteer"`): 432 bytes, first answer after 3.50 (2.00 to 4.00) s.' in english
+    assert '(`store="puppeteer"`)は 432 バイト' in japanese
     assert "| all until the answer | 2.50 (1.00 to 3.00) |" in english
     assert "| 64 | 60.0 | 90.0 | 1.50 (1.25 to 1.75) | 4.2e-07 |" in english
     assert "| 64 | 60.0 | 90.0 | 1.50(1.25〜1.75) | 4.2e-07 |" in japanese

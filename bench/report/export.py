@@ -38,6 +38,16 @@ def render(data: dict, say: Language) -> str:
         if data["same_bytes"]
         else say("Fresh processes did **not** answer with the same bytes as the one that exported.")
     )
+    parts = [told, same]
+    if small := data.get("puppeteer"):
+        seconds = small["seconds"]
+        parts.append(
+            say(
+                'With the puppeteer in place of its kernels (`store="puppeteer"`): {size} bytes, first answer after {s} s.',
+                size=f"{small['bytes']:,}",
+                s=say.spread(statistics.median(seconds), min(seconds), max(seconds)),
+            )
+        )
     head = (
         "batch",
         "ms, `compile_predict`",
@@ -47,4 +57,4 @@ def render(data: dict, say: Language) -> str:
     )
     until = ("until the first answer", "s, median (least to greatest)")
     tables = [markdown([say(each) for each in until], stages), markdown([say(each) for each in head], batches)]
-    return "\n\n".join([say.together([told, same]), *tables])
+    return "\n\n".join([say.together(parts), *tables])
