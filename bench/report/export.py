@@ -43,7 +43,7 @@ def render(data: dict, say: Language) -> str:
         seconds = small["seconds"]
         parts.append(
             say(
-                'With the puppeteer in place of its kernels (`store="puppeteer"`): {size} bytes, first answer after {s} s.',
+                'With the puppeteer for its kernels (`store="puppeteer"`): {size} bytes, first answer after {s} s.',
                 size=f"{small['bytes']:,}",
                 s=say.spread(statistics.median(seconds), min(seconds), max(seconds)),
             )
