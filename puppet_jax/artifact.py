@@ -82,7 +82,7 @@ class LoadedModel:
         version: of the package that wrote it.
     """
 
-    def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: list[np.ndarray]):
+    def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: list[np.ndarray | jax.Array]):
         self.metadata = metadata
         self.classes = None if metadata["classes"] is None else tuple(metadata["classes"])
         self.preprocessing = metadata["preprocessing"]
