@@ -54,8 +54,8 @@ class Puppetize:
     seed: int = 0
     """Of parameters, order and augmentation."""
     output: Path | None = None
-    """JSON to write; none: bench/results/puppetize.json. Trainings that it holds, of the same options and revision,
-    are not done again."""
+    """JSON to write; none: bench/results/puppetize.json. Trainings that it holds, of the same options, revision and
+    processor, are not done again."""
 
 
 def run(options: Puppetize) -> int:

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,9 +22,10 @@ from puppet_jax.portable import KERNELS, portable, portable_generator
 
 Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_CALLS = (
-    "the puppeteer calls Python, as diffrax does to report errors, which a file cannot hold; store its kernels: "
-    'store="kernels"'
+_MODEL_CALLS = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
+_PUPPETEER_CALLS = (
+    "the puppeteer calls functions that a file cannot hold, as diffrax calls Python to check step times; store what "
+    'it makes, store="kernels"'
 )
 _VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
@@ -70,20 +71,14 @@ def export(
     function, arrays = portable(predict)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
-    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images, list(arrays.values()))
-    outside = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
-    contents, generator = {PROGRAM: _serialized(exported, outside)}, None
-    held = arrays
+    exported = _exported(function, platforms, _MODEL_CALLS, images, list(arrays.values()))
+    contents, generator, held = {PROGRAM: _serialized(exported)}, None, arrays
     if store == "puppeteer":
         generate, own = portable_generator(predict)
         makes = [name for name in arrays if name.partition(".")[0] == KERNELS]
         held = {name: array for name, array in arrays.items() if name not in makes}
         generator = {"arrays": list(own), "makes": makes}
-        try:
-            program = jax.export.export(jax.jit(generate), platforms=tuple(platforms))(list(own.values()))
-        except NotImplementedError as error:  # of jax, of a callback on several platforms
-            raise ValueError(f"export: {_CALLS}") from error
-        contents[GENERATOR] = _serialized(program, _CALLS)
+        contents[GENERATOR] = _serialized(_exported(generate, platforms, _PUPPETEER_CALLS, list(own.values())))
         contents |= {f"{OF_GENERATOR}{name}.npy": _npy(array) for name, array in own.items()}
     contents |= {f"{ARRAYS}{name}.npy": _npy(array) for name, array in held.items()}
     from puppet_jax import __version__  # not before the package is whole
@@ -137,9 +132,18 @@ def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing
         raise ValueError(f"export: path must name a file in a folder that exists, got {os.fspath(path)!r}")
 
 
-def _serialized(exported: jax.export.Exported, refused: str) -> bytes:
+def _exported(function: Callable, platforms: Sequence[str], refused: str, *arguments) -> jax.export.Exported:
+    """A function as a program; ``refused`` is said of one that calls what is not in it."""
+    try:
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
+    except NotImplementedError as error:  # what jax raises of a callback to Python
+        raise ValueError(f"export: {refused} ({error})") from error
     if unsafe := custom_calls(exported.mlir_module()):
         raise ValueError(f"export: {refused} ({', '.join(unsafe)})")
+    return exported
+
+
+def _serialized(exported: jax.export.Exported) -> bytes:
     try:
         return bytes(exported.serialize())
     except ImportError as error:

@@ -214,6 +214,19 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_module_that_calls_python_is_refused(tmp_path):
+    class Calls(Net):
+        def __call__(self, x):
+            y = super().__call__(x)
+            return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(y.shape, y.dtype), y, vmap_method="expand_dims")
+
+    net = pj.puppetize(Calls(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
+    for platforms in (("cpu",), ("cpu", "cuda")):
+        with pytest.raises(ValueError, match="leave them out of the puppetized module"):
+            pj.export(pj.compile_predict(net), tmp_path / "a", image_shape=SHAPE, platforms=platforms)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path, monkeypatch):
     path = tmp_path / "a"
     path.write_bytes(b"before")

@@ -6,7 +6,6 @@ from bench.accuracy import rows_of
 from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
-ONE_EPOCH = "cifar10_one_epoch.json"
 PARTS = {
     "main": "what is reported, on test images that chose nothing",
     "ablation": "one thing changed, on validation images",

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report.accuracy import ONE_EPOCH, digits_lines, lines_of
+from bench.report.accuracy import digits_lines, lines_of
 from bench.report.results import Results, Unreadable
 from bench.report.words import Language, mib, number, percent
 from bench.table import markdown
 
-_STUDY, _DIGITS, _EPOCH = "accuracy_cifar10.json", "digits.json", ONE_EPOCH
+_STUDY, _DIGITS, _EPOCH = "accuracy_cifar10.json", "digits.json", "cifar10_one_epoch.json"
 _CIFAR = "CIFAR-10 (a JPEG-recoded copy)"
 _NO_RUNS = "the study's part main has no runs yet"
 
