@@ -14,7 +14,7 @@ from flax import nnx
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 
-FORMAT = "puppet-jax model 1"
+FORMAT = "puppet-jax model 2"
 KEY = "puppet_jax"
 """Of all that a file says about its model, as JSON. One key: the format writes several in no fixed order."""
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.chunks import convolution_tables, logits_in_chunks
+from puppet_jax.batch import convolution_tables, logits_in_chunks
 
 LAYERS = (pj.LayerSpec(8), pj.LayerSpec(8, pool=2), pj.LayerSpec(12, stride=2), pj.LayerSpec(12), pj.LayerSpec(12))
 

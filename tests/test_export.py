@@ -16,7 +16,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax import artifact
-from puppet_jax.portable import portable
+from puppet_jax.exported_program import portable
 
 SHAPE = (8, 8, 3)
 NAMES = ("cat", "dog", "猫", "a\nb")

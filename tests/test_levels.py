@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from puppet_jax.levels import levels_of, number_of_depths
+from puppet_jax.depth_levels import levels_of, number_of_depths
 
 
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5), most=st.integers(1, 12))

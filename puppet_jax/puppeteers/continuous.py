@@ -90,6 +90,7 @@ class ContinuousPuppeteer(nnx.Module):
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
         self.conditioning = conditioning
+        self.conditioned = conditioning != "none"
         frequencies = [omega, omega, omega_depth] + [omega] * (conditioning in ("coordinate", "layer"))
         self.network = CoordinateNetwork(
             len(frequencies),

@@ -12,10 +12,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
+from puppet_jax.puppets.convolution import Choice
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
-from puppet_jax.puppets.mixed import Mixture
 from puppet_jax.puppets.pool import pool
-from puppet_jax.puppets.unit import convolve_and_normalise, recomputed, stem
+from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
 
 
 class PlainPuppet(nnx.Module):
@@ -114,18 +114,18 @@ class PlainPuppet(nnx.Module):
     def batch(
         self,
         images: Float[Array, "b h w c"],
-        weights: tuple[Float[Array, "b _"], ...],
-        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images whose kernels are mixtures of tables; layers beyond the deepest are not computed.
+        """Logits of images that choose their kernels from a bank; layers beyond the deepest are not computed.
 
         Args:
             images: float in [0, 1].
-            weights: each layer's interpolation weights.
-            tables: each layer's kernels at the nodes, (M, K, K, C_in, C_out).
+            indices: each layer's choice of a kernel for every image.
+            bank: each layer's kernels, (S, K, K, C_in, C_out).
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers; not used.
             lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
@@ -133,25 +133,24 @@ class PlainPuppet(nnx.Module):
         del samples
         x = stem(images, self.dtype)
         features = jnp.zeros((images.shape[0], self.head[...].shape[0]))
-        for index, table in enumerate(tables):
-            # Images that have left weigh nothing, and cost nothing where the convolution sees that.
-            own = jnp.where((depths > index)[:, None], weights[index], 0.0)
+        for place, kernels in enumerate(bank):
+            # Images that have left choose no kernel, and cost nothing where the convolution sees that.
+            own = jnp.where(depths > place, indices[place], -1)
 
-            def run(x, features, own, table, index=index):
-                kernels = Mixture(own, table)
-                layer = functools.partial(self.layer, index=index, lowering=lowering)
-                y = jax.vmap(layer, in_axes=(0, Mixture(0, None)))(x, kernels)
-                leaving = (depths == index + 1)[:, None]
+            def run(x, features, own, kernels, place=place):
+                layer = functools.partial(self.layer, index=place, lowering=lowering)
+                y = jax.vmap(layer, in_axes=(0, Choice(0, None)))(x, Choice(own, kernels))
+                leaving = (depths == place + 1)[:, None]
                 return y, jnp.where(leaving, jax.vmap(self.pooled)(y), features)
 
-            out = jax.eval_shape(run, x, features, own, table)[0]
+            out = jax.eval_shape(run, x, features, own, kernels)[0]
 
             @recomputed
-            def layer_or_none(x, features, own, table, run=run, out=out, index=index):
-                skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
-                return lax.cond(jnp.max(depths) > index, run, skip, x, features, own, table)
+            def layer_or_none(x, features, own, kernels, run=run, out=out, place=place):
+                skip = lambda x, features, own, kernels: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+                return lax.cond(jnp.max(depths) > place, run, skip, x, features, own, kernels)
 
-            x, features = layer_or_none(x, features, own, table)
+            x, features = layer_or_none(x, features, own, kernels)
         return jax.vmap(self.classify)(features)
 
     def pooled(self, x: Float[Array, "h w c"]) -> Float[Array, " features"]:
@@ -166,7 +165,7 @@ class PlainPuppet(nnx.Module):
     def layer(
         self,
         x: Float[Array, "h w c_in"],
-        kernel: Float[Array, "c_out c_in k k"] | Mixture,
+        kernel: Float[Array, "c_out c_in k k"] | Choice,
         index: int,
         lowering: str | None = None,
     ) -> Float[Array, "h_out w_out c_out"]:
@@ -179,6 +178,17 @@ class PlainPuppet(nnx.Module):
         if self.residual and y.shape == x.shape:
             y = y + x
         return pool(y, spec.pool, spec.pool_kind)
+
+    def advance(self) -> None:
+        """Nothing: there are no random streams."""
+
+    def compute_in(self, dtype: DTypeLike) -> None:
+        """Set the compute type of the convolutions."""
+        self.dtype = jnp.dtype(dtype)
+
+    def normalisation_count(self) -> int:
+        """Stored scales and shifts."""
+        return sum(each.size for each in (*self.norm_scale, *self.norm_shift))
 
     def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
         """Raise ``ValueError`` if an image or kernels of these shapes cannot go through the first ``last`` layers."""

@@ -12,12 +12,12 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.levels import number_of_depths
+from puppet_jax.depth_levels import number_of_depths
 from puppet_jax.puppeteers.protocol import Kernels
-from puppet_jax.puppets.mixed import Mixture
+from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
 from puppet_jax.puppets.pool import pool
 from puppet_jax.puppets.stages import Block, BlockKind, StageSpec, blocks_of, kernel_shapes, least_size
-from puppet_jax.puppets.unit import convolve_and_normalise, recomputed, stem
 
 
 class StagedPuppet(nnx.Module):
@@ -126,30 +126,30 @@ class StagedPuppet(nnx.Module):
     def batch(
         self,
         images: Float[Array, "b h w c"],
-        weights: tuple[Float[Array, "b _"], ...],
-        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images whose kernels are mixtures of tables; blocks beyond the deepest are not computed.
+        """Logits of images that choose their kernels from a bank; blocks beyond the deepest are not computed.
 
-        Arguments as for :meth:`PlainPuppet.batch`, one set of weights and one table a convolution.
+        Arguments as for :meth:`PlainPuppet.batch`.
         """
         del samples
         x = stem(images, self.dtype)
         for block in self.blocks:
             runs = depths >= block.level
-            # Images that pass weigh nothing, and cost nothing where the convolution sees that.
-            own = tuple(jnp.where(runs[:, None], weights[i], 0.0) for i in block.convolutions)
+            # Images that pass choose no kernel, and cost nothing where the convolution sees that.
+            own = tuple(jnp.where(runs, indices[i], -1) for i in block.convolutions)
 
             def run(x, own, used, block=block, runs=runs):
-                kernels = tuple(map(Mixture, own, used))
+                kernels = tuple(map(Choice, own, used))
                 one = functools.partial(self.run, block, lowering=lowering)
-                y = jax.vmap(one, in_axes=(0, (Mixture(0, None),) * len(kernels)))(x, kernels)
+                y = jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels)))(x, kernels)
                 return jnp.where(runs[:, None, None, None], y, x) if y.shape == x.shape else y
 
-            used = tuple(tables[i] for i in block.convolutions)
+            used = tuple(bank[i] for i in block.convolutions)
             out = jax.eval_shape(run, x, own, used)
 
             @recomputed
@@ -169,7 +169,7 @@ class StagedPuppet(nnx.Module):
         self,
         block: Block,
         x: Float[Array, "h w c_in"],
-        kernels: Kernels | tuple[Mixture, ...],
+        kernels: Kernels | tuple[Choice, ...],
         lowering: str | None = None,
     ) -> Float[Array, "h_out w_out c_out"]:
         """One image through one block, with the block's own kernels; ``lowering`` as :func:`convolve` takes it."""
@@ -188,6 +188,17 @@ class StagedPuppet(nnx.Module):
         shortcut = x[:: block.stride, :: block.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, y.shape[2] - x.shape[2])))
         return jax.nn.relu(y + shortcut)
+
+    def advance(self) -> None:
+        """Nothing: there are no random streams."""
+
+    def compute_in(self, dtype: DTypeLike) -> None:
+        """Set the compute type of the convolutions."""
+        self.dtype = jnp.dtype(dtype)
+
+    def normalisation_count(self) -> int:
+        """Stored scales and shifts."""
+        return sum(each.size for each in (*self.norm_scale, *self.norm_shift))
 
     def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
         """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``."""

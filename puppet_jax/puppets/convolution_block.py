@@ -8,9 +8,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from puppet_jax.puppets.convolution import convolve
+from puppet_jax.puppets.convolution import Choice, convolve
 from puppet_jax.puppets.group_norm import group_norm
-from puppet_jax.puppets.mixed import Mixture
 
 _CONVOLVED = "puppet_jax.convolved"
 
@@ -25,7 +24,7 @@ def stem(image: Float[Array, "*batch h w c"], dtype: DTypeLike) -> Float[Array, 
 
 def convolve_and_normalise(
     x: Float[Array, "h w c_in"],
-    kernel: Float[Array, "c_out c_in k k"] | Mixture,
+    kernel: Float[Array, "c_out c_in k k"] | Choice,
     scale: Float[Array, " c_out"],
     shift: Float[Array, " c_out"],
     *,

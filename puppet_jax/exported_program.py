@@ -1,5 +1,6 @@
 """A predictor as one program of XLA's own operations, for any number of images: what an export holds."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from puppet_jax.chunks import convolution_tables, logits_of_chunk
+from puppet_jax.bank import Bank
+from puppet_jax.images import as_unit
 from puppet_jax.inference import Predictor
 
 KERNELS = "kernels"
@@ -24,22 +26,27 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     as the deepest of them.
     """
     graphdef, state = nnx.split(predict.puppet)
-    arrays, filled = _stored({"puppet": state, KERNELS: predict.tables})
+    arrays, filled = _stored({"puppet": state, KERNELS: predict.bank.kernels})
 
     def function(images, arrays):
         held = filled(arrays)
         h, d = predict.measurement(images, predict.puppet.max_depth)
+        bank = Bank(held[KERNELS], predict.bank.firsts)
         samples = jnp.arange(images.shape[0])
 
-        def chunk(lowering):
+        def run(images, h, d, samples, lowering):
+            bins = predict.measurement.index(h)
+            there = bank.holds(bins)
+            layers = jnp.where(there, d, 0)
             puppet = nnx.merge(graphdef, held["puppet"])
-            return lambda *each: logits_of_chunk(puppet, predict.grid, held[KERNELS], *each, lowering)
+            logits = puppet.batch(as_unit(images), bank.indices(bins), bank.kernels, layers, samples, lowering)
+            return jnp.where(there[:, None], logits, jnp.nan)
 
         def one_by_one(*batch):
-            alone = chunk("independent")
-            return lax.map(lambda row: alone(*(each[None] for each in row))[0], batch)
+            return lax.map(lambda row: run(*(each[None] for each in row), "independent")[0], batch)
 
-        logits = lax.platform_dependent(images, h, d, samples, cpu=one_by_one, default=chunk("taps"))
+        together = functools.partial(run, lowering="gathered")
+        logits = lax.platform_dependent(images, h, d, samples, cpu=one_by_one, default=together)
         return logits, h, d
 
     return function, arrays
@@ -53,7 +60,7 @@ def portable_generator(predict: Predictor) -> tuple[Callable, dict[str, np.ndarr
     """
     graphdef, state = nnx.split(predict.puppeteer)
     arrays, filled = _stored(state)
-    return lambda arrays: convolution_tables(nnx.merge(graphdef, filled(arrays)).tables()), arrays
+    return lambda arrays: predict.make_bank(nnx.merge(graphdef, filled(arrays))).kernels, arrays
 
 
 def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
