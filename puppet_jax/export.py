@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from puppet_jax.artifact import ARRAYS, FORMAT, GENERATOR, METADATA, OF_GENERATOR, PROGRAM, VERSION, custom_calls
-from puppet_jax.inference import Predictor
 from puppet_jax.exported_program import KERNELS, portable, portable_generator
+from puppet_jax.inference import Predictor
 
 Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

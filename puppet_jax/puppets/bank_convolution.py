@@ -184,7 +184,9 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
 # ---- Ragged: images in the order of their kernels, each tap one ragged product that reads a kernel once for all of them
 
 
-_RAGGED_SUM = lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[])
+_RAGGED_SUM = lax.RaggedDotDimensionNumbers(
+    (((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
+)
 
 
 def _sorted(index, sets, pixels):
@@ -210,9 +212,7 @@ def _ragged_image_gradient(cotangents, index, bank, sets, geo):
     order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
     turned, ordered = jnp.swapaxes(bank, 3, 4), cotangents[order]
     places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
-    out = _back_to_pixels(
-        [_ragged(ordered, turned[:, i, j], sizes) for i, j in places], geo, len(index), bank.shape[3]
-    )
+    out = _back_to_pixels([_ragged(ordered, turned[:, i, j], sizes) for i, j in places], geo, len(index), bank.shape[3])
     return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(cotangents.dtype)
 
 
@@ -282,9 +282,9 @@ def _shape(which, left, middle, right, sets, geo):
 def _shared(which):
     """A bank of one kernel: one ordinary convolution."""
     if which == 2:
-        return lambda images, cotangents, index, sets, geo: _kernel_gradient(
-            _masked(images, index), cotangents, geo
-        )[None]
+        return lambda images, cotangents, index, sets, geo: _kernel_gradient(_masked(images, index), cotangents, geo)[
+            None
+        ]
     map_of = (_forward, _image_gradient)[which]
     return lambda left, index, bank, sets, geo: _masked(map_of(left, bank[0], geo), index)
 

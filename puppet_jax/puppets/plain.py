@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
 from puppet_jax.puppets.pool import pool
-from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
 
 
 class PlainPuppet(nnx.Module):
