@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from puppet_jax.puppets.primitives import LOWERINGS
 
 import puppet_jax as pj
 from bench import machine
 from puppet_jax.puppets.convolution import convolve
-from puppet_jax.puppets.primitives import LOWERINGS
 
 SIZES = ((64, 64, 16), (64, 32, 32), (64, 128, 8), (256, 64, 16), (1024, 64, 16))  # batch, channels, map
 LAYERS = 7

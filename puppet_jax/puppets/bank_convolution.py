@@ -11,8 +11,8 @@ kernel k[s(b)] of a bank of S, and the three bilinear maps
 (q the stride) are three JAX primitives. The transpose of each in either argument is another of the three, so the set is
 closed: ``jvp``, ``grad``, their compositions to any order, and ``vmap`` in any order and over any subset of the
 arguments follow from one bilinear rule and one batching rule, and every one of them gets the fast lowering.
-(``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1 has
-no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
+(``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1
+has no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
 
 Which program a primitive becomes is looked up in ``LOWERINGS`` by ``default_lowering``.
 """
@@ -172,7 +172,7 @@ def _gathered_image_gradient(cotangents, index, bank, sets, geo):
 
 
 def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
-    """Each image's own gradient, one product for each tap; summed over a kernel's images by a product, not by atomics."""
+    """Each image's own gradient, one product for each tap; summed over a kernel's images by a product: no atomics."""
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
     of_taps = []
     for *_, seen in _taps(images, geo):
@@ -181,7 +181,7 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
 
-# ---- Ragged: images in the order of their kernels, each tap one ragged product that reads a kernel once for all of them
+# ---- Ragged: images in the order of their kernels; each tap is one ragged product, which reads a kernel once
 
 
 _RAGGED_SUM = lax.RaggedDotDimensionNumbers(
