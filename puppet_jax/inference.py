@@ -1,7 +1,8 @@
 """Inference without generation: a bank of kernels, and work in proportion to the depths of a batch."""
 
+import copy
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,19 @@ class Predictor:
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         graphdef, state = self._parts
         return _predict(graphdef, self.measurement, self._chunk, state, self.bank, images, count)
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays that prediction reads, a pytree: to place them on devices, or to make them arguments of a jitted
+        function instead of constants in it."""
+        return self._parts[1], self.bank
+
+    def with_arrays(self, arrays: Any) -> "Predictor":
+        """The same predictor, with these :attr:`arrays` in the place of its own."""
+        other = copy.copy(self)
+        state, other.bank = arrays
+        other._parts = self._parts[0], state
+        return other
 
     def make_bank(self, puppeteer: Puppeteer) -> Bank:
         """The kernels that are baked of a puppeteer; pure."""

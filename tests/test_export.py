@@ -108,7 +108,7 @@ def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predic
 def test_it_says_what_it_is(loaded, file):
     assert loaded.classes == NAMES
     assert loaded.preprocessing == "cut to 8×8"
-    assert loaded.interval == (0.0, 8.0)
+    assert loaded.complexities == (0.0, 8.0)
     assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
     assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
     assert loaded.version == pj.__version__
