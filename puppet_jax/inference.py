@@ -179,12 +179,12 @@ def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple
     """What to bake for the complexities asked for, and those that it covers."""
     measurement, centres = model.measurement, model.measurement.centres
     first, last = _bins(measurement, complexities)
-    covered = centres[first] - measurement.bin / 2, centres[last] + measurement.bin / 2
+    covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
     depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
     if measurement.depth == "full":
         depths = np.full_like(depths, model.max_depth)
     skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
-    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), tuple(map(float, covered))
+    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
 
 
 def _bake(baking: _Baking, graphdef, state) -> Bank:

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +32,12 @@ def image_by_image(model, images):
     return jax.vmap(one)(jnp.asarray(images), *model.measure(images))
 
 
-def loss(model, forward, images):
-    return jnp.mean((forward(model, images) - jnp.arange(4.0)) ** 2)
-
-
-@nnx.jit(static_argnames="forward")
 def values(model, forward, images):
-    return forward(model, images), nnx.grad(functools.partial(loss, forward=forward))(model, images=images)
+    """Logits and gradient, in one program."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    of = lambda params: nnx.merge(graphdef, params, rest)  # noqa: E731
+    gradient = jax.grad(lambda params: jnp.mean((forward(of(params), images) - jnp.arange(4.0)) ** 2))
+    return jax.jit(lambda params: (forward(of(params), images), gradient(params)))(params)
 
 
 def assert_same(found, wanted, tolerance=1e-4):

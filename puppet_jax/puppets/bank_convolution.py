@@ -308,8 +308,11 @@ def _make(which, name):
             native_one = chosen.startswith("native")
             if native_one and platform != "cpu":
                 raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")
-            function = _shared(which) if sets == 1 and not native_one else LOWERINGS[chosen][which]
-            return function(*operands, sets, geometry)
+            if native_one:
+                return LOWERINGS[chosen][which](*operands, sets, geometry)
+            # What lies beyond the bank is an error in the C++ program; here all three maps take the last kernel for it.
+            operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
+            return (_shared(which) if sets == 1 else LOWERINGS[chosen][which])(*operands, sets, geometry)
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=platform)
 
@@ -326,8 +329,10 @@ def _make(which, name):
             flat = [a.reshape(-1, *a.shape[2:]) for a in whole[:2]]
             out = primitive.bind(*flat, operands[2], sets=sets, **static)
         else:  # each element of the batch has a bank of its own, a part of a larger one
-            begins = sets * jnp.arange(size, dtype=whole[place].dtype)[:, None]
-            whole[place] = jnp.where(whole[place] < 0, whole[place], whole[place] + begins)
+            index, begins = whole[place], sets * jnp.arange(size, dtype=whole[place].dtype)[:, None]
+            # An index beyond its own bank must not become one of the next bank's.
+            inside = jnp.where(index < sets, index + begins, size * sets)
+            whole[place] = jnp.where(index < 0, index, inside)
             out = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in whole), sets=size * sets, **static)
         return out.reshape(size, -1, *out.shape[1:]), 0
 
