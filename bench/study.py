@@ -1,8 +1,8 @@
 """The rows of ``python -m bench accuracy``: what is compared, as plain data.
 
-Parts: ``bins`` (how finely complexity is measured, on validation images), ``ablation`` (one thing changed, on validation
-images), ``main`` (what is reported, on test images, chosen by neither). Rows of the part ``design`` in the results chose
-how each generator is built, at the revisions that they name; their options are gone.
+Parts: ``bins`` (how finely complexity is measured, on validation images), ``ablation`` (one thing changed, on
+validation images), ``main`` (what is reported, on test images, chosen by neither). Rows of the part ``design`` in the
+results chose how each generator is built, at the revisions that they name; their options are gone.
 """
 
 from bench.study_row import FLIP, Row

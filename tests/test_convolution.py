@@ -165,7 +165,8 @@ native.available = lambda: True
 from puppet_jax.puppets.convolution import Choice, convolve
 rng = np.random.default_rng(0)
 for lowering in native.LANES:
-    for h, c_in, c_out, k, stride, padding in (5, 3, 7, 3, 1, "SAME"), (6, 5, 37, 5, 2, "SAME"), (7, 2, 1, 2, 4, "VALID"):
+    cases = (5, 3, 7, 3, 1, "SAME"), (6, 5, 37, 5, 2, "SAME"), (7, 2, 1, 2, 4, "VALID")
+    for h, c_in, c_out, k, stride, padding in cases:
         x, bank = jnp.ones((5, h, h + 1, c_in)), jnp.ones((3, k, k, c_in, c_out))
         f = lambda x, b: jnp.sum(jax.vmap(lambda x, i: convolve(
             x, Choice(i, b), stride=stride, padding=padding, lowering=lowering))(x, jnp.asarray([0, 2, -1, 2, 2])) ** 2)
