@@ -287,7 +287,8 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry("version", 2), "install a newer puppet-jax"),
+        (entry("version", 3), "install a newer puppet-jax"),
+        (entry("version", 1), "read it with puppet-jax 0.1.0"),
         (entry("version", "1"), "format version '1'"),
         (entry("format", "x"), "another program"),
         (entry("calling_convention", 99), "install jax"),

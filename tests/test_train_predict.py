@@ -166,10 +166,13 @@ def test_answers_that_are_no_numbers_are_refused(model, monkeypatch):
     import puppet_jax as pj
 
     class Broken:
-        tables = ()
+        arrays = ()
 
         def __init__(self, _):
             pass
+
+        def with_arrays(self, _):
+            return self
 
         def __call__(self, images):
             return np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)

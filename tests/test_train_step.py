@@ -36,7 +36,7 @@ def first_step(optimiser, images, labels, steps=1, **fields):
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optimiser or make_optimiser(config, 10)
-    step = make_train_step(graphdef, optimiser, config, mesh, (1.0, 6.0))
+    step = make_train_step(graphdef, optimiser, config, mesh)
     state, tally = start(params, optimiser, config), empty_tally()
     each = []
     for _ in range(steps):
