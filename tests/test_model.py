@@ -39,7 +39,7 @@ def test_batch_is_a_loop_over_images(models, images, name):
 def test_is_its_parts_wired_together(models, images, name):
     model = models[name]
     for image in images:
-        h = pj.complexity(image)
+        h = np.float32((np.floor(float(pj.complexity(image)) / 0.25) + 0.5) * 0.25)  # its bin's centre
         d = int(pj.depth(h, model.max_depth))
         kernels = model.puppeteer(h)[:d]
         expected = model.puppet(jnp.asarray(image, jnp.float32) / 255, kernels, d)
@@ -91,7 +91,8 @@ def test_loss_gradient_against_finite_differences(models, images):
     loss = jax.jit(lambda state: (nnx.merge(graphdef, state)(images[1:]) ** 2).sum())
     gradient = jax.grad(loss)(state)
     slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
-    assert float(slope) == pytest.approx((along(1e-4) - along(-1e-4)) / 2e-4, rel=0.05)
+    # Loss is so curved along this direction that a step ten times as long is a third off.
+    assert float(slope) == pytest.approx((along(1e-5) - along(-1e-5)) / 2e-5, rel=0.05)
 
 
 def test_float_and_uint8_images_agree(models, images):
