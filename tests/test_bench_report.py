@@ -245,7 +245,7 @@ def test_runs_have_an_age_each_revision(folder):
         "- Age: accuracy_cifar10.json at revision bbbbbbbb+: told of b.",
     ]
     assert "revision aaaaaaaa (2 runs)." in text
-    assert "train/step.py" in measures.paths_of("accuracy_cifar10.json")
+    assert "train/steps/step.py" in measures.paths_of("accuracy_cifar10.json")
 
 
 def test_claims_stand_beside_what_was_measured(folder):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puppet_jax as pj
-from train.augment import GREY, KINDS, augment, crop, cutout, flip
+from train.steps.augment import GREY, KINDS, augment, crop, cutout, flip
 
 HEIGHT, WIDTH = 12, 16
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.checkpoint import DAMAGED, FOLDER, Checkpoints, fill, flat
 from train.errors import UserError
+from train.runs.checkpoint import DAMAGED, FOLDER, Checkpoints, fill, flat
 
 
 def state(step):

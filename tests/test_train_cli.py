@@ -21,7 +21,7 @@ READERS = [command for command in COMMANDS if command != "train"]
 @pytest.fixture
 def launched(monkeypatch):
     """The arguments that training is called with."""
-    from train import launch
+    from train.commands import train as launch
 
     calls = []
     monkeypatch.setattr(launch, "launch", lambda arguments: calls.append(arguments) or 0)
@@ -140,9 +140,9 @@ def test_signals_end_with_their_codes(tmp_path, number, code):
     (tmp_path / "run").mkdir()
     # Waits in a read of its metrics: they are long in coming.
     script = (
-        "import sys, time, train.records, train.__main__ as program\n"
+        "import sys, time, train.runs.reading, train.__main__ as program\n"
         "def wait(path):\n    print('reading', flush=True)\n    time.sleep(60)\n"
-        "import train.plot\ntrain.plot.read_metrics = wait\n"
+        "import train.commands.plot\ntrain.commands.plot.read_metrics = wait\n"
         f"sys.exit(program.main(['plot', {str(tmp_path / 'run')!r}]))"
     )
     with subprocess.Popen(

@@ -22,10 +22,10 @@ from flax import nnx
 from train import data, devices
 from train.build import build
 from train.config import Config, resolve
-from train.evaluation import evaluate, measure
-from train.optimiser import make_optimiser
-from train.parameters import flat
-from train.step import empty_tally, make_eval_step, make_train_step, start
+from train.steps.evaluation import evaluate, measure
+from train.steps.optimiser import make_optimiser
+from train.runs.parameters import flat
+from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
 digits = data.load("digits", None, "test")
 found = {}

@@ -8,8 +8,8 @@ import time
 import pytest
 from lives import lives, metrics, newest, same_parameters
 
-from train import parameters
 from train.devices import HEARTBEAT_SECONDS
+from train.runs import parameters
 
 FLAGS = ["--puppeteer=stored", "--batch-size=64", "--epochs=6", "--ema=0.9"]
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from train import data, evaluate, parameters
+from train import data
 from train.__main__ import main
 from train.build import build
+from train.commands import evaluate
 from train.config import Config, resolve, to_json
 from train.errors import UserError
+from train.runs import parameters
 
 
 @pytest.fixture(scope="module")

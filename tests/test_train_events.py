@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from train import events
-from train.events import Events
+from train.runs import events
+from train.runs.events import Events
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,7 +157,8 @@ def test_a_full_disk_is_said_once(tmp_path, monkeypatch):
 
 
 def test_the_package_is_imported_only_where_used():
-    code = "import sys, json, train.events; print(json.dumps([m for m in ('tensorboardX', 'jax') if m in sys.modules]))"
+    names = "('tensorboardX', 'jax')"
+    code = f"import sys, json, train.runs.events; print(json.dumps([m for m in {names} if m in sys.modules]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert json.loads(out.stdout) == []

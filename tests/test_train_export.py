@@ -5,11 +5,11 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from train import parameters
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
-from train.trained import FILE
+from train.runs import parameters
+from train.runs.trained import FILE
 
 MODEL = {"num_classes": 3, "in_channels": 1}
 NAMES = ["one", "two", "a \x1b[31mred\n name"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from train import interrupt
+from train.steps import interrupt
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +68,7 @@ def test_a_second_ctrl_c_ends_at_once():
     program = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from train import interrupt
+from train.steps import interrupt
 with interrupt.noted():
     signal.raise_signal(signal.SIGTERM)
     try:

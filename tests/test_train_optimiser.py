@@ -12,8 +12,8 @@ from flax import nnx
 
 from train.build import build
 from train.config import Config, resolve
-from train.optimiser import MUON_RMS, averaged, decayed, learning_rate_schedule, make_optimiser, orthogonalised
-from train.parameters import flat
+from train.runs.parameters import flat
+from train.steps.optimiser import MUON_RMS, averaged, decayed, learning_rate_schedule, make_optimiser, orthogonalised
 
 AFTER = {
     "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * s)),

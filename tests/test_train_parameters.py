@@ -8,10 +8,10 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from train import parameters
 from train.build import build
 from train.config import Config, resolve, to_json
 from train.errors import UserError
+from train.runs import parameters
 
 SHAPE = {"num_classes": 10, "in_channels": 1}
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from train import parameters, plot
 from train.__main__ import main
+from train.commands import plot
 from train.errors import UserError
+from train.plots import compared_run
+from train.runs import parameters
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"data": "digits", "preset": "puppet_xs", "puppeteer": "ode", "seed": 0, "epochs": 4, "evaluate_on": "test"}
@@ -96,9 +98,9 @@ def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path
 
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path):
-    from train import comparison
+    from train.plots import comparison
 
-    run = plot.read_run(make_run(tmp_path / "a"))
+    run = compared_run.read_run(make_run(tmp_path / "a"))
     figure, axes = comparison.plt.subplots(1, 3)
     comparison._curves(axes, [("a", run)], "seconds")
     for axis, quantity in zip(axes, ("train_loss", "test_loss", "test_accuracy"), strict=True):
@@ -109,7 +111,7 @@ def test_curves_hold_the_numbers_of_the_files(tmp_path):
 
 
 def test_runs_of_the_palette_are_all_told_apart():
-    from train.comparison import COLOURS, DASHES, MARKERS
+    from train.plots.comparison import COLOURS, DASHES, MARKERS
 
     looks = {(COLOURS[i % 7], str(DASHES[i % 5]), MARKERS[i % 8]) for i in range(280)}
     assert (len(COLOURS), len(DASHES), len(MARKERS)) == (7, 5, 8)
@@ -136,17 +138,17 @@ def test_runs_of_the_palette_are_all_told_apart():
     ],
 )
 def test_labels_say_what_differs(configs, expected):
-    assert plot.labels([(Path(f"runs/run{i}"), config) for i, config in enumerate(configs)]) == expected
+    assert compared_run.labels([(Path(f"runs/run{i}"), config) for i, config in enumerate(configs)]) == expected
 
 
 def test_what_a_resumed_run_may_change_is_no_label():
     from train import config
 
-    assert set(getattr(config, "FREE", ())) <= plot.NOT_TRAINED
+    assert set(getattr(config, "FREE", ())) <= compared_run.NOT_TRAINED
 
 
 def test_labels_of_folders_of_one_name_are_their_paths():
-    assert plot.labels([(Path("a/run"), {}), (Path("b/run"), {})]) == ["a/run", "b/run"]
+    assert compared_run.labels([(Path("a/run"), {}), (Path("b/run"), {})]) == ["a/run", "b/run"]
 
 
 def test_an_unfinished_run_is_shown_as_far_as_it_got(tmp_path, capsys):
@@ -215,8 +217,8 @@ def test_mutated_run_folders_never_end_in_a_traceback(tmp_path, capsys):
         path, content = chance.choice(list(files.items()))
         path.write_bytes(mutate(content, chance))
         try:
-            found = plot.read_run(run)
-            plot.report(plot.labels([(found.folder, found.config), (tmp_path, CONFIG)])[:1], [found])
+            found = compared_run.read_run(run)
+            plot.report(compared_run.labels([(found.folder, found.config), (tmp_path, CONFIG)])[:1], [found])
             read += 1
         except UserError as error:
             refused.append(str(error))

@@ -14,15 +14,16 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from train import answering, parameters
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
 from train.data import images as images_module
 from train.errors import UserError
-from train.predictor import Predictor
-from train.read_ahead import AHEAD, read_ahead
-from train.trained import FILE
+from train.predict import stream
+from train.predict.predictor import Predictor
+from train.predict.read_ahead import AHEAD, read_ahead
+from train.runs import parameters
+from train.runs.trained import FILE
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"num_classes": 4, "in_channels": 3}
@@ -76,7 +77,7 @@ def json_lines(text: str) -> list[dict]:
 
 
 def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, capsys, monkeypatch):
-    monkeypatch.setattr(answering, "BATCH", 4)  # 11 images: two whole batches and a part of one
+    monkeypatch.setattr(stream, "BATCH", 4)  # 11 images: two whole batches and a part of one
     order = [pictures[5], *pictures[:5], *pictures[6:]]
     assert main(["predict", str(run), *map(str, order), "--json", "--top", "3"]) == 0
     said = capsys.readouterr()

@@ -16,13 +16,14 @@ from flax import nnx
 from PIL import Image
 from test_train_progress import Terminal
 
-from train import answering, parameters, predictions_file, predictions_parquet, predictor, read_ahead
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
 from train.data.walk import walk_images
-from train.predictions import JsonLines, Prediction
-from train.trained import FILE
+from train.predict import jsonl_file, parquet_file, predictor, read_ahead, stream
+from train.predict.formats import JsonLines, Prediction
+from train.runs import parameters
+from train.runs.trained import FILE
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"num_classes": 3, "in_channels": 1}
@@ -51,7 +52,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(run):
-    from train.trained import open_run
+    from train.runs.trained import open_run
 
     return predictor.Predictor(open_run(run).model)
 
@@ -67,7 +68,7 @@ def small(compiled, monkeypatch):
         def start(self, images, size=None):
             return super().start(images, 4)
 
-    monkeypatch.setattr(answering, "BATCH", 4)
+    monkeypatch.setattr(stream, "BATCH", 4)
     monkeypatch.setattr(predictor, "Predictor", Compiled)
 
 
@@ -132,9 +133,9 @@ def test_a_file_is_gone_on_with_wherever_it_was_cut(run, folder, small, capsys, 
 
 KILLED = """
 import os, signal, sys
-from train import answering
+from train.predict import stream
 from train.__main__ import main
-answering.BATCH, write, calls = 4, os.write, []
+stream.BATCH, write, calls = 4, os.write, []
 def half(file, content):
     calls.append(file)
     if len(calls) < 3:
@@ -207,7 +208,7 @@ def test_what_cannot_be_read_is_told_once_and_not_tried_again(run, folder, small
         "absent.png": "there is no such file",
     }
     assert len(found) == 12
-    monkeypatch.setattr(answering, "read_image", None)
+    monkeypatch.setattr(stream, "read_image", None)
     assert main(command) == 1
     assert capsys.readouterr().err == "2 of 12 could not be read\n"
     assert lines_of("out.jsonl") == found
@@ -243,7 +244,7 @@ def test_parquet_holds_what_the_lines_hold(run, folder, small, capsys, monkeypat
         picture(Path("in", f"{seed}.png"), seed)
         assert main(both[0]) == 1
         with monkeypatch.context() as patch:
-            patch.setattr(predictions_parquet, place, stop)
+            patch.setattr(parquet_file, place, stop)
             assert main(both[1]) == 130
         assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if place == "pack" else 12)
         assert main(both[1]) == 1
@@ -303,7 +304,7 @@ def test_lines_are_what_json_would_write():
 
 
 def test_few_batches_live_at_a_time_and_the_bar_is_for_a_terminal(run, folder, small, monkeypatch):
-    from train.trained import open_run
+    from train.runs.trained import open_run
 
     trained = open_run(run)
     live, most = weakref.WeakSet(), []
@@ -316,12 +317,12 @@ def test_few_batches_live_at_a_time_and_the_bar_is_for_a_terminal(run, folder, s
 
     monkeypatch.setattr(read_ahead, "Batch", Counted)
     names = sorted(map(str, Path("in").rglob("*.png"))) * 20
-    for stream, shown in ((Terminal(), True), (predictor.sys.__stderr__, False)):
+    for terminal, shown in ((Terminal(), True), (predictor.sys.__stderr__, False)):
         with monkeypatch.context() as patch:
             if shown:
-                patch.setattr(sys, "stderr", stream)
+                patch.setattr(sys, "stderr", terminal)
             count = 0
-            for batch, found in answering.answers(
+            for batch, found in stream.predict_images(
                 iter(names), len(names), trained.images(), predictor.Predictor(), done=30
             ):
                 count += len(batch.names)
@@ -336,7 +337,7 @@ def test_few_batches_live_at_a_time_and_the_bar_is_for_a_terminal(run, folder, s
 DEVICES = """
 import sys
 import jax
-from train import predictor
+from train.predict import predictor
 from train.__main__ import main
 start, devices = predictor.Predictor.start, []
 def spied(self, images, size=None):
@@ -367,7 +368,7 @@ def test_two_devices_say_what_one_says(run, folder):
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
-    file = predictions_file.PredictionsFile(tmp_path / "out.jsonl", {"format": "x"})
+    file = jsonl_file.PredictionsFile(tmp_path / "out.jsonl", {"format": "x"})
     file.write(['{"image": "a"}\n'], 0)
 
     def full(*_):

@@ -7,10 +7,11 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from train import events, progress
 from train.config import Config, resolve
-from train.progress import Progress, means
-from train.step import Sums, Tally, empty_tally
+from train.runs import events
+from train.steps import progress
+from train.steps.progress import Progress, means
+from train.steps.step import Sums, Tally, empty_tally
 
 
 class Terminal(io.StringIO):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from train.errors import UserError
-from train.records import number, open_folder, printable, read_json, read_metrics
+from train.runs.reading import number, open_folder, read_json, read_metrics
+from train.terminal import printable
 
 
 def metrics(epoch: int) -> dict:

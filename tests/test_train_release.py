@@ -11,7 +11,7 @@ from flax import nnx
 import puppet_jax as pj
 from puppet_jax import pretrained
 from train.__main__ import main
-from train.trained import open_run
+from train.runs.trained import open_run
 
 
 @pytest.fixture(scope="module")

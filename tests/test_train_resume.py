@@ -14,9 +14,12 @@ import jax
 import pytest
 from lives import metrics, same_parameters
 
-from train import data, launch, loop, parameters, run
+from train import data
 from train.__main__ import main
+from train.commands import train as launch
 from train.config import Config, resolve
+from train.runs import parameters, run_folder
+from train.steps import loop
 
 ROOT = Path(__file__).parents[1]
 # 14 batches an epoch, 42 steps; with all that a checkpoint has to hold.
@@ -141,7 +144,7 @@ def test_a_finished_run_is_left_alone_and_missing_files_are_made_again(tmp_path,
     for name in ("summary.json", "depth.png", "params.safetensors", "metrics.jsonl"):
         (folder / name).unlink()
         assert main(["--resume", str(folder)]) == 0
-        assert run.finished(folder)
+        assert run_folder.finished(folder)
     assert same_end(folder, uncut)
 
 
@@ -226,12 +229,12 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys, content):
 
 def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"con')
-    assert run.make_folder(Config(out=tmp_path)) == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [run.LOCK]
+    assert run_folder.make_folder(Config(out=tmp_path)) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [run_folder.LOCK]
 
 
 def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
-    with run.locked(half_done):
+    with run_folder.locked(half_done):
         assert main(["--resume", str(half_done)]) == 2
         assert "another process trains" in capsys.readouterr().err
         assert main([*FLAGS, "--out", str(half_done), "--overwrite"]) == 2

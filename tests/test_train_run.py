@@ -11,10 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from train import data, loop, parameters, run
+from train import data
 from train.__main__ import main
 from train.config import Config, resolve
-from train.loop import train
+from train.runs import parameters, run_folder
+from train.steps import loop
+from train.steps.loop import train
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -42,8 +44,8 @@ def test_two_epochs_of_digits_through_the_command_line(tmp_path, digits):
     command = [sys.executable, "-m", "train", "--epochs", "2", "--out", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in folder.iterdir()} == {*run.FINAL, "checkpoints", "events", run.LOCK}
-    assert run.finished(folder)
+    assert {path.name for path in folder.iterdir()} == {*run_folder.FINAL, "checkpoints", "events", run_folder.LOCK}
+    assert run_folder.finished(folder)
     assert list(tmp_path.iterdir()) == [folder]
 
     config = json.loads((folder / "config.json").read_text())
@@ -56,7 +58,7 @@ def test_two_epochs_of_digits_through_the_command_line(tmp_path, digits):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["test_accuracy"] == history[-1]["test_accuracy"] > 0.2
     assert summary["test_images"] == sum(row["images"] for row in summary["accuracy_by_depth"]) == len(digits.test)
-    for figure in run.FIGURES:
+    for figure in run_folder.FIGURES:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
     # Without a terminal: one plain line an epoch and no bar; the result on standard output.
@@ -105,8 +107,8 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_and_overwrite_replaces_the_run
     assert [line["step"] for line in history] == [steps, 6]
     assert main(arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert run.make_folder(Config(out=tmp_path / "run", overwrite=True)) == tmp_path / "run"
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [run.LOCK]
+    assert run_folder.make_folder(Config(out=tmp_path / "run", overwrite=True)) == tmp_path / "run"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [run_folder.LOCK]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_code_1_and_keeps_the_last_good_checkpoint(

@@ -7,13 +7,14 @@ import optax
 import pytest
 from flax import nnx
 
-from train import data, devices, parameters
+from train import data, devices
 from train.build import build
 from train.config import Config, resolve
-from train.evaluation import by_depth, evaluate, measure
-from train.optimiser import make_optimiser
-from train.progress import means
-from train.step import empty_tally, make_eval_step, make_train_step, start
+from train.runs import parameters
+from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.optimiser import make_optimiser
+from train.steps.progress import means
+from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
 
 def cross_entropy(logits, targets):

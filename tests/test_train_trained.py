@@ -11,12 +11,12 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from train import parameters
 from train.__main__ import main
 from train.build import build
 from train.config import Config, resolve, to_json
 from train.errors import UserError
-from train.trained import FILE, Images, open_run, stored
+from train.runs import parameters
+from train.runs.trained import FILE, Images, open_run, stored
 
 MODEL = {"num_classes": 4, "in_channels": 3}
 IMAGES = {"size": [12, 16], "class_names": ["cat", "dog", "猫", "red"]}

@@ -20,8 +20,8 @@ import signal
 import sys
 
 from train.errors import UserError
-from train.pages import ask_for_huge_pages
-from train.records import printable
+from train.huge_pages import ask_for_huge_pages
+from train.terminal import printable
 
 COMMANDS = ("train", "eval", "predict", "plot", "release", "export")
 
@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     if command == "train":
         if {"-h", "--help"} & set(arguments):
             print(OVERVIEW, flush=True)
-        from train.launch import launch
+        from train.commands.train import launch
 
         return launch(arguments)  # it has its own way with signals
     if command not in COMMANDS:
@@ -88,31 +88,31 @@ def _run(arguments: list[str]) -> int:
 # Each command's file is imported when it is run, and imports what takes long (jax, matplotlib) after it has looked at
 # its arguments, so that a help text or a refusal is there at once.
 def _eval(arguments: list[str]) -> int:
-    from train import evaluate
+    from train.commands import evaluate
 
     return evaluate.run(_parse(evaluate.Evaluate, "eval", arguments))
 
 
 def _predict(arguments: list[str]) -> int:
-    from train import predict
+    from train.commands import predict
 
     return predict.run(_parse(predict.Predict, "predict", arguments))
 
 
 def _plot(arguments: list[str]) -> int:
-    from train import plot
+    from train.commands import plot
 
     return plot.run(_parse(plot.Plot, "plot", arguments))
 
 
 def _release(arguments: list[str]) -> int:
-    from train import release
+    from train.commands import release
 
     return release.run(_parse(release.Release, "release", arguments))
 
 
 def _export(arguments: list[str]) -> int:
-    from train import export
+    from train.commands import export
 
     return export.run(_parse(export.Export, "export", arguments))
 

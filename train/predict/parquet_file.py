@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import UserError
-from train.predictions_file import about_path, check, whole_lines, write_about
-from train.records import parse_object, printable
+from train.predict.jsonl_file import about_path, check, whole_lines, write_about
+from train.runs.reading import parse_object
+from train.terminal import printable
 
 KEY = b"puppet_jax.predictions"
 # Lines that are in memory at a time.

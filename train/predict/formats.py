@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.predictor import Answers
-from train.records import printable
-from train.table import line, width
+from train.predict.predictor import Outputs
+from train.terminal import line, printable, width
 
 
 class Prediction(NamedTuple):
@@ -27,10 +26,10 @@ class Prediction(NamedTuple):
     depth: int
 
 
-def predictions(answers: Answers, top: int) -> Iterator[Prediction]:
+def predictions(outputs: Outputs, top: int) -> Iterator[Prediction]:
     """The ``top`` most probable classes of each image; of equally probable ones the first."""
-    best = np.argsort(-answers.probabilities, axis=-1, kind="stable")[:, :top]
-    columns = best, np.take_along_axis(answers.probabilities, best, -1), answers.complexity, answers.depth
+    best = np.argsort(-outputs.probabilities, axis=-1, kind="stable")[:, :top]
+    columns = best, np.take_along_axis(outputs.probabilities, best, -1), outputs.complexity, outputs.depth
     return (Prediction(*row) for row in zip(*(np.asarray(column).tolist() for column in columns), strict=True))
 
 

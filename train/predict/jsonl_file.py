@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from train.errors import UserError
-from train.records import printable, read_json
+from train.runs.reading import read_json
+from train.terminal import printable
 
 FORMAT = "puppet-jax predictions 1"
 # What must be the same for a file to be gone on with, and how a person is told of it.

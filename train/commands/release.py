@@ -11,7 +11,8 @@ from typing import Annotated
 import tyro
 
 from train.errors import UserError
-from train.records import open_folder, parse_object, printable
+from train.runs.reading import open_folder, parse_object
+from train.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def run(options: Release) -> int:
     from puppet_jax.presets import PRESETS
     from puppet_jax.pretrained import FORMAT, KEY
     from train.config import to_json
-    from train.parameters import flat
-    from train.trained import open_run
+    from train.runs.parameters import flat
+    from train.runs.trained import open_run
 
     trained = open_run(folder)
     config, images = trained.config, trained.images()

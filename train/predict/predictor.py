@@ -17,7 +17,7 @@ from train.devices import BATCH, ROWS, SHARED, on_each_device, rows, shared
 from train.errors import UserError
 
 
-class Answers(NamedTuple):
+class Outputs(NamedTuple):
     """Of a batch: probabilities ``(B, num_classes)`` float64, complexity in bits ``(B,)``, depth in layers ``(B,)``."""
 
     probabilities: np.ndarray
@@ -26,7 +26,7 @@ class Answers(NamedTuple):
 
 
 class Predictor:
-    """images ``(B, H, W, C)`` uint8 → :class:`Answers`.
+    """images ``(B, H, W, C)`` uint8 → :class:`Outputs`.
 
     By :func:`puppet_jax.compile_predict`; a model whose kernels change too fast with H to be interpolated takes the
     exact path, which is slower. Every device holds the kernels and computes its part of a batch.
@@ -79,7 +79,7 @@ class Predictor:
         filled = next(padded_batches(images, size + -size % self._mesh.size))
         return count, self._run(self._arrays, rows(self._mesh, filled))
 
-    def finish(self, started: Any) -> Answers:
+    def finish(self, started: Any) -> Outputs:
         """Wait for a batch.
 
         Raises:
@@ -90,9 +90,9 @@ class Predictor:
         if not np.isfinite(logits).all():
             raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
         shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-        return Answers(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
+        return Outputs(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
 
-    def __call__(self, images: np.ndarray) -> Answers:
+    def __call__(self, images: np.ndarray) -> Outputs:
         return self.finish(self.start(images))
 
 

@@ -13,15 +13,17 @@ import numpy as np
 from flax import nnx
 
 import puppet_jax as pj
-from train import data, devices, interrupt, parameters, resume, run
+from train import data, devices
 from train.build import build
-from train.checkpoint import DAMAGED, Checkpoints
 from train.config import Config, to_json
 from train.errors import UserError
-from train.evaluation import by_depth, evaluate, measure
-from train.optimiser import make_optimiser, schedule_of
-from train.progress import Progress, means, say
-from train.step import empty_tally, make_eval_step, make_train_step, start
+from train.runs import parameters, resume, run_folder
+from train.runs.checkpoint import DAMAGED, Checkpoints
+from train.steps import interrupt
+from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.optimiser import make_optimiser, schedule_of
+from train.steps.progress import Progress, means, say
+from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
 # Steps handed to the device ahead of their turn, so that it never waits for the host.
 AHEAD = 2
@@ -37,7 +39,8 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
     Args:
         config: resolved (:func:`train.config.resolve`).
         dataset: of :func:`train.data.load`.
-        folder: new (:func:`train.run.make_folder`), or of the run to resume; ``None``: this process writes nothing.
+        folder: new (:func:`train.runs.run_folder.make_folder`), or of the run to resume; ``None`` for a process that
+            writes nothing.
 
     Returns:
         what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
@@ -148,7 +151,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
                     }
                     history.append(line)
                     if folder is not None:
-                        run.append_line(folder / "metrics.jsonl", line)
+                        run_folder.append_line(folder / "metrics.jsonl", line)
                     progress.epoch(line)
                     tally = devices.shared(mesh, empty_tally(done))
                     clock = time.perf_counter()
@@ -200,11 +203,9 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         "train_seconds": round(train_seconds, 2),
         "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
         "total_seconds": round(time.perf_counter() - began, 2),
-        "peak_memory_bytes": run.peak_memory_bytes(),
+        "peak_memory_bytes": run_folder.peak_memory_bytes(),
     }
     if folder is not None:
-        from train import figures  # matplotlib takes a second to import, and is needed only here
-
         figures.draw(
             folder,
             title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
@@ -215,7 +216,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
             accuracy_by_depth=accuracy_by_depth,
             max_depth=model.max_depth,
         )
-        run.write_json(folder / "summary.json", summary)
+        run_folder.write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -235,7 +236,7 @@ def _resumed(
     else:
         say(f"resumed after step {int(position.tally.step)} of {total_steps}")
     if folder is not None:
-        run.write_lines(folder / "metrics.jsonl", position.history)
+        run_folder.write_lines(folder / "metrics.jsonl", position.history)
     return position
 
 

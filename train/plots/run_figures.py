@@ -46,8 +46,8 @@ def draw(
         title: what was trained, printed above each figure.
         evaluated: what the reported split is called, ``"test"`` or ``"validation"``.
         history: the lines of ``metrics.jsonl``.
-        train, test: of :func:`train.evaluation.measure`.
-        accuracy_by_depth: of :func:`train.evaluation.by_depth`, on the reported split.
+        train, test: of :func:`train.steps.evaluation.measure`.
+        accuracy_by_depth: of :func:`train.steps.evaluation.by_depth`, on the reported split.
         max_depth: D_max of the puppet.
     """
     with plt.rc_context(STYLE):

@@ -11,11 +11,11 @@ from jax import lax
 from jax.sharding import Mesh
 
 from puppet_jax.puppeteers.interpolate import FULL_RANGE
-from train.augment import augment
 from train.build import interpolated
 from train.config import Config
 from train.devices import BATCH, ROWS, SHARED, alone, on_each_device
-from train.optimiser import averaged
+from train.steps.augment import augment
+from train.steps.optimiser import averaged
 
 
 class Sums(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from train.errors import UserError
-from train.records import open_folder, printable
+from train.runs.reading import open_folder
+from train.terminal import printable
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 
@@ -49,7 +50,7 @@ def run(options: Export) -> int:
         raise UserError("--platforms: got none, expected one or more of cpu, cuda, rocm, tpu")
 
     import puppet_jax as pj
-    from train.trained import open_run
+    from train.runs.trained import open_run
 
     trained = open_run(folder)
     images = trained.images()

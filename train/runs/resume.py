@@ -8,11 +8,11 @@ import numpy as np
 import safetensors.numpy
 
 from train import data
-from train.checkpoint import Checkpoints, fill
+from train.runs.checkpoint import Checkpoints, fill
 from train.config import Config, contradictions, from_json, to_json
 from train.devices import from_first
 from train.errors import UserError
-from train.step import Tally, TrainState
+from train.steps.step import Tally, TrainState
 
 PLAIN = ("interval", "history", "train_seconds", "epoch_seconds")
 
@@ -64,7 +64,7 @@ def fingerprint(dataset: data.Dataset) -> dict[str, Any]:
 def save(
     checkpoints: Checkpoints, config: Config, dataset: data.Dataset, position: Position, accuracy: float | None
 ) -> bool:
-    """Save a position as a checkpoint, see :meth:`train.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
+    """Save a position as a checkpoint, see :meth:`train.runs.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
     if int(position.tally.bad_step):
         return False
@@ -86,7 +86,7 @@ def restore(
         beginning: where a new run begins, for the shapes.
 
     Raises:
-        UserError: as :meth:`train.checkpoint.Checkpoints.restore`; or the checkpoint has another configuration, other
+        UserError: as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another configuration, other
             data, or arrays that do not fit.
     """
     found = checkpoints.restore()

@@ -18,11 +18,12 @@ import safetensors
 from flax import nnx
 
 import puppet_jax as pj
-from train import parameters
+from train.runs import parameters
 from train.build import build
 from train.config import Config
 from train.errors import UserError
-from train.records import open_folder, parse_object, printable
+from train.runs.reading import open_folder, parse_object
+from train.terminal import printable
 
 FILE = "params.safetensors"
 # Pixels on a side: beyond any data set's, and small enough for a batch of such images in memory.

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from train.data.decode import cores
 from train.data.images import ImageError, quiet, read_image
-from train.predictor import Answers, Predictor
-from train.read_ahead import Batch, read_ahead
-from train.records import printable
-from train.trained import Images
+from train.predict.predictor import Outputs, Predictor
+from train.predict.read_ahead import Batch, read_ahead
+from train.runs.trained import Images
+from train.terminal import printable
 
 # Images that a device takes at a time, and the bytes that a batch's pixels may take if the images are large.
 BATCH, BATCH_BYTES = 256, 64 * 2**20
@@ -21,9 +21,9 @@ MOST_THREADS = 8
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
 
-def answers(
+def predict_images(
     names: Iterable[str], count: int, images: Images, predictor: Predictor, *, done: int = 0, bar: bool = True
-) -> Iterator[tuple[Batch, Answers | None]]:
+) -> Iterator[tuple[Batch, Outputs | None]]:
     """Batches of images in the order named, and what the model says of those in it that could be read; ``None`` if none
     could.
 
@@ -64,10 +64,10 @@ def answers(
         ) as shown,
     ):
 
-        def finished() -> tuple[Batch, Answers | None]:
+        def finished() -> tuple[Batch, Outputs | None]:
             batch, answer = started.popleft()
             for place in sorted(batch.errors):
-                say(batch.names[place], batch.errors[place])
+                report_unreadable(batch.names[place], batch.errors[place])
             found = None if answer is None else predictor.finish(answer)
             shown.update(len(batch.names))
             return batch, found
@@ -88,7 +88,7 @@ def batch_size(count: int, images: Images, devices: int) -> int:
     return -(-count // -(-count // most))
 
 
-def say(name: str, reason: object) -> None:
+def report_unreadable(name: str, reason: object) -> None:
     """Name on standard error what could not be read, above the bar if there is one."""
     tqdm.write(f"{printable(name)}: {printable(one_line(reason))}", file=sys.stderr)
     sys.stderr.flush()

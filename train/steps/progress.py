@@ -11,7 +11,7 @@ import jax
 from tqdm import tqdm
 
 from train.config import Config
-from train.step import Sums, Tally
+from train.steps.step import Sums, Tally
 
 # Seconds between two looks for the bar, and between two lines within an epoch where there is no terminal.
 REFRESH, PLAIN = 0.3, 60.0
@@ -40,7 +40,7 @@ class Progress:
         self._silent = folder is None
         self._events = None
         if folder is not None:
-            from train.events import Events  # which imports more than a process that tells nothing needs
+            from train.runs.events import Events  # which imports more than a process that tells nothing needs
 
             self._events = Events(folder, None if config.resume is None else done, say)
         # disable=None: no bar where standard error is no terminal.

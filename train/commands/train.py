@@ -15,11 +15,13 @@ from pathlib import Path
 import jax
 import tyro
 
-from train import data, devices, interrupt, run
+from train import data, devices
 from train.config import CONNECTION, Config, resolve
 from train.errors import UserError
-from train.loop import Diverged, train
-from train.resume import check
+from train.runs import run_folder
+from train.runs.resume import check
+from train.steps import interrupt
+from train.steps.loop import Diverged, train
 
 # Images named of those that cannot be read.
 SHOWN = 5
@@ -41,7 +43,7 @@ def launch(arguments: list[str] | None) -> int:
                 summary = json.loads((folder / "summary.json").read_text())
                 _tell(f"{folder} is finished; nothing to train")
             else:
-                with run.locked(folder if devices.is_first() else None):
+                with run_folder.locked(folder if devices.is_first() else None):
                     summary = train(config, dataset, folder if devices.is_first() else None)
     except UserError as error:
         _tell(f"error: {error}")
@@ -74,7 +76,7 @@ def parse(arguments: list[str] | None) -> Config:
     config = _parse(arguments, Config())
     if config.resume is None:
         return resolve(config)
-    ran = run.configuration(config.resume)
+    ran = run_folder.configuration(config.resume)
     # The run's values are the defaults, so that a flag that is not given asks for what the run has.
     new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
     asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
@@ -88,7 +90,7 @@ def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
     Raises:
         UserError: the data or the folder cannot be had.
     """
-    if config.resume is not None and run.finished(config.resume):
+    if config.resume is not None and run_folder.finished(config.resume):
         return config.resume, None
     dataset = data.load(
         config.data,
@@ -104,9 +106,9 @@ def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
         _tell(f"left out {len(skipped)} images that cannot be read:{shown}{more}")
     if folder is None and devices.is_first():
         sizes = {"train_images": len(dataset.train), "test_images": len(dataset.test)}
-        description = run.describe(config, **sizes, skipped_images=len(skipped))
-        folder = run.make_folder(config)
-        run.write_json(folder / "config.json", description)
+        description = run_folder.describe(config, **sizes, skipped_images=len(skipped))
+        folder = run_folder.make_folder(config)
+        run_folder.write_json(folder / "config.json", description)
     return folder, dataset
 
 

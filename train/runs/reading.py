@@ -1,6 +1,6 @@
 """Reading what a run wrote: ``config.json``, ``metrics.jsonl``, ``summary.json``, from any hands and in any state.
 
-The counterpart of :mod:`train.run`. A run folder may be unfinished, damaged or somebody else's, so sizes are bounded
+The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so sizes are bounded
 and types are checked here, and what is wrong is a :class:`UserError` that names the file.
 """
 
@@ -116,11 +116,6 @@ def number(record: dict[str, Any], *keys: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) <= 1e300 else None
-
-
-def printable(text: object) -> str:
-    """Text from a file or a file's name, fit for a terminal: what is not printable appears as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _columns(record: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Tests of train/pages.py: the program is started over once, with malloc asked for huge pages, and only where asked."""
+"""The program is started over once, with malloc asked for huge pages, and only where that is wanted."""
 
 import os
 import subprocess
@@ -6,11 +6,9 @@ import sys
 
 import pytest
 
-from train import pages
-
 SHOW = """\
 import os, sys
-from train.pages import ask_for_huge_pages
+from train.huge_pages import ask_for_huge_pages
 if __name__ == "__main__":
     ask_for_huge_pages()
     print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], os.getpid())
@@ -22,7 +20,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is
 def shown(tmp_path, **environment):
     """What a program that asks prints, its arguments odd ones, and the number of the process that was started."""
     (tmp_path / "show.py").write_text(SHOW)
-    base = {name: value for name, value in os.environ.items() if name != pages.VARIABLE}
+    base = {name: value for name, value in os.environ.items() if name != huge_pages.VARIABLE}
     process = subprocess.Popen(
         [sys.executable, "-m", "show", "--a=b c", "é"],
         cwd=tmp_path,
@@ -54,11 +52,11 @@ def test_a_given_value_is_respected(tmp_path):
 
 
 def test_nothing_is_started_elsewhere(monkeypatch):
-    monkeypatch.delenv(pages.VARIABLE, raising=False)
-    monkeypatch.setattr(pages.sys, "platform", "darwin")
-    monkeypatch.setattr(pages.os, "execv", lambda *_: pytest.fail("started over"))
-    pages.ask_for_huge_pages()
-    assert pages.VARIABLE not in os.environ
+    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    monkeypatch.setattr(huge_pages.sys, "platform", "darwin")
+    monkeypatch.setattr(huge_pages.os, "execv", lambda *_: pytest.fail("started over"))
+    huge_pages.ask_for_huge_pages()
+    assert huge_pages.VARIABLE not in os.environ
 
 
 @on_linux
@@ -66,6 +64,6 @@ def test_where_it_cannot_be_started_over_it_goes_on(monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setenv(pages.VARIABLE, "")
-    monkeypatch.setattr(pages.os, "execv", refuse)
-    pages.ask_for_huge_pages()
+    monkeypatch.setenv(huge_pages.VARIABLE, "")
+    monkeypatch.setattr(huge_pages.os, "execv", refuse)
+    huge_pages.ask_for_huge_pages()

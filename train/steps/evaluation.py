@@ -20,7 +20,7 @@ def evaluate(
     """Loss and correctness of every image, each counted once; every process gets all of them.
 
     Args:
-        eval_step: of :func:`train.step.make_eval_step`.
+        eval_step: of :func:`train.steps.step.make_eval_step`.
         batch_size: images at a time; results do not depend on it but for rounding.
         mesh: what the images are divided over.
 

@@ -11,15 +11,15 @@ import tyro
 
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.records import open_folder, printable
-from train.table import width
+from train.runs.reading import open_folder
+from train.terminal import printable, width
 
 if TYPE_CHECKING:
-    from train.predictions import Prediction
-    from train.predictions_file import PredictionsFile
-    from train.predictor import Answers, Predictor
-    from train.read_ahead import Batch
-    from train.trained import Images, Trained
+    from train.predict.formats import Prediction
+    from train.predict.jsonl_file import PredictionsFile
+    from train.predict.predictor import Outputs, Predictor
+    from train.predict.read_ahead import Batch
+    from train.runs.trained import Images, Trained
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def run(options: Predict) -> int:
     if len(empty) == len(arguments):
         raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
 
-    from train.predictor import choose_devices
-    from train.trained import open_run
+    from train.predict.predictor import choose_devices
+    from train.runs.trained import open_run
 
     devices = choose_devices(options.devices)
     trained = open_run(options.run)
@@ -86,16 +86,16 @@ def _check(options: Predict) -> None:
             ".parquet"
         )
     if _is_parquet(options.output):
-        from train.predictions_parquet import pyarrow
+        from train.predict.parquet_file import pyarrow
 
         pyarrow()
 
 
 def _print(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to standard output. How many images could not be read, and of how many."""
-    from train.answering import answers
-    from train.predictions import JsonLines, Table
-    from train.predictor import Predictor
+    from train.predict.formats import JsonLines, Table
+    from train.predict.predictor import Predictor
+    from train.predict.stream import predict_images
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
@@ -108,7 +108,7 @@ def _print(options: Predict, arguments: list[str], trained: "Trained", devices: 
     predictor = Predictor(trained.model, devices)
     failed = 0
     # Lines that scroll by on a terminal tell how far it is, and a bar would get between them.
-    for batch, found in answers(_walk(arguments), count, images, predictor, bar=not sys.stdout.isatty()):
+    for batch, found in predict_images(_walk(arguments), count, images, predictor, bar=not sys.stdout.isatty()):
         failed += len(batch.errors)
         sys.stdout.write("".join(line(name, each) for name, each in _by_name(batch, found, top) if each is not None))
         sys.stdout.flush()
@@ -117,16 +117,16 @@ def _print(options: Predict, arguments: list[str], trained: "Trained", devices: 
 
 def _write(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. How many images in it could not be read, and of how many."""
-    from train import predictions_parquet as parquet
-    from train.predictions_file import PredictionsFile, describe
-    from train.predictor import Predictor
+    from train.predict import parquet_file
+    from train.predict.jsonl_file import PredictionsFile, describe
+    from train.predict.predictor import Predictor
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
     about = describe(options.run, trained.about, trained.digest(), top, arguments)
     path, unchanged = options.output, False
     if _is_parquet(options.output):
-        path, unchanged = parquet.lines_path(path), parquet.unpack(path, about)
+        path, unchanged = parquet_file.lines_path(path), parquet_file.unpack(path, about)
     with PredictionsFile(path, about) as file:
         left = sum(1 for _ in missing(file, arguments))
         try:
@@ -141,15 +141,15 @@ def _write(options: Predict, arguments: list[str], trained: "Trained", devices: 
             raise
         if _is_parquet(options.output):
             if file.added or not unchanged:
-                parquet.pack(options.output, about)
-            parquet.drop_lines(options.output)
+                parquet_file.pack(options.output, about)
+            parquet_file.drop_lines(options.output)
     print(f"{printable(options.output)}: {file.count:,} images, {file.added:,} of them now")
     return file.failed, file.count
 
 
 def missing(file: "PredictionsFile", arguments: list[str]) -> Iterator[str]:
     """The images that are not in a file, one that several arguments lead to only the first time."""
-    from train.predictions_file import once
+    from train.predict.jsonl_file import once
 
     parts = sorted(Path(argument).parts for argument in arguments)
     overlap = any(after[: len(before)] == before for before, after in itertools.pairwise(parts))
@@ -162,11 +162,11 @@ def add(
     file: "PredictionsFile", names: Iterable[str], count: int, images: "Images", predictor: "Predictor", top: int
 ) -> None:
     """Predict ``count`` images and add their lines to a file, each batch as soon as it is there."""
-    from train.answering import answers, one_line
-    from train.predictions import JsonLines
+    from train.predict.formats import JsonLines
+    from train.predict.stream import one_line, predict_images
 
     line = JsonLines(images.class_names)
-    for batch, found in answers(names, count, images, predictor, done=file.count):
+    for batch, found in predict_images(names, count, images, predictor, done=file.count):
         lines = [
             line.error(name, one_line(batch.errors[place])) if each is None else line(name, each)
             for place, (name, each) in enumerate(_by_name(batch, found, top))
@@ -174,9 +174,9 @@ def add(
         file.write(lines, len(batch.errors))
 
 
-def _by_name(batch: "Batch", found: "Answers | None", top: int) -> Iterator[tuple[str, "Prediction | None"]]:
+def _by_name(batch: "Batch", found: "Outputs | None", top: int) -> Iterator[tuple[str, "Prediction | None"]]:
     """Each image of a batch with its prediction; ``None`` if it could not be read."""
-    from train.predictions import predictions
+    from train.predict.formats import predictions
 
     told = iter(() if found is None else predictions(found, top))
     for place, name in enumerate(batch.names):

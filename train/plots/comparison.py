@@ -8,9 +8,9 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from train.figures import STYLE, plain, plt
-from train.plot import Run
-from train.records import printable
+from train.plots.compared_run import ComparedRun
+from train.plots.run_figures import STYLE, plain, plt
+from train.terminal import printable
 
 # Okabe and Ito's palette without its yellow, too faint on paper; told apart with any colour vision. Lines and markers
 # say the same again: colours, dashes and markers repeat after 7, 5 and 8 runs, all three together after 280.
@@ -21,7 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 MARKS = 12
 
 
-def draw(path: Path, runs: Sequence[tuple[str, Run]], against: str) -> None:
+def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> None:
     """Draw the comparison into a file of the kind that its suffix says.
 
     Args:
@@ -56,7 +56,7 @@ def draw(path: Path, runs: Sequence[tuple[str, Run]], against: str) -> None:
             plt.close(figure)
 
 
-def _curves(axes, runs: Sequence[tuple[str, Run]], against: str) -> list:
+def _curves(axes, runs: Sequence[tuple[str, ComparedRun]], against: str) -> list:
     """Three learning curves of every run; the lines of one of them, for the legend."""
     evaluated = "/".join(sorted({run.evaluated_on for _, run in runs}))
     panels = (
@@ -94,7 +94,7 @@ def _curves(axes, runs: Sequence[tuple[str, Run]], against: str) -> list:
     return lines
 
 
-def _parameters(axis, runs: Sequence[tuple[str, Run]]) -> None:
+def _parameters(axis, runs: Sequence[tuple[str, ComparedRun]]) -> None:
     counted = [(index, run) for index, (_, run) in enumerate(runs) if run.parameters]
     for index, run in counted:
         colour = COLOURS[index % len(COLOURS)]
@@ -124,7 +124,7 @@ def _parameters(axis, runs: Sequence[tuple[str, Run]]) -> None:
         axis.text(0.5, 0.5, "no run says how many it stores", ha="center", va="center", transform=axis.transAxes)
 
 
-def _shared(runs: Sequence[tuple[str, Run]], field: str) -> str | None:
+def _shared(runs: Sequence[tuple[str, ComparedRun]], field: str) -> str | None:
     """What all configurations say of a field; ``None`` where they differ or say nothing."""
     values = {repr(run.config.get(field)): run.config.get(field) for _, run in runs}
     (value,) = values.values() if len(values) == 1 else (None,)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from train.errors import UserError
-from train.records import number, open_folder, printable, read_json
-from train.table import table
+from train.runs.reading import number, open_folder, read_json
+from train.terminal import printable, table
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     from flax import nnx
 
     from train.devices import BATCH
-    from train.evaluation import by_depth, evaluate, measure
-    from train.step import make_eval_step
+    from train.steps.evaluation import by_depth, evaluate, measure
+    from train.steps.step import make_eval_step
 
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     local = jax.local_devices()
@@ -173,7 +173,7 @@ def _open(options: Evaluate):
     open_folder(options.run)  # before jax is imported, which takes seconds
 
     from train import data
-    from train.trained import open_run
+    from train.runs.trained import open_run
 
     trained = open_run(options.run)
     config = trained.config

@@ -1,7 +1,12 @@
-"""Aligned columns for a terminal."""
+"""Text for a terminal: untrusted text made harmless, and aligned columns."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+
+def printable(text: object) -> str:
+    """Text from a file or a file's name, fit for a terminal: what is not printable appears as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def width(text: str) -> int:
