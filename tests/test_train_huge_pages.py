@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from train import huge_pages
+
 SHOW = """\
 import os, sys
 from train.huge_pages import ask_for_huge_pages

@@ -206,7 +206,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         "peak_memory_bytes": run_folder.peak_memory_bytes(),
     }
     if folder is not None:
-        figures.draw(
+        run_figures.draw(
             folder,
             title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
             evaluated=config.evaluate_on,
