@@ -15,6 +15,7 @@ Exit codes, of all commands:
 
 import contextlib
 import difflib
+import io
 import os
 import signal
 import sys
@@ -42,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line ``arguments`` (``None`` for the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show is shown escaped.
-        with contextlib.suppress(AttributeError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is shown escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         try:

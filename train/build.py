@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 import puppet_jax as pj
-from train.config import Config
+from train.config import ResolvedConfig
 from train.errors import UserError
 
 
-def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN:
+def build(config: ResolvedConfig, *, num_classes: int, in_channels: int) -> pj.PuppetCNN:
     """A freshly initialised model of a resolved configuration, its parameters drawn from ``config.seed``.
 
     Raises:

@@ -16,7 +16,7 @@ from train.errors import UserError
 Puppeteer = Literal["continuous", "ode", "printed", "stored"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The defaults that depend on the data set. Chosen on a validation part of the training set."""
 
@@ -162,18 +162,20 @@ class Config:
     """How many processes there are."""
 
 
-def resolve(config: Config) -> Config:
-    """Fill in what depends on the data set and check every value.
+@dataclass(frozen=True)
+class ResolvedConfig(Recipe, Config):
+    """A configuration in which no field of a recipe is ``None``."""
 
-    Returns:
-        a Config in which no field that a recipe sets is ``None``.
+
+def resolve(config: Config) -> ResolvedConfig:
+    """Fill in what depends on the data set and check every value.
 
     Raises:
         UserError: a value is out of range; names the flag, what was got and what is expected.
     """
     recipe = RECIPES.get(config.data, RECIPES["others"])
     missing = {name: value for name, value in vars(recipe).items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, **missing)
+    config = ResolvedConfig(**vars(config) | missing)
 
     def expect(field: str, ok: bool, expected: str) -> None:
         if not ok:
@@ -211,18 +213,20 @@ def to_json(config: Config) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
 
 
-def from_json(values: dict[str, Any]) -> Config:
+def from_json(values: dict[str, Any]) -> ResolvedConfig:
     """The configuration of :func:`to_json`; a field that an older version did not have gets its default.
 
     Raises:
         TypeError: a field that this version does not have.
     """
-    config = Config(**{"optimiser": "adamw", **values})  # there was no other
-    paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
+    config = ResolvedConfig(**values)
+    paths: dict[str, Any] = {
+        name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))
+    }
     return dataclasses.replace(config, **paths)
 
 
-def contradictions(ran: Config, asked: Config) -> list[str]:
+def contradictions(ran: ResolvedConfig, asked: ResolvedConfig) -> list[str]:
     """The fields of a resolved configuration that would change a run's numbers, each with both values."""
     return [
         f"--{name.replace('_', '-')} is {value!r} in the run, got {getattr(asked, name)!r}"

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import CONNECTION, FREE, Config, to_json
+from train.config import CONNECTION, FREE, Config, ResolvedConfig, to_json
 from train.errors import UserError
 
 BATCH = "batch"
@@ -32,7 +32,9 @@ def connect(config: Config) -> None:
         UserError: the flags are incomplete, or the others are not there within five minutes.
     """
     names = {"coordinator": "coordinator_address", "process_id": "process_id", "process_count": "num_processes"}
-    given = {jax_name: value for name, jax_name in names.items() if (value := getattr(config, name)) is not None}
+    given: dict[str, Any] = {
+        jax_name: value for name, jax_name in names.items() if (value := getattr(config, name)) is not None
+    }
     if not given and not config.distributed:
         return
     if given and len(given) < len(names):
@@ -43,7 +45,10 @@ def connect(config: Config) -> None:
         )
     if jax.distributed.is_initialized():
         return
-    timeouts = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
+    timeouts: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
+    }
     try:
         jax.distributed.initialize(**given, **timeouts)
     except Exception as error:  # of several kinds: no cluster found, a bad address, nobody there in time
@@ -65,7 +70,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def make_mesh(config: Config) -> Mesh:
+def make_mesh(config: ResolvedConfig) -> Mesh:
     """A mesh over ``config.devices`` devices of each process (all of them by default).
 
     Raises:
@@ -141,11 +146,11 @@ def from_first(value: bytes | None) -> bytes | None:
     length = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if value is None else len(value))))
     if length < 0:
         return None
-    content = np.frombuffer(value, np.uint8) if is_first() else np.zeros(length, np.uint8)
+    content = np.zeros(length, np.uint8) if value is None or not is_first() else np.frombuffer(value, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8).tobytes()
 
 
-def _agree(config: Config, count: int) -> None:
+def _agree(config: ResolvedConfig, count: int) -> None:
     if jax.process_count() == 1:
         return
     numbers = {name: value for name, value in to_json(config).items() if name not in (*FREE, *CONNECTION)}

@@ -77,7 +77,8 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     from train.steps.evaluation import by_depth, evaluate, measure
     from train.steps.step import make_eval_step
 
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
     local = jax.local_devices()
     count = next(n for n in range(min(devices or len(local), len(local)), 0, -1) if batch_size % n == 0)
     mesh = jax.sharding.Mesh(np.array(local[:count]), (BATCH,))
@@ -114,11 +115,8 @@ def agreement(model, split, batch_size: int) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--compiled: {error}") from error
     exact = jax.jit(lambda images: model(images))
-    found, expected = [], []
-    for images in padded_batches(split.images, batch_size):
-        found.append(np.asarray(predict(images).logits))
-        expected.append(np.asarray(exact(images), np.float32))
-    found, expected = (np.concatenate(parts)[: len(split)] for parts in (found, expected))
+    both = [(predict(images).logits, exact(images)) for images in padded_batches(split.images, batch_size)]
+    found, expected = (np.concatenate(parts, dtype=np.float32)[: len(split)] for parts in zip(*both, strict=True))
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         raise UserError("--compiled: the model's answers are no numbers, so there is nothing to compare")
     classes = found.argmax(-1)

@@ -63,8 +63,10 @@ def run(options: Predict) -> int:
 
     devices = choose_devices(options.devices)
     trained = open_run(options.run)
-    tell = _print if options.output is None else _write
-    failed, asked = tell(options, arguments, trained, devices)
+    if options.output is None:
+        failed, asked = _print(options, arguments, trained, devices)
+    else:
+        failed, asked = _write(options, options.output, arguments, trained, devices)
     failed, asked = failed + len(empty), asked + len(empty)
     if failed:
         print(f"{failed:,} of {asked:,} could not be read", file=sys.stderr)
@@ -115,7 +117,7 @@ def _print(options: Predict, arguments: list[str], trained: "Trained", devices: 
     return failed, count
 
 
-def _write(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
+def _write(options: Predict, output: Path, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. How many images in it could not be read, and of how many."""
     from train.predict import parquet_file
     from train.predict.jsonl_file import PredictionsFile, describe
@@ -124,9 +126,9 @@ def _write(options: Predict, arguments: list[str], trained: "Trained", devices: 
     images = trained.images()
     top = min(options.top, len(images.class_names))
     about = describe(options.run, trained.about, trained.digest(), top, arguments)
-    path, unchanged = options.output, False
-    if _is_parquet(options.output):
-        path, unchanged = parquet_file.lines_path(path), parquet_file.unpack(path, about)
+    path, unchanged = output, False
+    if _is_parquet(output):
+        path, unchanged = parquet_file.lines_path(output), parquet_file.unpack(output, about)
     with PredictionsFile(path, about) as file:
         left = sum(1 for _ in missing(file, arguments))
         try:
@@ -139,11 +141,11 @@ def _write(options: Predict, arguments: list[str], trained: "Trained", devices: 
                 file=sys.stderr,
             )
             raise
-        if _is_parquet(options.output):
+        if _is_parquet(output):
             if file.added or not unchanged:
-                parquet_file.pack(options.output, about)
-            parquet_file.drop_lines(options.output)
-    print(f"{printable(options.output)}: {file.count:,} images, {file.added:,} of them now")
+                parquet_file.pack(output, about)
+            parquet_file.drop_lines(output)
+    print(f"{printable(output)}: {file.count:,} images, {file.added:,} of them now")
     return file.failed, file.count
 
 

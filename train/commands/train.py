@@ -16,7 +16,7 @@ import jax
 import tyro
 
 from train import data, devices
-from train.config import CONNECTION, Config, resolve
+from train.config import CONNECTION, Config, ResolvedConfig, resolve
 from train.errors import UserError
 from train.runs import run_folder
 from train.runs.resume import check
@@ -38,13 +38,15 @@ def launch(arguments: list[str] | None) -> int:
         config = parse(arguments)
         devices.connect(config)
         with interrupt.raised():
-            folder, dataset = prepare(config)
-            if dataset is None:
+            if config.resume is not None and run_folder.finished(config.resume):
+                folder = config.resume
                 summary = json.loads((folder / "summary.json").read_text())
                 _tell(f"{folder} is finished; nothing to train")
             else:
-                with run_folder.locked(folder if devices.is_first() else None):
-                    summary = train(config, dataset, folder if devices.is_first() else None)
+                folder, dataset = prepare(config)
+                to_write = folder if devices.is_first() else None
+                with run_folder.locked(to_write):
+                    summary = train(config, dataset, to_write)
     except UserError as error:
         _tell(f"error: {error}")
         return 2
@@ -62,12 +64,12 @@ def launch(arguments: list[str] | None) -> int:
         if jax.process_count() == 1:
             raise
         devices.leave(f"lost another process ({str(error).strip().splitlines()[0]}){_how(folder)}")
-    if devices.is_first():
+    if folder is not None and devices.is_first():
         print(report(summary, folder))
     return 0
 
 
-def parse(arguments: list[str] | None) -> Config:
+def parse(arguments: list[str] | None) -> ResolvedConfig:
     """The resolved configuration of a command line; with ``--resume``, the run's own.
 
     Raises:
@@ -84,14 +86,12 @@ def parse(arguments: list[str] | None) -> Config:
     return asked
 
 
-def prepare(config: Config) -> tuple[Path | None, data.Dataset | None]:
-    """The run's folder, which only the first process makes and knows, and the data: ``None`` if the run is finished.
+def prepare(config: ResolvedConfig) -> tuple[Path | None, data.Dataset]:
+    """The run's folder, ``None`` where another process makes it, and the data.
 
     Raises:
         UserError: the data or the folder cannot be had.
     """
-    if config.resume is not None and run_folder.finished(config.resume):
-        return config.resume, None
     dataset = data.load(
         config.data,
         config.data_dir,

@@ -72,7 +72,7 @@ class _Files:
         return str(self.paths[row])
 
     def take(self, chosen: np.ndarray) -> "_Files":
-        return _Files([self.paths[row] for row in np.flatnonzero(chosen)], self.labels[chosen])
+        return _Files([self.paths[row] for row in np.flatnonzero(chosen).tolist()], self.labels[chosen])
 
 
 def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,7 +24,6 @@ MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112
 # Where an orientation may be told, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
-# Smaller files are read at once, which is faster than to let Pillow ask for their parts.
 _SMALL = 2**16
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -120,16 +120,15 @@ def _opened(source: str | Path | bytes) -> Iterator:
     from PIL import Image
 
     try:
+        file: BinaryIO
         if isinstance(source, bytes):
             if not source:
                 raise ImageError("empty")
             file = io.BytesIO(source)
         else:
+            # Small files are read at once, which is faster than to let Pillow ask for their parts.
             small = _check_regular(source) <= _SMALL
-            file = open(source, "rb", buffering=0 if small else -1)  # noqa: SIM115, closed below
-            if small:
-                with file:
-                    file = io.BytesIO(file.read())
+            file = io.BytesIO(Path(source).read_bytes()) if small else open(source, "rb")  # noqa: SIM115, closed below
         with file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:

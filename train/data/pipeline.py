@@ -1,7 +1,7 @@
 """The order in which a run visits its training images, and batches of them made ahead of their turn."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def train_batches(
     stop_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of steps ``start_step`` to ``stop_step - 1``, made ahead of their turn by a thread.
 
     With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th of epoch
@@ -98,7 +98,7 @@ class _Steps:
         return self.split.images[chosen], self.split.labels[chosen]
 
 
-def _prefetched(steps: _Steps) -> Iterator[Batch]:
+def _prefetched(steps: _Steps) -> Generator[Batch]:
     import grain
 
     if len(steps) == 0:

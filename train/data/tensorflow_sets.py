@@ -158,6 +158,7 @@ def _check_features(name: str, features, tfds):
 def _version_folder(name: str, directory: Path) -> Path:
     """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
     parts = _NAME.fullmatch(name)
+    assert parts is not None, name  # is_prepared has looked at it
     root = _root(parts, directory)
     versions = [path.parent for path in root.glob("*/dataset_info.json")]
     if not versions and not parts["config"]:

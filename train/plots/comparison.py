@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from train.plots.compared_run import ComparedRun
@@ -32,8 +33,9 @@ def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> N
     style = {**STYLE, "pdf.fonttype": 42, "svg.hashsalt": "puppet-jax"}
     with plt.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
-        figure, axes = plt.subplots(2, 2, figsize=(10.0, 8.0 + 0.11 * len(runs)))
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        figure, axes = plt.subplots(
+            2, 2, figsize=(10.0, 8.0 + 0.11 * len(runs)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        )
         shared = [each for name in ("data", "preset", "puppeteer") if (each := _shared(runs, name)) is not None]
         figure.suptitle(plain(", ".join(shared)), fontsize=12)
         handles = _curves(axes.flat[:3], runs, against)
@@ -113,7 +115,7 @@ def _parameters(axis, runs: Sequence[tuple[str, ComparedRun]]) -> None:
     axis.set(xlabel="stored parameters", ylabel=f"accuracy at the end{unfinished}")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.margins(0.12)
-    counts = [run.parameters for _, run in counted]
+    counts = [run.parameters for _, run in counted if run.parameters]
     if counts and max(counts) > 10 * min(counts):
         axis.set_xscale("log")
     else:

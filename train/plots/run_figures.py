@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 # Two colours of Okabe and Ito's palette, told apart with any colour vision; markers and hatches say the same again.
 TRAIN, TEST = "#0072B2", "#D55E00"
 BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (7.0, 4.6),
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -87,7 +87,7 @@ def _complexity(path: Path, title: str, evaluated: str, train: dict, test: dict)
         h = values["complexity"]
         axis.hist(
             h,
-            bins,
+            bins.tolist(),
             weights=np.full(len(h), 1 / len(h)),
             label=f"{label}: n = {len(h):,}, mean {h.mean():.2f} bits",
             color=colour,

@@ -35,8 +35,8 @@ def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images
         top: how many classes a line names.
         images: paths as they were given.
     """
-    given = {"first": images[:3], "count": len(images), "sha256": hashlib.sha256(json.dumps(images).encode())}
-    given["sha256"] = given["sha256"].hexdigest()
+    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+    given = {"first": images[:3], "count": len(images), "sha256": digest}
     steps = {"epoch": about.get("epoch"), "step": about.get("step")}
     return {"format": FORMAT, "run": str(run), **steps, "parameters": parameters, "top": top, "images": given}
 

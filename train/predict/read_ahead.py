@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ def read_ahead(
     *,
     threads: int,
     refused: type[Exception],
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """All images in the order named, ``size`` at a time, the last batch smaller.
 
     However many there are, at most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. To close the

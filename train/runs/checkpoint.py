@@ -59,7 +59,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path | None, *, keep: int, every: int | None = None):
-        self._folder = folder
+        self._folder = folder or Path()  # unused without a manager
+        self._writes = folder is not None
         self._every = every
         self._policy = _Preserved(keep, {})
         self._manager: ocp.CheckpointManager | None = None
@@ -68,7 +69,7 @@ class Checkpoints:
         """The step of the last good one."""
 
     def __enter__(self) -> "Checkpoints":
-        if self._folder is None:
+        if not self._writes:
             return self
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of every file; errors are told here
         path = (self._folder / FOLDER).absolute()
@@ -155,7 +156,7 @@ class Checkpoints:
         problems: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                arrays, about = self._read(step)
+                arrays, about = self._read(self._manager, step)
             except Exception as error:  # whatever a damaged file makes of orbax and its storage
                 problems.append(f"the checkpoint at step {step} is damaged: {_reason(error)}")
                 continue
@@ -173,9 +174,9 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _read(self, manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         items = {"state": ocp.args.PyTreeRestore(), "about": ocp.args.JsonRestore()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
         about = restored["about"]
         if about != _signed({name: value for name, value in about.items() if name != "digest"}):
             raise ValueError("its description does not match its digest")
@@ -230,8 +231,7 @@ def fill(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         got, want = (f"{a[name].dtype}{list(a[name].shape)}" if name in a else "absent" for a in (arrays, expected))
         if got != want:
             raise ValueError(f"{name} is {got}, expected {want}")
-    leaves, structure = jax.tree.flatten_with_path(tree)
-    return structure.unflatten([arrays[_name(path)] for path, _ in leaves])
+    return jax.tree.map_with_path(lambda path, _: arrays[_name(path)], tree)
 
 
 def _name(path: tuple) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # Seconds between two flushes. Each waits for the disk, so it is not done for every record.
 FLUSH = 2.0
@@ -31,7 +32,7 @@ class Events:
 
     def __init__(self, folder: Path, resumed_at: int | None = None, say: Callable[[str], None] | None = None):
         self._say = say or (lambda text: print(text, file=sys.stderr))
-        self._writer = None
+        self._writer: Any = None
         self._flushed = time.monotonic()
         try:
             from tensorboardX import RecordWriter

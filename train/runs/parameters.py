@@ -15,7 +15,7 @@ from flax import nnx
 import puppet_jax as pj
 from puppet_jax.pretrained import parameter_name
 from train.build import build
-from train.config import Config, from_json
+from train.config import ResolvedConfig, from_json
 from train.errors import UserError
 
 FORMAT = "puppet-jax parameters 1"
@@ -83,11 +83,10 @@ def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
         shown = "; ".join(sorted(wrong)[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         raise UserError(f"the parameters do not fit the model: {shown}. Make the model that they were saved from")
     params = nnx.state(model, nnx.Param)
-    leaves, structure = jax.tree.flatten_with_path(params)
-    nnx.update(model, structure.unflatten([jnp.asarray(arrays[parameter_name(path)]) for path, _ in leaves]))
+    nnx.update(model, jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[parameter_name(path)]), params))
 
 
-def restore(path: Path) -> tuple[pj.PuppetCNN, Config]:
+def restore(path: Path) -> tuple[pj.PuppetCNN, ResolvedConfig]:
     """The trained model of a run, and the configuration it was trained with.
 
     Raises:

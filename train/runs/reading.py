@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import UserError
+from train.terminal import printable
 
 # A run's own files stay far below: a summary is a few kilobytes, an epoch's line a few hundred bytes.
 LARGEST = 64 * 2**20

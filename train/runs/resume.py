@@ -4,12 +4,12 @@ import json
 import zlib
 from typing import Any, NamedTuple
 
-import numpy as np
+import jax.numpy as jnp
 import safetensors.numpy
 
 from train import data
 from train.runs.checkpoint import Checkpoints, fill
-from train.config import Config, contradictions, from_json, to_json
+from train.config import ResolvedConfig, contradictions, from_json, to_json
 from train.devices import from_first
 from train.errors import UserError
 from train.steps.step import Tally, TrainState
@@ -36,7 +36,7 @@ class Position(NamedTuple):
     epoch_seconds: float = 0.0
 
 
-def check(config: Config, asked: Config) -> None:
+def check(config: ResolvedConfig, asked: ResolvedConfig) -> None:
     """Refuse flags that contradict the configuration of a run.
 
     Raises:
@@ -62,7 +62,7 @@ def fingerprint(dataset: data.Dataset) -> dict[str, Any]:
 
 
 def save(
-    checkpoints: Checkpoints, config: Config, dataset: data.Dataset, position: Position, accuracy: float | None
+    checkpoints: Checkpoints, config: ResolvedConfig, dataset: data.Dataset, position: Position, accuracy: float | None
 ) -> bool:
     """Save a position as a checkpoint, see :meth:`train.runs.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
@@ -71,12 +71,12 @@ def save(
     about = {"config": to_json(config), "data": fingerprint(dataset)}
     about |= {name: getattr(position, name) for name in PLAIN}
     # That it is to stop was asked of this process, not of the one that goes on.
-    arrays = {"state": position.state, "tally": position.tally._replace(stop=np.int32(0))}
+    arrays = {"state": position.state, "tally": position.tally._replace(stop=jnp.int32(0))}
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
 
 
 def restore(
-    checkpoints: Checkpoints, config: Config, dataset: data.Dataset, beginning: Position
+    checkpoints: Checkpoints, config: ResolvedConfig, dataset: data.Dataset, beginning: Position
 ) -> tuple[Position | None, list[str]]:
     """The position of the last good checkpoint, at every process, and what was wrong with later ones; ``None`` if there
     never was any.
@@ -90,10 +90,11 @@ def restore(
             data, or arrays that do not fit.
     """
     found = checkpoints.restore()
-    text = from_first(found and json.dumps([found[1], found[2]]).encode())
-    if text is None:
+    text = from_first(json.dumps([found[1], found[2]]).encode() if found else None)
+    content = from_first(safetensors.numpy.save(found[0]) if found else None)
+    if text is None or content is None:
         return None, []
-    arrays = safetensors.numpy.load(from_first(found and safetensors.numpy.save(found[0])))
+    arrays = safetensors.numpy.load(content)
     saved, problems = json.loads(text)
     check(from_json(saved["config"]), config)
     wrong = [

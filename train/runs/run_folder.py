@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from train.config import Config, from_json, to_json
+from train.config import ResolvedConfig, from_json, to_json
 from train.errors import UserError
 
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
@@ -28,7 +28,7 @@ FOLDERS = ("checkpoints", "damaged", "events")
 LOCK = "lock"
 
 
-def make_folder(config: Config) -> Path:
+def make_folder(config: ResolvedConfig) -> Path:
     """Create the run's folder; with ``--overwrite``, remove an earlier run's files from it, and only those.
 
     Raises:
@@ -83,7 +83,7 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
 
 
-def configuration(folder: Path) -> Config:
+def configuration(folder: Path) -> ResolvedConfig:
     """The configuration of the run in a folder.
 
     Raises:
@@ -109,7 +109,7 @@ def finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FINAL)
 
 
-def describe(config: Config, *, train_images: int, test_images: int, skipped_images: int = 0) -> dict[str, Any]:
+def describe(config: ResolvedConfig, *, train_images: int, test_images: int, skipped_images: int = 0) -> dict[str, Any]:
     """Everything that decides a run's numbers: configuration, sizes, versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
@@ -166,8 +166,10 @@ def _temporary(names) -> list[str]:
 
 
 def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    try:
         return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git_revision() -> str | None:

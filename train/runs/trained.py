@@ -20,7 +20,7 @@ from flax import nnx
 import puppet_jax as pj
 from train.runs import parameters
 from train.build import build
-from train.config import Config
+from train.config import ResolvedConfig, from_json
 from train.errors import UserError
 from train.runs.reading import open_folder, parse_object
 from train.terminal import printable
@@ -53,7 +53,7 @@ class Trained:
 
     folder: Path
     model: pj.PuppetCNN
-    config: Config
+    config: ResolvedConfig
     about: dict[str, Any]
 
     def digest(self) -> str:
@@ -161,7 +161,7 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
         if isinstance(value, int) and value > LARGEST_OPTION:
             raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
     try:
-        described = Config(**config)
+        described = from_json(config)
         abstract = nnx.eval_shape(lambda: build(described, **model))
     except UserError as error:
         raise UserError(f"{name}: {error}") from error

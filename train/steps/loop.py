@@ -15,7 +15,7 @@ from flax import nnx
 import puppet_jax as pj
 from train import data, devices
 from train.build import build
-from train.config import Config, to_json
+from train.config import ResolvedConfig, to_json
 from train.errors import UserError
 from train.runs import parameters, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
@@ -23,7 +23,7 @@ from train.steps import interrupt
 from train.steps.evaluation import by_depth, evaluate, measure
 from train.steps.optimiser import make_optimiser, schedule_of
 from train.steps.progress import Progress, means, say
-from train.steps.step import empty_tally, make_eval_step, make_train_step, start
+from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
 
 # Steps handed to the device ahead of their turn, so that it never waits for the host.
 AHEAD = 2
@@ -33,7 +33,7 @@ class Diverged(RuntimeError):
     """The loss stopped being a number."""
 
 
-def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[str, Any]:
+def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) -> dict[str, Any]:
     """Train a model and fill the run's folder, or go on with a run that is there.
 
     Args:
@@ -58,13 +58,16 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         raise UserError(
             f"--batch-size: got {config.batch_size}, expected at most the {len(dataset.train)} training images"
         )
-    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or math.inf)
+    total_steps = config.epochs * steps_per_epoch
+    if config.max_steps is not None:
+        total_steps = min(total_steps, config.max_steps)
     epochs = math.ceil(total_steps / steps_per_epoch)
 
     # The model, split once into what it is (graphdef), what is trained (params) and the rest of its state.
     shape = {"num_classes": dataset.num_classes, "in_channels": dataset.train.images.shape[-1]}
     model = build(config, **shape)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
     optimiser = make_optimiser(config, total_steps)
     schedule = jax.jit(schedule_of(config, total_steps))
     eval_step = make_eval_step(graphdef, mesh)
@@ -108,7 +111,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
             process_count=jax.process_count(),
         )
         correct = None
-        recent = deque(maxlen=AHEAD + 1)
+        recent: deque[Tally] = deque(maxlen=AHEAD + 1)
         told = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
         with contextlib.closing(batches), told as progress, interrupt.noted() as asked:
             clock = time.perf_counter() - at.epoch_seconds
@@ -206,6 +209,8 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
         "peak_memory_bytes": run_folder.peak_memory_bytes(),
     }
     if folder is not None:
+        from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
+
         run_figures.draw(
             folder,
             title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
@@ -241,7 +246,7 @@ def _resumed(
 
 
 def _save_parameters(
-    folder: Path | None, params: nnx.State, config: Config, dataset: data.Dataset, epoch: int, step: int
+    folder: Path | None, params: nnx.State, config: ResolvedConfig, dataset: data.Dataset, epoch: int, step: int
 ) -> None:
     """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
     if folder is None:
@@ -257,7 +262,7 @@ def _save_parameters(
     parameters.save(folder / "params.safetensors", params, about)
 
 
-def _advice(what: str, checkpoints: Checkpoints, config: Config) -> str:
+def _advice(what: str, checkpoints: Checkpoints, config: ResolvedConfig) -> str:
     last = checkpoints.last
     kept = "no checkpoint was saved" if last is None else f"the last good checkpoint, of step {last}, is kept"
     return (

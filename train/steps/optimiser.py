@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import Config
+from train.config import ResolvedConfig
 
 # The root mean square of Muon's updates over the learning rate: about AdamW's, so that one rate serves both (Liu et
 # al. 2025, "Muon is scalable for LLM training", arXiv:2502.16982, §2.2).
@@ -32,12 +32,12 @@ def learning_rate_schedule(peak: float, warmup: float, steps: int, kind: str = "
     return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), after], [rising])
 
 
-def schedule_of(config: Config, steps: int) -> optax.Schedule:
+def schedule_of(config: ResolvedConfig, steps: int) -> optax.Schedule:
     """The learning rate by step of a resolved configuration for a run of ``steps`` steps."""
     return learning_rate_schedule(config.learning_rate, config.warmup, steps, config.schedule)
 
 
-def make_optimiser(config: Config, steps: int) -> optax.GradientTransformation:
+def make_optimiser(config: ResolvedConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser of a resolved configuration for a run of ``steps`` steps.
 
     ``"adamw"``, or ``"muon"`` (Jordan et al. 2024): the puppeteer's matrices get updates whose singular values are all

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from train.config import Config
+from train.config import ResolvedConfig
+from train.runs.events import Events
 from train.steps.step import Sums, Tally
 
 # Seconds between two looks for the bar, and between two lines within an epoch where there is no terminal.
@@ -33,15 +34,12 @@ class Progress:
         total, steps_per_epoch: steps of the whole run, and of an epoch.
     """
 
-    def __init__(self, folder: Path | None, config: Config, tally: Tally, total: int, steps_per_epoch: int):
+    def __init__(self, folder: Path | None, config: ResolvedConfig, tally: Tally, total: int, steps_per_epoch: int):
         self._total, self._steps_per_epoch, self._config = total, steps_per_epoch, config
         self._epochs = math.ceil(total / steps_per_epoch)
         done = int(tally.step)
-        self._silent = folder is None
-        self._events = None
+        self._events: Events | None = None
         if folder is not None:
-            from train.runs.events import Events  # which imports more than a process that tells nothing needs
-
             self._events = Events(folder, None if config.resume is None else done, say)
         # disable=None: no bar where standard error is no terminal.
         self._bar = tqdm(
@@ -50,7 +48,7 @@ class Progress:
             bar_format=FORMAT,
             mininterval=0,  # when to refresh it is decided here
             leave=False,
-            disable=self._silent or None,
+            disable=None if folder is not None else True,
         )
         self._pause = PLAIN if self._bar.disable else REFRESH
         self._looks: deque[tuple[float, int]] = deque([(time.perf_counter(), done)], maxlen=WINDOW)
@@ -58,7 +56,7 @@ class Progress:
     def look(self, tally: Tally) -> None:
         """Tell how far the run is, if it is time to. ``tally`` must be one that is computed: reading it takes
         microseconds then, where one in the making would hold the steps up."""
-        if self._silent:
+        if self._events is None:
             return
         step = int(tally.step)
         if step % EVENT_STEPS == 0:
@@ -83,7 +81,7 @@ class Progress:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Tell of a finished epoch, given its line of metrics."""
-        if self._silent:
+        if self._events is None:
             return
         say(
             f"epoch {line['epoch']}/{self._epochs}: train loss {line['train_loss']:.4f}, accuracy "

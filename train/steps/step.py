@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from puppet_jax.puppeteers.interpolate import FULL_RANGE
 from train.build import interpolated
-from train.config import Config
+from train.config import ResolvedConfig
 from train.devices import BATCH, ROWS, SHARED, alone, on_each_device
 from train.steps.augment import augment
 from train.steps.optimiser import averaged
@@ -72,7 +72,7 @@ def empty_tally(step: int = 0) -> Tally:
     return Tally(Sums(jnp.zeros(()), zero, zero, jnp.zeros(()), zero), jnp.int32(step), zero, zero)
 
 
-def start(params: nnx.State, optimiser: optax.GradientTransformation, config: Config) -> TrainState:
+def start(params: nnx.State, optimiser: optax.GradientTransformation, config: ResolvedConfig) -> TrainState:
     """The state before the first step. The parameters are copied, as the step gives away what it is handed."""
     params = jax.tree.map(jnp.copy, params)
     average = jax.tree.map(jnp.copy, params) if config.ema else None
@@ -83,7 +83,7 @@ def start(params: nnx.State, optimiser: optax.GradientTransformation, config: Co
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimiser: optax.GradientTransformation,
-    config: Config,
+    config: ResolvedConfig,
     mesh: Mesh,
     interval: tuple[float, float] = FULL_RANGE,
 ) -> Callable:
