@@ -74,13 +74,6 @@ def test_what_the_parser_refuses_ends_with_code_2(capsys, arguments):
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_missing_cifar10_ends_with_code_2(capsys, tmp_path):
-    pytest.importorskip("tensorflow_datasets")
-    assert main(["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
-    assert "error: --data cifar10: no prepared cifar10" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["--out", str(tmp_path)]) == 2
@@ -89,12 +82,6 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_pat
     assert main(["--out", str(tmp_path), "--overwrite"]) == 2
     assert "thesis.txt" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
-    (tmp_path / "file").write_text("")
-    assert main(["--out", str(tmp_path / "file")]) == 2
-    assert "--out" in capsys.readouterr().err
 
 
 def test_ctrl_c_before_training_ends_with_130(capsys, monkeypatch):

@@ -53,25 +53,18 @@ def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
         assert str(run.parent) not in text  # nothing of this machine
 
 
-def test_a_model_that_is_there_is_kept(run, weights, capsys):
+def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights, tmp_path, capsys):
+    assert main(["release", str(tmp_path), "--name=a"]) == 2
+    assert main(["release", str(run), "--name=../a"]) == 2
+    assert "--name: got '../a'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
+        pj.load_pretrained("x")
     assert release(run, weights) == 0
     before = (weights / "of_digits.safetensors").read_bytes()
     assert release(run, weights) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert release(run, weights, "--overwrite") == 0
     assert (weights / "of_digits.safetensors").read_bytes() == before
-
-
-def test_unfinished_runs_and_bad_names_are_refused(run, weights, tmp_path, capsys):
-    assert main(["release", str(tmp_path), "--name=a"]) == 2
-    assert main(["release", str(run), "--name=../a"]) == 2
-    assert "--name: got '../a'" in capsys.readouterr().err
-
-
-def test_an_unknown_name_is_refused_with_those_there_are(run, weights):
-    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
-        pj.load_pretrained("x")
-    release(run, weights)
     with pytest.raises(ValueError, match="there are of_digits"):
         pj.load_pretrained("../of_digits")
 
