@@ -13,25 +13,21 @@ from puppet_jax.presets import PRESETS
 from puppet_jax.pretrained import list_pretrained, load_pretrained, pretrained_info
 from puppet_jax.puppeteers import (
     ContinuousPuppeteer,
-    InterpolatedPuppeteer,
     OdePuppeteer,
     Puppeteer,
     StoredPuppeteer,
-    interpolate,
-    interpolation_error,
 )
 from puppet_jax.puppetize import puppetize
 from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet, StagedPuppet, StageSpec
 from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
 from puppet_jax.summary import Summary, summary
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PRESETS",
     "ContinuousPuppeteer",
     "ForeignPuppet",
-    "InterpolatedPuppeteer",
     "LayerSpec",
     "LoadedModel",
     "Measure",
@@ -54,8 +50,6 @@ __all__ = [
     "export",
     "frequency_map",
     "initial_value",
-    "interpolate",
-    "interpolation_error",
     "list_pretrained",
     "load",
     "load_pretrained",

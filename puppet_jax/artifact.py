@@ -28,7 +28,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT, VERSION = "puppet-jax export", 1
+FORMAT, VERSION = "puppet-jax export", 2
+_LAST_OF_VERSION_1 = "0.1.0"
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
 GENERATOR, OF_GENERATOR = "generator.stablehlo", "generator/"
 
@@ -56,7 +57,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits: float32, (B, num_classes).
-        complexity: float32, (B,), bits.
+        complexity: float32, (B,), bits: of the centre of each image's bin.
         depth: int32, (B,), the number of layers each image went through.
     """
 
@@ -75,7 +76,7 @@ class LoadedModel:
         metadata: all that the file says about itself.
         classes: a name for each logit, or ``None``.
         preprocessing: what makes an image fit for the model, in words, or ``None``.
-        interval: (least, greatest) complexity that kernels were baked for; outside, it is clamped.
+        complexities: (least, greatest) that there are kernels for.
         image_shape: (H, W, C) of every image.
         dtype: of the images, ``"uint8"`` (levels) or ``"float32"`` (in [0, 1]).
         platforms: what it runs on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
@@ -86,7 +87,7 @@ class LoadedModel:
         self.metadata = metadata
         self.classes = None if metadata["classes"] is None else tuple(metadata["classes"])
         self.preprocessing = metadata["preprocessing"]
-        self.interval = tuple(metadata["interval"])
+        self.complexities = tuple(metadata["complexities"])
         self.image_shape = tuple(metadata["images"]["shape"])
         self.dtype = metadata["images"]["dtype"]
         self.platforms = tuple(metadata["platforms"])
@@ -99,7 +100,8 @@ class LoadedModel:
 
         Raises:
             TypeError: another dtype.
-            ValueError: another shape, an empty batch, NaN or floats outside [0, 1] (checked on concrete arrays).
+            ValueError: another shape, an empty batch, NaN or floats outside [0, 1], or an image of a complexity that
+                there are no kernels for (checked on concrete arrays).
         """
         images = self._check(images)
         if images.ndim == 3:
@@ -112,7 +114,18 @@ class LoadedModel:
             filled = np.zeros((1 << (len(part) - 1).bit_length(), *self.image_shape), images.dtype)
             filled[: len(part)] = part
             parts.append([rows[: len(part)] for rows in self._run(filled, self._arrays)])
-        return Prediction(*(parts[0] if len(parts) == 1 else map(jnp.concatenate, zip(*parts, strict=True))))
+        found = Prediction(*(parts[0] if len(parts) == 1 else map(jnp.concatenate, zip(*parts, strict=True))))
+        self._check_held(np.asarray(found.complexity))
+        return found
+
+    def _check_held(self, complexity: np.ndarray) -> None:
+        low, high = self.complexities
+        outside = (complexity < low) | (complexity > high)
+        if outside.any():
+            raise ValueError(
+                f"images: number {int(outside.argmax())} has a complexity near {complexity[outside][0]:.3g}, the file "
+                f"holds kernels for {low:g} to {high:g}; export the model with wider complexities"
+            )
 
     def _check(self, images):
         images = images if isinstance(images, jax.core.Tracer) else np.asarray(images)
@@ -215,8 +228,9 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
         way_out = "install a newer puppet-jax, or export the model again with this one" if newer else _AGAIN
+        if version == 1:
+            way_out = f"read it with puppet-jax {_LAST_OF_VERSION_1}, or train and export the model again with this one"
         raise ValueError(f"format version {version!r}, this puppet-jax reads {VERSION}; {way_out}")
-    metadata.setdefault("generator", None)  # of which the first exports knew nothing
     problem = _wrong_entry(metadata)
     if problem:
         raise ValueError(f"{METADATA} is damaged: {problem}; {_AGAIN}")
@@ -244,7 +258,8 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
     def texts(value):
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
-    images, classes, interval, generator = (metadata.get(key) for key in ("images", "classes", "interval", "generator"))
+    images, classes, generator = (metadata.get(key) for key in ("images", "classes", "generator"))
+    complexities = metadata.get("complexities")
     shape = images.get("shape") if isinstance(images, dict) else None
 
     def makes_some_of(arrays):
@@ -263,7 +278,9 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
         "num_classes": isinstance(metadata.get("num_classes"), int),
         "classes": classes is None or (texts(classes) and len(classes) == metadata.get("num_classes")),
         "preprocessing": isinstance(metadata.get("preprocessing"), str | None),
-        "interval": isinstance(interval, list) and len(interval) == 2,
+        "complexities": isinstance(complexities, list)
+        and len(complexities) == 2
+        and all(isinstance(each, int | float) for each in complexities),
         "arrays": texts(metadata.get("arrays")),
         "generator": generator is None or makes_some_of(metadata.get("arrays")),
         "files": isinstance(metadata.get("files"), dict),

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from puppet_jax.artifact import ARRAYS, FORMAT, GENERATOR, METADATA, OF_GENERATOR, PROGRAM, VERSION, custom_calls
+from puppet_jax.exported_program import KERNELS, portable, portable_generator
 from puppet_jax.inference import Predictor
-from puppet_jax.portable import KERNELS, portable, portable_generator
 
 Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -61,9 +61,9 @@ def export(
 
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
-        ValueError: an image shape that the model does not take, an unknown dtype, platform or ``store``, as many
-            classes as there are not, a path whose folder does not exist, or a model that calls functions outside of
-            XLA; so does the ODE, of which only the kernels can be stored.
+        ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
+            platform or ``store``, another number of classes than logits, a path whose folder does not exist, or a
+            model that calls functions outside of XLA; so does the ODE, of which only the kernels can be stored.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)
@@ -94,7 +94,7 @@ def export(
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
         "num_classes": predict.puppet.num_classes,
-        "interval": list(predict.grid.interval),
+        "complexities": list(predict.complexities),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
         "arrays": list(arrays),
@@ -113,6 +113,11 @@ def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing
         raise TypeError(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
             "call export(compile_predict(model), ...)"
+        )
+    if predict.bank is None:
+        raise ValueError(
+            "export: predict generates kernels for every image, as its model measures complexity without bins; create "
+            "the model with measurement=Measure(bin=0.25), or a smaller bin"
         )
     if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f"export: image_shape must be (height, width, channels), got {shape}")
@@ -185,7 +190,7 @@ def _how_to_read(metadata: dict) -> str:
 
 
 def _readme(metadata: dict) -> str:
-    images, low, high = metadata["images"], *metadata["interval"]
+    images, low, high = metadata["images"], *metadata["complexities"]
     shape = ", ".join(map(str, images["shape"]))
     return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
 
@@ -208,7 +213,7 @@ These lines check nothing: use them for files from somebody you trust. pj.load c
 
 images: {images["dtype"]}, (B, {shape}), values {images["values"]}; every B is compiled for once, in seconds
 logits: float32, (B, {metadata["num_classes"]})
-complexity: float32, (B,); kernels are for {low:g} to {high:g}, what lies outside is taken for the nearer end
+complexity: float32, (B,); kernels are for {low:g} to {high:g}, logits of what lies outside are NaN
 depth: int32, (B,), the layers that each image went through
 platforms: {", ".join(metadata["platforms"])}
 preprocessing: {metadata["preprocessing"] or "not told"}

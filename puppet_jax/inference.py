@@ -1,21 +1,24 @@
-"""Inference without generation: kernels baked at nodes in H, and work in proportion to the depths of a batch."""
+"""Inference without generation: a bank of kernels, and work in proportion to the depths of a batch."""
 
+import copy
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
+from puppet_jax.bank import Bank, make_bank
+from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
-from puppet_jax.model import PuppetCNN, used_from
-from puppet_jax.puppeteers import InterpolatedPuppeteer, interpolate
-from puppet_jax.puppeteers.interpolate import FULL_RANGE, Grid
-from puppet_jax.puppets import ForeignPuppet, Puppet
+from puppet_jax.model import PuppetCNN
+from puppet_jax.puppeteers import Puppeteer
+from puppet_jax.puppets import Puppet
+from puppet_jax.schedule import depth
 
 _LARGEST_BATCH = 1024
 
@@ -25,7 +28,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits: float32, (B, num_classes).
-        complexity: float32, (B,), bits.
+        complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
         depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
     """
 
@@ -41,26 +44,21 @@ class Predictor:
     costs next to nothing: such rows have depth 0. An image's answer does not depend on the others of its batch.
 
     Attributes:
-        grid: the nodes that the kernels were baked at. ``grid.clamped(prediction.complexity)`` tells which images lie
-            outside its interval.
-        tables: of each layer, the kernels at its nodes, (M_l, K, K, C_in, C_out): the order the convolution reads.
-        puppeteer: what generated them.
-        puppet, measurement: the CNN that the kernels drive, and how images are measured.
+        puppet, puppeteer, measurement: the CNN, what generated its kernels, and how images are measured.
+        bank: the kernels; ``None`` where complexity is continuous and every image's are generated when it comes.
+        complexities: (least, greatest) that the bank has kernels for.
     """
 
-    def __init__(
-        self,
-        puppet: Puppet,
-        interpolated: InterpolatedPuppeteer,
-        measurement: Measure,
-        chunk: int | None,
-    ):
-        self.grid = interpolated.grid
-        self.puppeteer = interpolated
-        self.tables = _bake(*nnx.split(interpolated))
-        self._chunk = chunk
-        self.puppet = puppet
-        self.measurement = measurement
+    def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
+        self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
+        self.bank = self.complexities = None
+        if self.measurement.bin is not None:
+            self._baking, self.complexities = _baking(model, complexities)
+            self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
+        self._whole = complexities is None
+        self._chunk = chunk or default_chunk()
+        # Without a bank the puppeteer is a part of the program.
+        self._parts = nnx.split((self.puppet, self.puppeteer if self.bank is None else None))
 
     def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
         """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
@@ -68,7 +66,8 @@ class Predictor:
         Raises:
             TypeError: the dtype is neither uint8 nor floating.
             ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
-                channels than the model's, or an image smaller than its strides allow.
+                channels than the model's, an image smaller than its strides allow, or one of a complexity that the bank
+                has no kernels for (under ``jit`` its logits are NaN).
         """
         images = check_images(images, "predict")
         if images.ndim > 4:
@@ -82,73 +81,157 @@ class Predictor:
         parts = []
         for start in range(0, len(images), _LARGEST_BATCH):
             part = images[start : start + _LARGEST_BATCH]
-            size = 1 << (len(part) - 1).bit_length()
-            filled = jnp.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            parts.append(self._run(filled, len(part)))
-        if len(parts) == 1:
-            return jax.tree.map(lambda rows: rows[: len(images)], parts[0])
-        return jax.tree.map(lambda *rows: jnp.concatenate(rows)[: len(images)], *parts)
+            missing = (1 << (len(part) - 1).bit_length()) - len(part)
+            filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
+            found = self._run(filled, len(part))
+            parts.append(Prediction(*(rows[: len(part)] for rows in found)) if missing else found)
+        found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+        if not self._whole:
+            self._check_held(np.asarray(found.complexity))
+        return found
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
-        chunk = self._chunk or default_chunk()
-        graphdef, state = nnx.split(self.puppet)
-        return _predict(graphdef, self.grid, self.measurement, chunk, state, self.tables, images, count)
+        graphdef, state = self._parts
+        return _predict(graphdef, self.measurement, self._chunk, state, self.bank, images, count)
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays that prediction reads, a pytree: to place them on devices, or to make them arguments of a jitted
+        function instead of constants in it."""
+        return self._parts[1], self.bank
+
+    def with_arrays(self, arrays: Any) -> "Predictor":
+        """The same predictor, with these :attr:`arrays` in the place of its own."""
+        other = copy.copy(self)
+        state, other.bank = arrays
+        other._parts = self._parts[0], state
+        return other
+
+    def make_bank(self, puppeteer: Puppeteer) -> Bank:
+        """The kernels that are baked of a puppeteer; pure."""
+        return self._baking.bank(puppeteer)
+
+    def _check_held(self, complexity: np.ndarray) -> None:
+        low, high = self.complexities
+        outside = (complexity < low) | (complexity > high)
+        if outside.any():
+            raise ValueError(
+                f"predict: image {int(outside.argmax())} has a complexity near {complexity[outside][0]:.3g}, the bank "
+                f"was made for {low:g} to {high:g}; call compile_predict with wider complexities=, or None for all"
+            )
 
 
 def compile_predict(
     model: PuppetCNN,
     *,
-    tolerance: float = 1e-5,
-    interval: tuple[float, float] = FULL_RANGE,
+    complexities: tuple[float, float] | None = None,
     dtype: DTypeLike | None = None,
     chunk: int | None = None,
 ) -> Predictor:
     """Bake a trained model's kernels and return a jitted function images → :class:`Prediction`.
 
-    Kernels are generated here, once, at nodes in H (:func:`interpolate`), never at inference: an image's kernels are
-    then weighted sums of a few stored ones. Images are sorted by depth and taken in chunks, each of which stops at its
-    own deepest image, so that work is proportional to the sum of depths.
+    Kernels are generated here, once, one set for each bin of complexity: exactly those that the model itself would
+    generate. Images are sorted by depth and bin and taken in chunks, each of which stops at its own deepest image, so
+    that work is proportional to the sum of depths. Of a model with continuous complexity (``Measure(bin=None)``) there
+    is nothing to bake: its kernels are generated for every image.
 
     Args:
-        model: the model; an :class:`InterpolatedPuppeteer` inside is used with its own nodes.
-        tolerance: relative error of an interpolated kernel; see :func:`interpolate`.
-        interval: complexities to cover; the default is all there are. Outside, h is clamped to it.
+        model: the model; it is copied.
+        complexities: (least, greatest) to bake kernels for, in the unit of the model's measurement; ``None`` for all
+            there can be. A data set's own range makes a smaller bank; images outside are refused.
         dtype: compute type of the convolutions, ``None`` for the model's own; a puppetized model keeps its own.
         chunk: images that go through the layers together; ``None`` for the platform's own.
 
     Raises:
         TypeError: ``model`` is not a :class:`PuppetCNN`.
-        ValueError: ``chunk`` < 1, a ``dtype`` for a puppetized model, or what :func:`interpolate` raises.
+        ValueError: ``chunk`` < 1, a ``dtype`` for a puppetized model, or ``complexities`` that are empty or given
+            for continuous complexity.
     """
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"compile_predict: model must be a PuppetCNN, got {type(model).__name__}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"compile_predict: chunk must be at least 1, got {chunk}")
+    if complexities is not None and model.measurement.bin is None:
+        raise ValueError(
+            "compile_predict: complexities choose bins to bake kernels for, and this model measures without bins; "
+            "leave them out, or create it with measurement=Measure(bin=0.25)"
+        )
     model = nnx.clone(model)
     model.eval()
-    foreign = isinstance(model.puppet, ForeignPuppet)
-    if foreign and dtype is not None:
-        raise ValueError(
-            "compile_predict: a puppetized model computes in the types its author gave its layers; leave dtype out, "
-            "and puppetize the model with dtype=... in its own nnx.Conv"
-        )
     if dtype is not None:
-        model.puppet.dtype = jnp.dtype(dtype)
-    interpolated = model.puppeteer
-    if not isinstance(interpolated, InterpolatedPuppeteer):
-        levels = used_from(model.puppet, model.measurement)
-        interpolated = interpolate(interpolated, interval=interval, tolerance=tolerance, levels=levels)
-    return Predictor(model.puppet, interpolated, model.measurement, chunk)
+        model.puppet.compute_in(dtype)
+    return Predictor(model, complexities, chunk)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _bake(graphdef, state):
-    return convolution_tables(nnx.merge(graphdef, state).tables())
+class _Baking(NamedTuple):
+    """Which kernel sets are baked: bins from number ``first`` on, by their centres, and how many of the shallowest of
+    them each layer leaves out, because no image in them is deep enough to use it. Hashable, static under ``jit``."""
+
+    first: int
+    complexities: tuple[float, ...]
+    skipped: tuple[int, ...]
+
+    def bank(self, puppeteer: Puppeteer) -> Bank:
+        return make_bank(puppeteer, jnp.asarray(self.complexities), self.first).without(self.skipped)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _predict(graphdef, grid: Grid, measurement: Measure, chunk: int, state, tables, images, count) -> Prediction:
-    puppet = nnx.merge(graphdef, state)
+def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
+    """What to bake for the complexities asked for, and those that it covers."""
+    measurement, centres = model.measurement, model.measurement.centres
+    first, last = _bins(measurement, complexities)
+    covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
+    depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
+    if measurement.depth == "full":
+        depths = np.full_like(depths, model.max_depth)
+    skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
+    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
+
+
+def _bake(baking: _Baking, graphdef, state) -> Bank:
+    kernels = _kernels(baking, graphdef, state)
+    conditioned = getattr(nnx.merge(graphdef, state), "conditioned", True)
+    return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _kernels(baking: _Baking, graphdef, state) -> tuple[Array, ...]:
+    return baking.bank(nnx.merge(graphdef, state)).kernels
+
+
+def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tuple[int, int]:
+    if complexities is None:
+        return 0, len(measurement.centres) - 1
+    low, high = (float(end) for end in complexities)
+    if not 0 <= low <= high:
+        raise ValueError(
+            f"compile_predict: complexities must be (least, greatest) with 0 <= least <= greatest, got {complexities}"
+        )
+    first, last = measurement.index(jnp.asarray([low, high]))
+    return int(first), int(last)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict(graphdef, measurement: Measure, chunk: int, state, bank: Bank | None, images, count) -> Prediction:
+    puppet, puppeteer = nnx.merge(graphdef, state)
     h, d = measurement(images, puppet.max_depth)
     layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
-    return Prediction(logits_in_chunks(puppet, grid, tables, images, h, layers, chunk), h, d)
+    if bank is None:
+        return Prediction(logits_of_batch(puppet, puppeteer, measurement, images, h, layers), h, d)
+    return Prediction(_predicted(puppet, bank, measurement, images, h, layers, chunk), h, d)
+
+
+def _predicted(
+    puppet: Puppet,
+    bank: Bank,
+    measurement: Measure,
+    images: Num[Array, "b h w c"],
+    complexity: Float[Array, " b"],
+    depth: Int[Array, " b"],
+    chunk: int,
+) -> Float[Array, "b num_classes"]:
+    """Logits from a baked bank, NaN where it has no kernels; arguments as for
+    :func:`~puppet_jax.batch.logits_from_bank`."""
+    bins = measurement.index(complexity)
+    held = bank.holds(bins)
+    logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, depth, 0), chunk)
+    return jnp.where(held[:, None] | (depth == 0)[:, None], logits, jnp.nan)

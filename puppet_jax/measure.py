@@ -1,26 +1,36 @@
-"""How a model reads an image: which complexity (eq. 4), and whether depth follows it (eq. 6)."""
+"""How a model reads an image: which complexity (eq. 4), how finely, and whether depth follows it (eq. 6)."""
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.complexity import Base, Spectrum, complexity
 from puppet_jax.schedule import depth
 
 DepthRule = Literal["complexity", "full"]
+MOST_BITS = 8
+"""The entropy of 256 levels is at most 8 bits, and so is complexity."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """The measurement that kernels and depth follow. The defaults are the method's; plain data, static under ``jit``.
+    """The measurement that kernels and depth follow. Plain data, static under ``jit``.
+
+    Complexity is measured to a *bin*: bin k holds k·bin <= H < (k + 1)·bin, and the centre of an image's bin replaces H
+    before step size, depth, initial value and kernels follow from it. So all images of a bin share depth and kernels.
+    It is part of the model's definition, the same in training and inference: nothing is approximated by it.
 
     Attributes:
         base: of the logarithm in eq. (3): 2 gives bits, ``"e"`` nats. With fewer units of complexity, fewer layers.
         spectrum: ``"log"`` or ``"magnitude"``; see :func:`frequency_map`.
         pixel_weight: the pixels' share in eq. (4); 1 uses pixels only, 0 frequencies only.
         depth: ``"complexity"`` is eq. (6); ``"full"`` gives every image all layers.
+        bin: width of the bins, in bits (nats with ``base="e"``), above 0 and at most 8; ``None`` is the paper's
+            continuous H, for which kernels are generated for every image.
 
     Raises:
         ValueError: an option outside its range.
@@ -30,6 +40,7 @@ class Measure:
     spectrum: Spectrum = "log"
     pixel_weight: float | int = 0.5
     depth: DepthRule = "complexity"
+    bin: float | int | None = 0.25
 
     def __post_init__(self):
         for name, choices in (("base", Base), ("spectrum", Spectrum), ("depth", DepthRule)):
@@ -38,10 +49,39 @@ class Measure:
         if not 0.0 <= self.pixel_weight <= 1.0:
             raise ValueError(f"Measure: pixel_weight must lie in [0, 1], got {self.pixel_weight}")
 
+        if self.bin is not None and not 0 < self.bin <= MOST_BITS:
+            raise ValueError(
+                f"Measure: bin must be above 0 and at most {MOST_BITS}, got {self.bin}; use None for continuous H"
+            )
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The complexity that stands for each bin, (K,) float32: its middle, of the last one within what H can be.
+
+        Raises:
+            ValueError: there are no bins.
+        """
+        if self.bin is None:
+            raise ValueError("Measure: there are no bins with bin=None; measure to a bin, such as bin=0.25")
+        most = MOST_BITS if self.base == 2 else MOST_BITS * math.log(2)
+        begins = np.arange(math.ceil(most / self.bin)) * self.bin
+        return ((begins + np.minimum(begins + self.bin, most)) / 2).astype(np.float32)
+
+    def index(self, h: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """The bin of each complexity, int32, from 0.
+
+        Raises:
+            ValueError: there are no bins.
+        """
+        return jnp.clip(jnp.floor(h / self.bin), 0, len(self.centres) - 1).astype(jnp.int32)
+
     def __call__(
         self, images: Num[Array, "*batch h w c"], max_depth: int
     ) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
-        """Complexity, and depth in [1, ``max_depth``], of images as :func:`complexity` takes them."""
+        """Complexity, to the bin's centre, and depth in [1, ``max_depth``], of images as :func:`complexity` takes
+        them."""
         h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=float(self.pixel_weight))
+        if self.bin is not None:
+            h = jnp.asarray(self.centres)[self.index(h)]
         d = depth(h, max_depth)
         return h, d if self.depth == "complexity" else jnp.full_like(d, max_depth)

@@ -10,12 +10,12 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from puppet_jax.chunks import convolution_tables, default_chunk, logits_in_chunks
-from puppet_jax.images import as_unit, check_images
+from puppet_jax.batch import logits_of_batch
+from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
-from puppet_jax.puppeteers import ContinuousPuppeteer, InterpolatedPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppets import ForeignPuppet, PlainPuppet, Puppet, StagedPuppet
+from puppet_jax.puppeteers import ContinuousPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
+from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
 
 PUPPETEERS = {
     "continuous": ContinuousPuppeteer,
@@ -31,11 +31,10 @@ class PuppetCNN(nnx.Module):
     Args:
         puppeteer: the source of kernels, made for ``puppet.kernel_shapes``.
         puppet: the CNN that the kernels drive.
-        measurement: which complexity, and whether depth follows it; the default is the method's.
+        measurement: which complexity, how finely, and whether depth follows it; the default is :class:`Measure`'s.
 
     Raises:
-        ValueError: the two disagree about the kernels' shapes, or kernels are interpolated from nodes that do not cover
-            the complexities whose images use them.
+        ValueError: the two disagree about the kernels' shapes.
     """
 
     def __init__(self, puppeteer: Puppeteer, puppet: Puppet, measurement: Measure | None = None):
@@ -45,7 +44,6 @@ class PuppetCNN(nnx.Module):
                 f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
             )
         self.measurement = measurement or Measure()
-        _check_nodes(puppeteer, puppet, self.measurement)
         self.puppeteer = puppeteer
         self.puppet = puppet
 
@@ -72,15 +70,15 @@ class PuppetCNN(nnx.Module):
                 channels than the model's, or an image smaller than its strides allow.
         """
         images = self._check(images, "PuppetCNN")
-        logits = _logits(*nnx.split(self), images)
-        if isinstance(self.puppet, ForeignPuppet):
-            self.puppet.advance()
-        return logits
+        batch = images if images.ndim == 4 else images[None]
+        logits = _logits(*nnx.split(self), batch)
+        self.puppet.advance()
+        return logits if images.ndim == 4 else logits[0]
 
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
 
-        Complexity is in bits, unless it says nats.
+        Complexity is in bits, unless it says nats, and is that of the bin's centre, if it is measured to bins.
 
         Raises:
             TypeError, ValueError: as for a call.
@@ -100,36 +98,9 @@ class PuppetCNN(nnx.Module):
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graphdef, state, images):
     model = nnx.merge(graphdef, state)
+    model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
     h, d = model.measure(images)
-    source = model.puppeteer
-    _check_nodes(source, model.puppet, model.measurement)
-    if isinstance(source, InterpolatedPuppeteer) and images.ndim == 4:
-        model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
-        tables = convolution_tables(source.tables())
-        return logits_in_chunks(model.puppet, source.grid, tables, images, h, d, default_chunk())
-
-    def one(image, h, d, sample):
-        own = {"sample": sample} if isinstance(model.puppet, ForeignPuppet) else {}
-        return model.puppet(image, model.puppeteer(h), d, **own)
-
-    if images.ndim == 3:
-        return one(as_unit(images), h, d, 0)
-    return jax.vmap(one)(as_unit(images), h, d, jnp.arange(len(images)))
-
-
-def _check_nodes(puppeteer: Puppeteer, puppet: Puppet, measurement: Measure) -> None:
-    # By default a layer's nodes cover the complexities at which D reaches the layer's number. Elsewhere its kernel is
-    # another image's, which nothing would tell.
-    if isinstance(puppeteer, InterpolatedPuppeteer) and not puppeteer.grid.covers(used_from(puppet, measurement)):
-        raise ValueError(
-            "PuppetCNN: there are layers that are used at lower complexities than their kernels are interpolated for; "
-            "interpolate with pj.interpolate(puppeteer, shared=True, levels=puppet.levels)"
-        )
-
-
-def used_from(puppet: Puppet, measurement: Measure) -> tuple[int, ...]:
-    """The least D by eq. (6) of the images that use each layer: the puppet's levels, or 1 where all run everything."""
-    return (1,) * len(puppet.levels) if measurement.depth == "full" else puppet.levels
+    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, h, d)
 
 
 def create(
@@ -157,7 +128,7 @@ def create(
         dtype: compute type of the convolutions, float32 or bfloat16.
         width: C_out of every layer, instead of the preset's; in stages of the first one, the others in proportion.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
-        measurement: which complexity, and whether depth follows it.
+        measurement: which complexity, how finely, and whether depth follows it.
         rngs: Flax random streams, for example ``nnx.Rngs(0)``.
 
     Raises:

@@ -12,7 +12,7 @@ from flax.nnx.nn import dtypes
 from jax import lax
 
 from puppet_jax.blocks import find_blocks, named_blocks
-from puppet_jax.levels import MOST_DEPTHS, levels_of, number_of_depths
+from puppet_jax.depth_levels import MOST_DEPTHS, levels_of, number_of_depths
 from puppet_jax.measure import Measure
 from puppet_jax.model import PUPPETEERS, PuppetCNN
 from puppet_jax.module_graph import Path, at, every_place, modules_of, name_of, replace
@@ -44,7 +44,7 @@ def puppetize(
         model = pj.puppetize(net, "continuous", image_shape=(32, 32, 3), batch_norm="group", rngs=nnx.Rngs(1))
         logits = model(images)  # as any PuppetCNN: own kernels and depth for each image; jit, grad, vmap
         print(pj.summary(model), model.puppet.kept)  # parameters before and after; what stays stored, and why
-        predict = pj.compile_predict(model)  # kernels baked at nodes; no generation left, blocks beyond D not computed
+        predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
 
     **Kernels.** Generated are the kernels of every ``nnx.Conv`` that the forward calls: two-dimensional, of equal
     sides, with any stride, padding, dilation and number of groups. They are ordered by their first calls, and have
@@ -69,11 +69,6 @@ def puppetize(
     **Random streams** (``nnx.Dropout``) are made from each image's number in the batch. In training mode
     (``model.train()``; ``model.eval()`` ends it) every call moves them on by one, which changes ``model``'s
     state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. In evaluation mode they stand still.
-
-    **Interpolation.** For training, ``model.puppeteer = pj.interpolate(model.puppeteer, shared=True,
-    levels=model.puppet.levels, interval=…)``. D counts blocks here, so most layers' kernels are needed at every
-    complexity: give :func:`interpolate` and :func:`compile_predict` the data's own ``interval``. For twenty layers 16
-    nodes serve 4 to 8 bits, 0 to 8 take 128.
 
     Args:
         module: takes images (N, H, W, C) and returns logits (N, num_classes).
@@ -145,7 +140,7 @@ def puppetize(
 
 def _options(puppeteer: str, layers: int) -> dict:
     # A deep module's depth coordinate s = l·dl runs as many times further as it has more layers than depths: without
-    # the factor its kernels turn as many times faster with H, and an interpolation in H needs as many more nodes.
+    # the factor its kernels turn as many times faster with H.
     return {"omega_depth": 10.0 * min(1.0, MOST_DEPTHS / layers)} if puppeteer == "continuous" else {}
 
 

@@ -7,7 +7,6 @@ import jax
 from flax import nnx
 
 from puppet_jax.model import PuppetCNN
-from puppet_jax.puppets import ForeignPuppet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +69,11 @@ def summary(model: PuppetCNN) -> Summary:
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"summary: model must be a PuppetCNN, got {type(model).__name__}")
     puppet = model.puppet
-    if isinstance(puppet, ForeignPuppet):
-        normalisation = puppet.normalisation_count()
-        head = _count(nnx.state(puppet, nnx.Param)) - normalisation
-    else:
-        normalisation = _count(puppet.norm_scale, puppet.norm_shift)
-        head = _count(puppet.head, puppet.head_bias)
+    normalisation = puppet.normalisation_count()
     return Summary(
         generator=_count(model.puppeteer),
         normalisation=normalisation,
-        head=head,
+        head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
     )
 

@@ -1,16 +1,22 @@
 import concurrent.futures
 import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 import reference
 from jax import lax
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.convolution import convolve
-from puppet_jax.puppets.primitives import LOWERINGS, default_lowering
+from puppet_jax.puppets.bank_convolution import LOWERINGS, default_lowering
+from puppet_jax.puppets.convolution import Choice, convolve
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 EVERY_LOWERING = [
@@ -25,6 +31,7 @@ CASES = [
     (17, (4, 4), 2, 5, (3, 3), 1, "SAME"),
     (3, (6, 5), 5, 37, (3, 3), 1, "SAME"),  # channels that fill no whole number of vectors
     (17, (6, 5), 1, 1, (1, 1), 1, "SAME"),
+    (2, (3, 3), 400, 34, (3, 3), 1, "SAME"),  # a kernel row that is summed in parts
     (2, (3, 3), 2, 2, (5, 5), 1, "SAME"),  # larger than the map
     (3, (8, 8), 3, 3, (2, 2), 2, "SAME"),
     (2, (9, 9), 2, 2, (3, 3), 4, "VALID"),  # pixels that no tap sees
@@ -86,6 +93,117 @@ def test_every_lowering_against_numpy_and_plain_gradients(case, lowering):
     assert_close(found["value"], expected)
     for name in wanted:
         assert_close(found[name], wanted[name])
+
+
+def chosen(image, choice, **options):
+    """A choice from a bank by kernels that are gathered, and convolved by JAX."""
+    kernel = jnp.where(choice.index >= 0, choice.bank[choice.index], 0.0)
+    return plain(image, jnp.transpose(kernel, (3, 2, 0, 1)), **options)
+
+
+def everything_of_a_bank(f, case, lowering, x, index, bank, g):
+    *_, stride, padding = case
+    one = lambda x, i, b: f(x, Choice(i, b), stride=stride, padding=padding, lowering=lowering)  # noqa: E731
+    batch = jax.vmap(one, (0, 0, None))
+    loss = lambda x, b: jnp.sum(batch(x, index, b) * g)  # noqa: E731
+    cubes = lambda x, b: jnp.sum(batch(x, index, b) ** 3)  # noqa: E731
+    banks = jnp.stack([bank, 2 * bank])
+    return {
+        "value": batch(x, index, bank),
+        "gradients": jax.grad(loss, (0, 1))(x, bank),
+        "forward mode": jax.jvp(lambda x, b: batch(x, index, b), (x, bank), (x * x, bank * bank))[1],
+        "second derivative": jax.jvp(jax.grad(cubes, (0, 1)), (x, bank), (g_like(x), g_like(bank)))[1],
+        "banks of an ensemble": jax.vmap(lambda b: jax.grad(loss, 1)(x, b * b))(banks),
+        "one of it each": jax.vmap(one, (0, 0, 0))(x, jnp.minimum(index, 0), banks[jnp.arange(len(x)) % 2]),
+    }
+
+
+def g_like(a):
+    return jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)
+
+
+@functools.cache  # one for all lowerings
+def plain_bank(case, sets):
+    b, size, c_in, c_out, k, stride, padding = case
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal((b, *size, c_in)), jnp.float32)
+    bank = jnp.asarray(rng.standard_normal((sets, *k, c_in, c_out)) / (k[0] * k[1] * c_in) ** 0.5, jnp.float32)
+    index = jnp.asarray(rng.integers(-1, sets, b), jnp.int32)
+    shape = jax.eval_shape(lambda: plain(x[0], jnp.zeros((c_out, c_in, *k)), stride=stride, padding=padding)).shape
+    arguments = x, index, bank, jnp.asarray(rng.standard_normal((b, *shape)), jnp.float32)
+    return arguments, jax.jit(functools.partial(everything_of_a_bank, chosen, case, None))(*arguments)
+
+
+@pytest.mark.parametrize(("case", "sets"), [*zip(CASES, (1, 3, 2, 4, 5, 2, 1, 20, 3, 2), strict=True)], ids=str)
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
+def test_images_choose_their_kernels_from_a_bank(case, sets, lowering):
+    arguments, wanted = plain_bank(case, sets)
+    found = jax.jit(functools.partial(everything_of_a_bank, convolve, case, lowering))(*arguments)
+    for name in wanted:
+        assert_close(found[name], wanted[name], 1e-4 if name == "second derivative" else 2e-5)
+
+
+@needs_native
+@pytest.mark.parametrize("index", [-2, 3, 2**31 - 1])
+def test_an_index_that_is_no_place_in_the_bank_is_refused_by_the_cpu_program(index):
+    x, bank, places = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 3, 5)), jnp.asarray([0, index])
+    f = jax.jit(jax.vmap(lambda x, i, b: convolve(x, Choice(i, b), lowering="native"), (0, 0, None)))
+    gradients = jax.jit(jax.grad(lambda x, b: jnp.sum(f(x, places, b)), (0, 1)))
+    for run in (lambda: f(x, places, bank), lambda: gradients(x, bank)):
+        with pytest.raises(Exception, match=f"index {index} of image 1 is no kernel of a bank of 3"):
+            jax.block_until_ready(run())
+
+
+SANITISED = """
+import ctypes, sys, jax, jax.numpy as jnp, numpy as np
+import puppet_jax.puppets.native as native
+library = ctypes.CDLL(sys.argv[1])
+for name in (*native._MAPS, "layer"):
+    handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
+    jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
+native.available = lambda: True
+from puppet_jax.puppets.convolution import Choice, convolve
+rng = np.random.default_rng(0)
+for lowering in native.LANES:
+    cases = (5, 3, 7, 3, 1, "SAME"), (6, 5, 37, 5, 2, "SAME"), (7, 2, 1, 2, 4, "VALID")
+    for h, c_in, c_out, k, stride, padding in cases:
+        x, bank = jnp.ones((5, h, h + 1, c_in)), jnp.ones((3, k, k, c_in, c_out))
+        f = lambda x, b: jnp.sum(jax.vmap(lambda x, i: convolve(
+            x, Choice(i, b), stride=stride, padding=padding, lowering=lowering))(x, jnp.asarray([0, 2, -1, 2, 2])) ** 2)
+        jax.block_until_ready(jax.jit(jax.grad(f, (0, 1)))(x, bank))
+        for bad in (-2, 3, 2**30):
+            try:
+                one = lambda x, b: convolve(x, Choice(jnp.int32(bad), b), lowering=lowering)
+                jax.block_until_ready(jax.jit(one)(x[0], bank))
+            except Exception as error:
+                assert "is no kernel of a bank" in str(error), error
+            else:
+                raise AssertionError("an index out of range was taken")
+print("clean")
+"""
+
+
+@pytest.mark.soak
+@needs_native
+def test_the_cpu_program_under_the_address_sanitiser(tmp_path):
+    """Odd shapes forwards and backwards, and indices out of range: no byte outside the arrays is touched."""
+    compiler = shutil.which("g++")
+    runtime = compiler and subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True)
+    if not runtime or not Path(runtime.stdout.strip()).is_absolute():
+        pytest.skip("no g++ with libasan on this machine")
+    source = Path(native.__file__).parent / "convolution.cc"
+    include = Path(jaxlib.__file__).parent / "include"
+    library = tmp_path / "sanitised.so"
+    flags = ["-std=c++20", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    flags += ["-fno-sanitize=alignment,vptr", "-w", "-fPIC", "-shared", f"-I{include}"]
+    subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
+    standard = subprocess.run([compiler, "-print-file-name=libstdc++.so"], capture_output=True, text=True).stdout
+    preloaded = f"{runtime.stdout.strip()} {standard.strip()}"
+    environment = {**os.environ, "LD_PRELOAD": preloaded, "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", SANITISED, str(library)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "clean"
 
 
 TRANSFORMS = {
@@ -182,7 +300,7 @@ def test_wider_types_get_plain_convolutions():
 
 def test_without_the_native_library_a_cpu_still_convolves(monkeypatch):
     monkeypatch.setattr(native, "available", lambda: False)
-    assert default_lowering("cpu") == "independent"
+    assert default_lowering("cpu") == "gathered"
     with pytest.raises(ValueError, match="was not built"):
         convolve(jnp.zeros((4, 4, 2)), jnp.zeros((3, 2, 3, 3)), lowering="native")
 
@@ -200,9 +318,9 @@ def test_every_platform_has_a_lowering(platform):
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 5, 5, 3), (2, 4, 3, 3, 3))]
     text = jax.jit(batch).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
     name = default_lowering(platform)
-    assert ("stablehlo.convolution" in text) == (name == "independent")
     assert ("puppet_jax_kernel_gradient" in text) == (name == "native")
-    assert ("stablehlo.dot_general" in text) == (name == "taps")
+    assert ("stablehlo.dot_general" in text) == (name == "gathered")
+    assert ("ragged_dot" in text) == (name == "ragged")
 
 
 @pytest.mark.usefixtures("no_type_checker")

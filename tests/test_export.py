@@ -16,7 +16,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax import artifact
-from puppet_jax.portable import portable
+from puppet_jax.exported_program import portable
 
 SHAPE = (8, 8, 3)
 NAMES = ("cat", "dog", "猫", "a\nb")
@@ -108,7 +108,7 @@ def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predic
 def test_it_says_what_it_is(loaded, file):
     assert loaded.classes == NAMES
     assert loaded.preprocessing == "cut to 8×8"
-    assert loaded.interval == (0.0, 8.0)
+    assert loaded.complexities == (0.0, 8.0)
     assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
     assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
     assert loaded.version == pj.__version__
@@ -287,7 +287,8 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry("version", 2), "install a newer puppet-jax"),
+        (entry("version", 3), "install a newer puppet-jax"),
+        (entry("version", 1), "read it with puppet-jax 0.1.0"),
         (entry("version", "1"), "format version '1'"),
         (entry("format", "x"), "another program"),
         (entry("calling_convention", 99), "install jax"),

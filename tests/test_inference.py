@@ -12,14 +12,14 @@ from puppet_jax import inference
 LAYERS = (pj.LayerSpec(8), pj.LayerSpec(8, pool=2), pj.LayerSpec(12, stride=2), pj.LayerSpec(12), pj.LayerSpec(12))
 
 
-def build(name, dtype=jnp.float32):
+def build(name, dtype=jnp.float32, measurement=None):
     puppet = pj.PlainPuppet(LAYERS, in_channels=2, num_classes=4, norm_groups=4, dtype=dtype, rngs=nnx.Rngs(0))
     source = {
         "ode": pj.OdePuppeteer,
         "continuous": pj.ContinuousPuppeteer,
         "stored": pj.StoredPuppeteer,
     }[name]
-    return pj.PuppetCNN(source(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet)
+    return pj.PuppetCNN(source(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet, measurement)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +142,55 @@ def test_bfloat16(images):
     assert model.puppet.dtype == jnp.float32  # the model itself is left alone
 
 
-def test_complexities_outside_the_interval_are_told(images):
+def test_a_bank_holds_each_layers_kernels_only_where_an_image_uses_them(images):
     model = build("continuous")
-    predict = pj.compile_predict(model, interval=(3.0, 5.0))
-    prediction = predict(images)
-    outside = np.asarray((prediction.complexity < 3.0) | (prediction.complexity > 5.0))
-    assert outside.any()
-    np.testing.assert_array_equal(predict.grid.clamped(prediction.complexity), outside)
-    inside = ~outside
-    assert close(prediction.logits[inside], model(images)[inside])
+    predict = pj.compile_predict(model)
+    depths = np.asarray(pj.depth(model.measurement.centres, model.max_depth))
+    assert [len(k) for k in predict.bank.kernels] == [int((depths >= layer).sum()) for layer in range(1, 6)]
+    assert predict.complexities == (0.0, 8.0)
+    full = build("continuous", measurement=pj.Measure(depth="full"))
+    predict = pj.compile_predict(full)
+    assert {len(k) for k in predict.bank.kernels} == {32}
+    assert close(predict(images).logits, full(images))
+    assert {len(k) for k in pj.compile_predict(build("stored")).bank.kernels} == {1}
+
+
+def test_complexities_that_the_bank_lacks_are_refused(images):
+    model = build("continuous")
+    predict = pj.compile_predict(model, complexities=(3.0, 5.1))
+    assert predict.complexities == (3.0, 5.25)
+    h, _ = model.measure(images)
+    inside = np.asarray((h > 3.0) & (h < 5.25))
+    assert 0 < inside.sum() < len(images)
+    assert close(predict(images[inside]).logits, model(images)[inside])
+    with pytest.raises(ValueError, match=r"image 0 has a complexity near .*, the bank was made for 3 to 5.25"):
+        predict(images)
+    logits = np.asarray(jax.jit(lambda x: predict(x).logits)(images))
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), ~inside)
+    for wrong in ((5.0, 3.0), (-1.0, 3.0)):
+        with pytest.raises(ValueError, match="complexities must be"):
+            pj.compile_predict(model, complexities=wrong)
+
+
+def test_continuous_complexity_is_served_without_a_bank(images):
+    model = build("ode", measurement=pj.Measure(bin=None))
+    predict = pj.compile_predict(model)
+    assert predict.bank is None
+    found = predict(images)
+    assert close(found.logits, model(images))
+    np.testing.assert_array_equal(found.complexity, pj.complexity(images))
+    with pytest.raises(ValueError, match="measures without bins"):
+        pj.compile_predict(model, complexities=(3.0, 5.0))
+    with pytest.raises(ValueError, match="measures complexity without bins"):
+        pj.export(predict, "unused", image_shape=(8, 8, 2))
+
+
+def test_its_arrays_can_be_arguments(images):
+    predict = pj.compile_predict(build("continuous"))
+    run = jax.jit(lambda arrays, x: predict.with_arrays(arrays)(x).logits)
+    assert close(run(predict.arrays, images), predict(images).logits, 1e-5)
+    spoilt = jax.tree.map(lambda a: a * jnp.nan if jnp.result_type(a) == jnp.float32 else a, predict.arrays)
+    assert np.isnan(run(spoilt, images)).all()
 
 
 @pytest.mark.usefixtures("no_type_checker")

@@ -161,7 +161,7 @@ def test_a_batch_is_a_loop_over_images_under_every_transformation(name):
     assert close(nnx.jit(lambda m, x: m(x))(model, images), batch, 1e-4)
 
 
-def test_gradients_are_those_of_finite_differences_on_both_paths():
+def test_gradients_are_those_of_finite_differences():
     model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3]]
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     loss = jax.jit(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())
@@ -174,31 +174,13 @@ def test_gradients_are_those_of_finite_differences_on_both_paths():
         difference = (loss(unflatten(flat + step)) - loss(unflatten(flat - step))) / 4e-3
         np.testing.assert_allclose(slope[index], difference, rtol=0.03)
 
-    h, _ = model.measure(images)
-    interval = (float(h.min()) - 0.01, float(h.max()) + 0.01)
-    model.puppeteer = pj.interpolate(model.puppeteer, nodes=32, interval=interval, shared=True)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    again = jax.grad(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())(params)
-    again = jax.flatten_util.ravel_pytree(again)[0]
-    assert float(jnp.linalg.norm(jnp.sort(again) - jnp.sort(slope))) < 1e-2 * float(jnp.linalg.norm(slope))
 
-
-def test_interpolated_and_baked_kernels_give_the_same_logits():
+def test_baked_kernels_give_the_same_logits():
     model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3, 4]]
     expected = model(images)
-    h, _ = model.measure(images)
-    interval = (float(h.min()) - 0.01, 8.0)
-    with pytest.raises(ValueError, match="shared=True"):
-        pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=2), model.puppet)
-    source = model.puppeteer
-    model.puppeteer = pj.interpolate(source, nodes=2)
-    with pytest.raises(ValueError, match="lower complexities"):
-        model(images)
-    model.puppeteer = pj.interpolate(source, nodes=32, interval=interval, shared=True)
-    assert close(model(images), expected, 1e-3)
     predict = pj.compile_predict(model)
     prediction = predict(images)
-    assert close(prediction.logits, expected, 1e-3)
+    assert close(prediction.logits, expected, 1e-4)
     np.testing.assert_array_equal(prediction.depth, model.measure(images)[1])
     assert close(predict(images[2]).logits, prediction.logits[2], 1e-4)
 

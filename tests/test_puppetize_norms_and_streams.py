@@ -58,7 +58,7 @@ def test_every_image_has_masks_of_its_own():
         for b in range(a):
             assert not close(first[a], first[b], 1e-3)
     assert close(copy(images[:2]), first[:2], 1e-4)  # neighbours do not matter
-    copy.puppeteer = pj.interpolate(copy.puppeteer, nodes=1, shared=True)
+    copy.measurement = pj.Measure(bin=None)
     assert close(copy(images), second, 1e-4)  # nor how kernels are made
     predict = pj.compile_predict(model)
     assert close(predict(images).logits, still, 1e-4)  # prediction is in evaluation mode

@@ -31,6 +31,8 @@ def test_help_explains_every_field_and_the_defaults_by_data_set(capsys, monkeypa
     ("flag", "value"),
     [
         ("--epochs", "0"),
+        ("--bin", "0"),
+        ("--bin", "9"),
         ("--max-steps", "0"),
         ("--batch-size", "-3"),
         ("--learning-rate", "0"),

@@ -134,7 +134,11 @@ def test_foreign_files_are_refused(run, tmp_path, capsys):
         assert main(["eval", str(tmp_path)]) == 2
         assert "not a whole safetensors file" in capsys.readouterr().err
     some = {"w": np.zeros(3, np.float32)}
-    for about, header, message in [("{}", {"format": "x"}, "another program"), ("[1", {}, "not JSON")]:
+    for about, header, message in [
+        ("{}", {"format": "x"}, "another program"),
+        ("[1", {}, "not JSON"),
+        ("{}", {"format": "puppet-jax parameters 1"}, r"puppet-jax 0\.1\.0; use that version"),
+    ]:
         write(tmp_path, some, about, **header)
         with pytest.raises(UserError, match=message):
             open_run(tmp_path)

@@ -17,7 +17,13 @@ from train.runs.trained import open_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
-    flags = ["--max-steps=4", "--width=8", '--measurement={"pixel_weight": 1}', '--puppeteer-options={"basis": 4}']
+    flags = [
+        "--max-steps=4",
+        "--width=8",
+        '--measurement={"pixel_weight": 1}',
+        "--bin=0.5",
+        '--puppeteer-options={"basis": 4}',
+    ]
     assert main([*flags, "--out", str(folder)]) == 0
     return folder
 
@@ -40,7 +46,7 @@ def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
     images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
-    assert model.measurement == pj.Measure(pixel_weight=1)
+    assert model.measurement == pj.Measure(pixel_weight=1, bin=0.5)
 
     summary, info = json.loads((run / "summary.json").read_text()), pj.pretrained_info("of_digits")
     assert info["accuracy"] == summary["test_accuracy"]

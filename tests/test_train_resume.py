@@ -185,12 +185,18 @@ def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_d
     assert "--data digits: not the images that the run began with (labels " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff"])
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        *((content, "config.json") for content in (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")),
+        ('{"config": {"nodes": 12}}', "puppet-jax 0.1.0"),
+    ],
+)
+def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path, capsys, content, words):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     assert main(["--resume", str(tmp_path)]) == 2
-    assert "config.json" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):

@@ -1,6 +1,7 @@
 """The model that a configuration describes."""
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -25,7 +26,7 @@ def build(config: ResolvedConfig, *, num_classes: int, in_channels: int) -> pj.P
             dtype=jnp.dtype(config.dtype),
             width=config.width,
             puppeteer_options=json.loads(config.puppeteer_options),
-            measurement=pj.Measure(**json.loads(config.measurement)),
+            measurement=pj.Measure(**measurement(config)),
             rngs=nnx.Rngs(config.seed),
         )
     except (TypeError, ValueError) as error:
@@ -35,12 +36,6 @@ def build(config: ResolvedConfig, *, num_classes: int, in_channels: int) -> pj.P
         ) from error
 
 
-def interpolated(model: pj.PuppetCNN, nodes: int, interval: tuple[float, float]) -> pj.PuppetCNN:
-    """The same model, its kernels generated at ``nodes`` complexities within ``interval``.
-
-    Itself if ``nodes`` is 0, or if there is nothing to interpolate because kernels are stored.
-    """
-    if nodes == 0 or isinstance(model.puppeteer, pj.StoredPuppeteer):
-        return model
-    source = pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True, levels=model.puppet.levels)
-    return pj.PuppetCNN(source, model.puppet, model.measurement)
+def measurement(config: ResolvedConfig) -> dict[str, Any]:
+    """The arguments of :class:`puppet_jax.Measure`; what ``--measurement`` says goes before ``--bin``."""
+    return {"bin": config.bin} | json.loads(config.measurement)

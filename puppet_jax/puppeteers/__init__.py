@@ -1,19 +1,15 @@
 """Puppeteers: sources of kernels. Each maps a complexity to one kernel a layer."""
 
 from puppet_jax.puppeteers.continuous import ContinuousPuppeteer
-from puppet_jax.puppeteers.interpolate import InterpolatedPuppeteer, interpolate, interpolation_error
 from puppet_jax.puppeteers.ode import OdePuppeteer
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, Puppeteer
 from puppet_jax.puppeteers.stored import StoredPuppeteer
 
 __all__ = [
     "ContinuousPuppeteer",
-    "InterpolatedPuppeteer",
     "KernelShape",
     "Kernels",
     "OdePuppeteer",
     "Puppeteer",
     "StoredPuppeteer",
-    "interpolate",
-    "interpolation_error",
 ]

@@ -20,7 +20,8 @@ class Puppeteer(Protocol):
 
     ``puppeteer(h)`` takes one image's complexity, a scalar, and returns one kernel for each of ``kernel_shapes``,
     layers beyond the image's depth included (the puppet masks them). It is pure and differentiable in its
-    parameters; a batch is ``jax.vmap(puppeteer)(h)``.
+    parameters; a batch is ``jax.vmap(puppeteer)(h)``. One whose kernels are the same for every image may say so with an
+    attribute ``conditioned = False``: a single set is then generated.
     """
 
     kernel_shapes: tuple[KernelShape, ...]

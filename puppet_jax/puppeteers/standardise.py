@@ -23,7 +23,12 @@ def standardise(kernel: Float[Array, "c_out c_in k k"]) -> Float[Array, "c_out c
     columns = jnp.transpose(kernel, (2, 3, 1, 0))
     centred = columns - jnp.mean(columns, axis=(0, 1, 2))
     variance = jnp.mean(centred**2, axis=(0, 1, 2))
-    return jnp.transpose(centred * jnp.sqrt(2.0 / fan_in / (variance + _EPSILON)), (3, 2, 0, 1))
+    return jnp.transpose(centred * scale(variance, fan_in), (3, 2, 0, 1))
+
+
+def scale(variance: Float[Array, " c_out"], fan_in: int) -> Float[Array, " c_out"]:
+    """What weights of a variance are multiplied by to have 2 / fan_in."""
+    return jnp.sqrt(2.0 / fan_in / (variance + _EPSILON))
 
 
 def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:

@@ -30,6 +30,7 @@ class StoredPuppeteer(nnx.Module):
         if standardise:
             check_standardisable(self.kernel_shapes, "StoredPuppeteer")
         self.standardise = standardise
+        self.conditioned = False
         self.kernels = nnx.List(
             [
                 nnx.Param(jax.random.normal(rngs.params(), shape) * math.sqrt(2.0 / math.prod(shape[1:])))

@@ -2,11 +2,9 @@
 
 from puppet_jax.puppets.foreign import ForeignPuppet
 from puppet_jax.puppets.layers import LayerSpec
-from puppet_jax.puppets.mixed import Mixture
 from puppet_jax.puppets.plain import PlainPuppet
+from puppet_jax.puppets.protocol import Puppet
 from puppet_jax.puppets.staged import StagedPuppet
 from puppet_jax.puppets.stages import StageSpec
 
-Puppet = PlainPuppet | StagedPuppet | ForeignPuppet
-
-__all__ = ["ForeignPuppet", "LayerSpec", "Mixture", "PlainPuppet", "Puppet", "StageSpec", "StagedPuppet"]
+__all__ = ["ForeignPuppet", "LayerSpec", "PlainPuppet", "Puppet", "StageSpec", "StagedPuppet"]

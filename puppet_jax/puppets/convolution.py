@@ -1,21 +1,39 @@
 """Convolution of one image with its own kernel: what the puppet calls, and where its arguments are checked.
 
-It is written for one image; ``jax.vmap`` makes a batch of it. What happens then is the business of ``primitives.py``
-and, for kernels that are weighted sums of a table's, of ``mixed.py``.
+It is written for one image; ``jax.vmap`` makes a batch of it. What happens then is the business of
+``bank_convolution.py``.
 """
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.mixed import Mixture, mixed_forward_p
-from puppet_jax.puppets.primitives import LOWERINGS, Geometry, forward_p
+from puppet_jax.puppets.bank_convolution import LOWERINGS, Geometry, forward_p
+
+
+class Choice(NamedTuple):
+    """A kernel that is one of a bank's, so that images with the same one can share it: ``bank[index]``.
+
+    Attributes:
+        index: of the kernel, the image's own; −1 for none, whose convolution is zero and costs nothing.
+        bank: (S, K_h, K_w, C_in, C_out), shared by a batch: under ``vmap``, map the index only. An index >= S is
+            refused by the C++ program for CPUs when it runs, and is taken for the last kernel elsewhere.
+    """
+
+    index: Int[Array, ""]
+    bank: Float[Array, "sets k_h k_w c_in c_out"]
+
+    def astype(self, dtype: DTypeLike) -> "Choice":
+        return Choice(self.index, self.bank.astype(dtype))
 
 
 def convolve(
     image: Float[Array, "h w c_in"],
-    kernel: Float[Array, "_ _ _ _"] | Mixture,
+    kernel: Float[Array, "_ _ _ _"] | Choice,
     *,
     stride: int | tuple[int, int] = 1,
     padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME",
@@ -26,8 +44,8 @@ def convolve(
 
     Args:
         image: (H, W, C_in).
-        kernel: (C_out, C_in, K_h, K_w), or (K_h, K_w, C_in, C_out) with ``layout="HWIO"``; or a :class:`Mixture`, a
-            weighted sum of kernels that a batch shares, which then need not be formed for every image.
+        kernel: (C_out, C_in, K_h, K_w), or (K_h, K_w, C_in, C_out) with ``layout="HWIO"``; or a :class:`Choice`
+            from a bank of kernels that a batch shares.
         stride: an int, or (vertical, horizontal).
         padding: "SAME" (output ceil(H / stride), zeros around), "VALID", or ((top, bottom), (left, right)).
         layout: the order of the kernel's axes. The lowerings compute in "HWIO"; a caller that is free to choose should
@@ -40,6 +58,21 @@ def convolve(
     Raises:
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
+    options = {"stride": stride, "padding": padding, "layout": layout, "lowering": lowering}
+    image, index, bank, static = operands_of(image, kernel, **options)
+    return forward_p.bind(image, index, bank, **static)[0]
+
+
+def operands_of(
+    image: Float[Array, "h w c_in"],
+    kernel: Float[Array, "_ _ _ _"] | Choice,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME",
+    layout: str = "OIHW",
+    lowering: str | None = None,
+) -> tuple[Array, Array, Array, dict]:
+    """What :func:`convolve` gives to the primitive, for batches of one: images, index, bank, and what is static."""
     if layout not in ("OIHW", "HWIO"):
         raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
     if lowering is not None and lowering not in LOWERINGS:
@@ -48,9 +81,16 @@ def convolve(
         raise ValueError(
             f"lowering {lowering!r} was not built; install the package where there is a C++ compiler, or use None"
         )
-    mixture = kernel if isinstance(kernel, Mixture) else None
-    if mixture is not None:
-        kernel, layout = mixture.one_of_table(), "HWIO"
+    if isinstance(kernel, Choice):
+        index, bank = kernel
+        if index.ndim != 0 or bank.ndim != 5:
+            raise ValueError(
+                "Choice: takes an index () and a bank (S, K_h, K_w, C_in, C_out), got shapes "
+                f"{index.shape} and {bank.shape}; use jax.vmap for batches"
+            )
+        kernel, layout = bank[0], "HWIO"
+    else:
+        index, bank = jnp.zeros((), jnp.int32), None
     if image.ndim != 3 or kernel.ndim != 4:
         raise ValueError(
             f"convolve takes one image (H, W, C_in) and one kernel ({', '.join(layout)}), got shapes {image.shape} and "
@@ -62,11 +102,9 @@ def convolve(
         raise ValueError(f"image has {image.shape[2]} channels, kernel takes {kernel.shape[2]} (layout {layout!r})")
     geometry = _geometry(image.shape[:2], kernel.shape[:2], stride, padding)
     dtype = jnp.promote_types(image.dtype, kernel.dtype)
-    image = image.astype(dtype)[None, None]
-    if mixture is None:
-        return forward_p.bind(image, kernel.astype(dtype)[None], geometry=geometry, lowering=lowering)[0, 0]
-    weights, table = (array.astype(dtype) for array in mixture)
-    return mixed_forward_p.bind(image, weights[None], table, geometry=geometry, lowering=lowering)[0, 0]
+    bank = (kernel[None] if bank is None else bank).astype(dtype)
+    static = {"geometry": geometry, "sets": len(bank), "lowering": lowering}
+    return image.astype(dtype)[None], index[None].astype(jnp.int32), bank, static
 
 
 def _geometry(image, kernel, stride, padding):

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape
 from puppet_jax.puppets.batch_norm import ImageNorm, RunningNorm
-from puppet_jax.puppets.convolution import convolve
-from puppet_jax.puppets.mixed import Mixture
+from puppet_jax.puppets.convolution import Choice, convolve
 
 Apply = Callable[[nnx.Module, Array, nnx.Rngs], Array]
 """(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes)."""
@@ -137,7 +137,7 @@ class ForeignPuppet(nnx.Module):
     def __call__(
         self,
         image: Float[Array, "h w c"],
-        kernels: Kernels | tuple[Mixture, ...],
+        kernels: Kernels | tuple[Choice, ...],
         depth: Int[Array, ""] | int,
         *,
         deepest: Int[Array, ""] | None = None,
@@ -148,7 +148,7 @@ class ForeignPuppet(nnx.Module):
 
         Args:
             image: float in [0, 1].
-            kernels: one (C_out, C_in / groups, K, K) a convolution, or mixtures.
+            kernels: one (C_out, C_in / groups, K, K) a convolution, or choices from banks.
             depth: D. An array masks the blocks beyond; a Python integer leaves them out.
             deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
             sample: the image's number, which its random streams are made from.
@@ -179,20 +179,20 @@ class ForeignPuppet(nnx.Module):
     def batch(
         self,
         images: Float[Array, "b h w c"],
-        weights: tuple[Float[Array, "b _"], ...],
-        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images whose kernels are mixtures of tables; blocks beyond their deepest are not computed.
+        """Logits of images that choose their kernels from a bank; blocks beyond their deepest are not computed.
 
-        Arguments as for :meth:`PlainPuppet.batch`, one set of weights and one table a convolution.
+        Arguments as for :meth:`PlainPuppet.batch`.
         """
-        own = [jnp.where((depths >= level)[:, None], w, 0.0) for w, level in zip(weights, self.levels, strict=True)]
-        kernels = tuple(Mixture(w, table) for w, table in zip(own, tables, strict=True))
+        own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
+        kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        return jax.vmap(one, in_axes=(0, (Mixture(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
+        return jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
 
     def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
         return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
@@ -201,6 +201,13 @@ class ForeignPuppet(nnx.Module):
         """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""
         if self.stream is not None and not self.deterministic:
             self.stream.count[...] += 1
+
+    def compute_in(self, dtype: DTypeLike) -> None:
+        """Refused: the module's author gave its layers their types."""
+        raise ValueError(
+            f"a puppetized model computes in the types its author gave its layers, got dtype {jnp.dtype(dtype)}; leave "
+            "dtype out, and puppetize the model with dtype=... in its own nnx.Conv"
+        )
 
     def normalisation_count(self) -> int:
         """Stored parameters of normalisation layers, flax's and those in a batch normalisation's place."""
@@ -228,14 +235,14 @@ def streams(module: nnx.Module) -> list[nnx.RngStream]:
 
 
 def _shape(kernel):
-    if isinstance(kernel, Mixture):
-        _, k_h, k_w, c_in, c_out = kernel.table.shape
+    if isinstance(kernel, Choice):
+        _, k_h, k_w, c_in, c_out = kernel.bank.shape
         return c_out, c_in, k_h, k_w
     return kernel.shape
 
 
 def convolution(
-    kernel: Float[Array, "c_out c_in k_h k_w"] | Mixture,
+    kernel: Float[Array, "c_out c_in k_h k_w"] | Choice,
     inputs: Float[Array, "n h w c"],
     unused,
     strides: tuple[int, int],
@@ -268,8 +275,8 @@ def convolution(
         run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
-        formed = kernel.formed() if isinstance(kernel, Mixture) else kernel
-        taps = jnp.transpose(formed.astype(inputs.dtype), (2, 3, 1, 0))
+        taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))
+        taps = taps.astype(inputs.dtype)
         out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
     return out if preferred_element_type is None else out.astype(preferred_element_type)
 

@@ -1,7 +1,6 @@
 """PlainPuppet: a chain of convolution layers in which any depth is an exit."""
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -12,13 +11,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
+from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.layer import layer, recomputed, stem
+from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
-from puppet_jax.puppets.mixed import Mixture
 from puppet_jax.puppets.pool import pool
-from puppet_jax.puppets.unit import convolve_and_normalise, recomputed, stem
 
 
-class PlainPuppet(nnx.Module):
+class PlainPuppet(LayeredPuppet):
     """Convolution, normalisation, activation, D times; then the mean over the map, and a linear head.
 
     Layer l computes ``y = relu(norm_l(conv(x, P_l)))``, adds x where the shapes are equal (``residual``), and pools if
@@ -54,24 +54,20 @@ class PlainPuppet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"PlainPuppet: {name} must be at least 1, got {value}")
         if len(layers) == 0:
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
         self.layers = tuple(layers)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.norm_groups = norm_groups
         self.residual = residual
-        self.dtype = jnp.dtype(dtype)
-        self.kernel_shapes = kernel_shapes(self.layers, in_channels)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones((layer.width,))) for layer in self.layers])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros((layer.width,))) for layer in self.layers])
-        features = max(layer.width for layer in self.layers)
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (features, num_classes)) / math.sqrt(features))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        super().__init__(
+            kernel_shapes(self.layers, in_channels),
+            least_size(self.layers),
+            max(layer.width for layer in self.layers),
+            in_channels=in_channels,
+            num_classes=num_classes,
+            norm_groups=norm_groups,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     @property
     def max_depth(self) -> int:
@@ -107,25 +103,25 @@ class PlainPuppet(nnx.Module):
         x = stem(image, self.dtype)
         features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
         for index in range(last):
-            x = self.layer(x, kernels[index], index)
-            features = jnp.where(depth == index + 1, self.pooled(x), features)
+            x, mean = self.layer(x, kernels[index], index)
+            features = jnp.where(depth == index + 1, mean, features)
         return features
 
     def batch(
         self,
         images: Float[Array, "b h w c"],
-        weights: tuple[Float[Array, "b _"], ...],
-        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images whose kernels are mixtures of tables; layers beyond the deepest are not computed.
+        """Logits of images that choose their kernels from a bank; layers beyond the deepest are not computed.
 
         Args:
             images: float in [0, 1].
-            weights: each layer's interpolation weights.
-            tables: each layer's kernels at the nodes, (M, K, K, C_in, C_out).
+            indices: each layer's choice of a kernel for every image.
+            bank: each layer's kernels, (S, K, K, C_in, C_out).
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers; not used.
             lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
@@ -133,31 +129,24 @@ class PlainPuppet(nnx.Module):
         del samples
         x = stem(images, self.dtype)
         features = jnp.zeros((images.shape[0], self.head[...].shape[0]))
-        for index, table in enumerate(tables):
-            # Images that have left weigh nothing, and cost nothing where the convolution sees that.
-            own = jnp.where((depths > index)[:, None], weights[index], 0.0)
+        for place, kernels in enumerate(bank):
+            # Images that have left choose no kernel, and cost nothing where the convolution sees that.
+            own = jnp.where(depths > place, indices[place], -1)
 
-            def run(x, features, own, table, index=index):
-                kernels = Mixture(own, table)
-                layer = functools.partial(self.layer, index=index, lowering=lowering)
-                y = jax.vmap(layer, in_axes=(0, Mixture(0, None)))(x, kernels)
-                leaving = (depths == index + 1)[:, None]
-                return y, jnp.where(leaving, jax.vmap(self.pooled)(y), features)
+            def run(x, features, own, kernels, place=place):
+                one = functools.partial(self.layer, index=place, lowering=lowering)
+                y, means = jax.vmap(one, in_axes=(0, Choice(0, None)))(x, Choice(own, kernels))
+                return y, jnp.where((depths == place + 1)[:, None], means, features)
 
-            out = jax.eval_shape(run, x, features, own, table)[0]
+            out = jax.eval_shape(run, x, features, own, kernels)[0]
 
             @recomputed
-            def layer_or_none(x, features, own, table, run=run, out=out, index=index):
-                skip = lambda x, features, own, table: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
-                return lax.cond(jnp.max(depths) > index, run, skip, x, features, own, table)
+            def layer_or_none(x, features, own, kernels, run=run, out=out, place=place):
+                skip = lambda x, features, own, kernels: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+                return lax.cond(jnp.max(depths) > place, run, skip, x, features, own, kernels)
 
-            x, features = layer_or_none(x, features, own, table)
+            x, features = layer_or_none(x, features, own, kernels)
         return jax.vmap(self.classify)(features)
-
-    def pooled(self, x: Float[Array, "h w c"]) -> Float[Array, " features"]:
-        """The mean over the map in float32, padded with zeros to the widest layer's channels."""
-        mean = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
-        return jnp.pad(mean, (0, self.head[...].shape[0] - mean.shape[0]))
 
     def classify(self, features: Float[Array, " features"]) -> Float[Array, " num_classes"]:
         """The head: logits of an image's features."""
@@ -166,37 +155,20 @@ class PlainPuppet(nnx.Module):
     def layer(
         self,
         x: Float[Array, "h w c_in"],
-        kernel: Float[Array, "c_out c_in k k"] | Mixture,
+        kernel: Float[Array, "c_out c_in k k"] | Choice,
         index: int,
         lowering: str | None = None,
-    ) -> Float[Array, "h_out w_out c_out"]:
+    ) -> tuple[Float[Array, "h_out w_out c_out"], Float[Array, " features"]]:
         """Layer ``index`` (from 0) of one image: convolution (its ``lowering`` as :func:`convolve` takes it),
-        normalisation, activation, residual, pooling."""
+        normalisation, activation, residual, pooling; and its mean over the map, padded to the widest layer."""
         spec = self.layers[index]
         norm = self.norm_scale[index][...], self.norm_shift[index][...]
-        options = {"groups": self.norm_groups, "dtype": self.dtype, "lowering": lowering}
-        y = jax.nn.relu(convolve_and_normalise(x, kernel, *norm, stride=spec.stride, **options))
-        if self.residual and y.shape == x.shape:
-            y = y + x
-        return pool(y, spec.pool, spec.pool_kind)
+        options = {"groups": self.norm_groups, "dtype": self.dtype, "residual": self.residual, "lowering": lowering}
+        y, mean = layer(x, kernel, *norm, stride=spec.stride, **options)
+        if spec.pool > 1:
+            y = pool(y, spec.pool, spec.pool_kind)
+            mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
+        return y, jnp.pad(mean, (0, self.head[...].shape[0] - len(mean)))
 
-    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
-        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through the first ``last`` layers."""
-        least = least_size(self.layers)
-        if min(image_shape[:2]) < least:
-            raise ValueError(
-                f"PlainPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than the layers' strides "
-                f"and pooling allow, {least}×{least}; enlarge the image or use layers with fewer of them"
-            )
-        if image_shape[2] != self.in_channels:
-            raise ValueError(
-                f"PlainPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
-                f"create it with in_channels={image_shape[2]}"
-            )
-        if not 1 <= last <= self.max_depth:
-            raise ValueError(f"PlainPuppet: depth must lie in 1..{self.max_depth}, got {last}")
-        if len(shapes) < last or tuple(shapes[:last]) != self.kernel_shapes[:last]:
-            raise ValueError(
-                f"PlainPuppet: kernels must have shapes {self.kernel_shapes[:last]}, got {tuple(shapes)}; "
-                "make the puppeteer from puppet.kernel_shapes"
-            )
+    def used(self, last: int) -> int:
+        return last

@@ -1,7 +1,6 @@
 """StagedPuppet: VGG-like and ResNet-like CNNs, whose widths grow and whose maps shrink from stage to stage."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import get_args
 
@@ -12,15 +11,16 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.levels import number_of_depths
+from puppet_jax.depth_levels import number_of_depths
 from puppet_jax.puppeteers.protocol import Kernels
-from puppet_jax.puppets.mixed import Mixture
+from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.layer import layer, recomputed, stem
+from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.pool import pool
 from puppet_jax.puppets.stages import Block, BlockKind, StageSpec, blocks_of, kernel_shapes, least_size
-from puppet_jax.puppets.unit import convolve_and_normalise, recomputed, stem
 
 
-class StagedPuppet(nnx.Module):
+class StagedPuppet(LayeredPuppet):
     """Stages of blocks; an image passes the blocks beyond its depth unchanged. Then the mean over the map, and a head.
 
     A stage begins with its *entrance*, which changes width and map and always runs; n_s blocks follow it, whose result
@@ -74,10 +74,6 @@ class StagedPuppet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"StagedPuppet: {name} must be at least 1, got {value}")
         if len(stages) == 0:
             raise ValueError("StagedPuppet: stages is empty; a puppet has one stage or more")
         if block not in get_args(BlockKind):
@@ -87,18 +83,19 @@ class StagedPuppet(nnx.Module):
             raise ValueError(f"StagedPuppet: widths of stages must not fall, got {widths}")
         self.stages = tuple(stages)
         self.block = block
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.norm_groups = norm_groups
-        self.dtype = jnp.dtype(dtype)
         self.max_depth = number_of_depths(sum(stage.blocks for stage in stages), max_depth, "StagedPuppet")
         self.blocks = blocks_of(self.stages, block, self.max_depth)
-        self.kernel_shapes = kernel_shapes(self.stages, block, in_channels)
         self.levels = tuple(each.level for each in self.blocks for _ in each.convolutions)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1])) for shape in self.kernel_shapes])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1])) for shape in self.kernel_shapes])
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (widths[-1], num_classes)) / math.sqrt(widths[-1]))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        super().__init__(
+            kernel_shapes(self.stages, block, in_channels),
+            least_size(self.stages),
+            widths[-1],
+            in_channels=in_channels,
+            num_classes=num_classes,
+            norm_groups=norm_groups,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def __call__(
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
@@ -126,30 +123,30 @@ class StagedPuppet(nnx.Module):
     def batch(
         self,
         images: Float[Array, "b h w c"],
-        weights: tuple[Float[Array, "b _"], ...],
-        tables: tuple[Float[Array, "_ _ _ _ _"], ...],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images whose kernels are mixtures of tables; blocks beyond the deepest are not computed.
+        """Logits of images that choose their kernels from a bank; blocks beyond the deepest are not computed.
 
-        Arguments as for :meth:`PlainPuppet.batch`, one set of weights and one table a convolution.
+        Arguments as for :meth:`PlainPuppet.batch`.
         """
         del samples
         x = stem(images, self.dtype)
         for block in self.blocks:
             runs = depths >= block.level
-            # Images that pass weigh nothing, and cost nothing where the convolution sees that.
-            own = tuple(jnp.where(runs[:, None], weights[i], 0.0) for i in block.convolutions)
+            # Images that pass choose no kernel, and cost nothing where the convolution sees that.
+            own = tuple(jnp.where(runs, indices[i], -1) for i in block.convolutions)
 
             def run(x, own, used, block=block, runs=runs):
-                kernels = tuple(map(Mixture, own, used))
+                kernels = tuple(map(Choice, own, used))
                 one = functools.partial(self.run, block, lowering=lowering)
-                y = jax.vmap(one, in_axes=(0, (Mixture(0, None),) * len(kernels)))(x, kernels)
+                y = jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels)))(x, kernels)
                 return jnp.where(runs[:, None, None, None], y, x) if y.shape == x.shape else y
 
-            used = tuple(tables[i] for i in block.convolutions)
+            used = tuple(bank[i] for i in block.convolutions)
             out = jax.eval_shape(run, x, own, used)
 
             @recomputed
@@ -169,43 +166,22 @@ class StagedPuppet(nnx.Module):
         self,
         block: Block,
         x: Float[Array, "h w c_in"],
-        kernels: Kernels | tuple[Mixture, ...],
+        kernels: Kernels | tuple[Choice, ...],
         lowering: str | None = None,
     ) -> Float[Array, "h_out w_out c_out"]:
         """One image through one block, with the block's own kernels; ``lowering`` as :func:`convolve` takes it."""
 
-        def unit(x, place, stride=1):
+        def unit(x, place, stride=1, relu=True):
             index = block.convolutions[place]
             norm = self.norm_scale[index][...], self.norm_shift[index][...]
             options = {"groups": self.norm_groups, "dtype": self.dtype, "stride": stride, "lowering": lowering}
-            return convolve_and_normalise(x, kernels[place], *norm, **options)
+            return layer(x, kernels[place], *norm, relu=relu, **options)[0]
 
         if block.kind == "stem":
-            return jax.nn.relu(unit(x, 0, block.stride))
+            return unit(x, 0, block.stride)
         if block.kind == "convolution":
-            return jax.nn.relu(unit(pool(x, block.stride), 0))
-        y = unit(jax.nn.relu(unit(x, 0, block.stride)), 1)
+            return unit(pool(x, block.stride), 0)
+        y = unit(unit(x, 0, block.stride), 1, relu=False)
         shortcut = x[:: block.stride, :: block.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, y.shape[2] - x.shape[2])))
         return jax.nn.relu(y + shortcut)
-
-    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
-        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``."""
-        least = least_size(self.stages)
-        if min(image_shape[:2]) < least:
-            raise ValueError(
-                f"StagedPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than the stages' strides "
-                f"allow, {least}×{least}; enlarge the image or use fewer stages"
-            )
-        if image_shape[2] != self.in_channels:
-            raise ValueError(
-                f"StagedPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
-                f"create it with in_channels={image_shape[2]}"
-            )
-        if not 1 <= last <= self.max_depth:
-            raise ValueError(f"StagedPuppet: depth must lie in 1..{self.max_depth}, got {last}")
-        if tuple(shapes) != self.kernel_shapes:
-            raise ValueError(
-                f"StagedPuppet: kernels must have shapes {self.kernel_shapes}, got {tuple(shapes)}; "
-                "make the puppeteer from puppet.kernel_shapes"
-            )

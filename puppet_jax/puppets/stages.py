@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from puppet_jax.levels import levels_of
+from puppet_jax.depth_levels import levels_of
 from puppet_jax.puppeteers.protocol import KernelShape
 
 BlockKind = Literal["residual", "convolution"]

@@ -54,6 +54,7 @@ def run(options: Release) -> int:
 
     from puppet_jax.presets import PRESETS
     from puppet_jax.pretrained import FORMAT, KEY
+    from train.build import measurement
     from train.config import to_json
     from train.runs.parameters import flat
     from train.runs.trained import open_run
@@ -74,7 +75,7 @@ def run(options: Release) -> int:
             "width": config.width,
             # The preset's with it: presets follow the evidence, and may be other ones when this is read.
             "puppeteer_options": {**of_preset, **json.loads(config.puppeteer_options)},
-            "measurement": json.loads(config.measurement),
+            "measurement": measurement(config),
         },
         "class_names": list(images.class_names),
         "image_size": list(images.size),

@@ -1,7 +1,7 @@
 """The per-sample convolution's CPU programs: ``convolution.cc`` as XLA custom calls (jax.ffi), where it was built.
 
 It is built when the package is installed, if there is a C++ compiler. :func:`available` tells; without it, CPUs get
-XLA's own convolutions (``"independent"`` in ``puppet_jax/puppets/primitives.py``).
+XLA's matrix products (``"gathered"`` in ``puppet_jax/puppets/bank_convolution.py``).
 """
 
 import ctypes
@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from puppet_jax.puppets.group_norm import EPSILON
+
 LANES = {"native": 16, "native_8": 8, "native_4": 4}
 """Lowerings by name, and the floats in their vectors at most; the processor may have shorter ones."""
 
 _MAPS = ("forward", "image_gradient", "kernel_gradient")
-_MIXED = ("mixed_forward", "mixed_gradient", "turn")
 
 
 @functools.cache
@@ -29,37 +30,28 @@ def available() -> bool:
     if not found:
         return False
     library = ctypes.CDLL(str(found[0]))
-    for name in (*_MAPS, *_MIXED):
+    for name in (*_MAPS, "layer"):
         handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
         jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
     return True
 
 
-def call(which: int, left, right, shape: tuple[int, ...], stride, padding, lanes: int = 16):
-    """One of the three maps (see ``primitives.py``) of float32 operands, with vectors of at most ``lanes`` floats."""
-    (top, _), (left_edge, _) = padding
-    numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": top, "left": left_edge, "lanes": lanes}
-    return _run(_MAPS[which], shape, left, right, **numbers)
+def call(which: int, operands, shape: tuple[int, ...], stride, padding, lanes: int = 16):
+    """One of the three maps (see ``bank_convolution.py``) of float32 operands and an int32 index, with vectors of at
+    most ``lanes`` floats. An index that is neither −1 nor a place in the bank is an error when the program runs."""
+    run = jax.ffi.ffi_call(f"puppet_jax_{_MAPS[which]}", jax.ShapeDtypeStruct(shape, np.float32))
+    return run(*operands, **_geometry(stride, padding, lanes))
 
 
-def mixed_forward(images, weights, table, shape: tuple[int, ...], stride, before, step, lanes: int = 16):
-    """Images, their pixels ``step`` apart after ``before`` zeros, with kernels of a table (see ``mixed.py``)."""
-    numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": before[0], "left": before[1]}
-    numbers |= {"step_h": step[0], "step_w": step[1], "lanes": lanes}
-    return _run("mixed_forward", shape, images, weights, table, **numbers)
+def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: bool, residual: bool, lanes: int = 16):
+    """A whole layer (see ``layer.py``): its output, and the means over its map."""
+    results = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
+    more = {"groups": np.int64(groups), "relu": np.int64(relu), "residual": np.int64(residual)}
+    numbers = {**_geometry(stride, padding, lanes), **more, "epsilon": np.float32(EPSILON)}
+    return jax.ffi.ffi_call("puppet_jax_layer", results)(*operands, **numbers)
 
 
-def mixed_gradient(padded, cotangents, weights, shape: tuple[int, ...], stride, lanes: int = 16):
-    """The table's gradient from padded images; the cotangents' channels are a multiple of ``lanes``."""
-    numbers = {"stride_h": stride[0], "stride_w": stride[1], "lanes": lanes}
-    return _run("mixed_gradient", shape, padded, cotangents, weights, **numbers)
-
-
-def turn(table):
-    """A table's kernels (M, K_h, K_w, C_in, C_out) turned by 180 degrees, as (M, K_h, K_w, C_out, C_in)."""
-    return _run("turn", (*table.shape[:3], table.shape[4], table.shape[3]), table)
-
-
-def _run(name: str, shape: tuple[int, ...], *operands, **numbers):
-    run = jax.ffi.ffi_call(f"puppet_jax_{name}", jax.ShapeDtypeStruct(shape, operands[0].dtype))
-    return run(*operands, **{name: np.int64(value) for name, value in numbers.items()})
+def _geometry(stride, padding, lanes):
+    (top, _), (left, _) = padding
+    numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": top, "left": left, "lanes": lanes}
+    return {name: np.int64(value) for name, value in numbers.items()}

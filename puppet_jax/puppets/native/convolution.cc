@@ -1,17 +1,20 @@
-// The three bilinear maps of a per-sample convolution on a CPU, as XLA FFI handlers (see ../convolution.py for the
-// maths). Operands are images (G, N, H, W, C_in), kernels (G, K_h, K_w, C_in, C_out), outputs (G, N, H', W', C_out),
-// float32. Direct convolution: a kernel in this order needs no packing, so one that serves a single image costs no more
-// than one that serves thousands, and no patches are ever formed. Work is spread over XLA's own thread pool, by images
-// and, where they are few, by rows of them; what an image's numbers are does not depend on how.
+// The three bilinear maps of a convolution with kernels chosen from a bank, on a CPU, as XLA FFI handlers (see
+// ../bank_convolution.py for the maths). Operands are images (B, H, W, C_in), an index (B), banks
+// (S, K_h, K_w, C_in, C_out), outputs (B, H', W', C_out), float32; image i has the bank's kernel index[i], or none where
+// index[i] is -1: then its results are zeros and it costs nothing. Direct convolution: no patches are ever formed. What
+// several threads read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work
+// is spread over XLA's own thread pool; what an image's numbers are does not depend on how.
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -23,6 +26,8 @@ namespace {
 struct Pair {
   int64_t h, w;
 };
+
+int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define SEVERAL_INSTRUCTION_SETS 1
@@ -57,14 +62,13 @@ namespace baseline {
 }  // namespace baseline
 
 struct Set {
-  int64_t lanes;
+  int64_t lanes, wide;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
-  decltype(&baseline::Mix) mix;
-  decltype(&baseline::MixedGradient) mixed_gradient;
+  decltype(&baseline::Finish) finish;
 };
 
-constexpr int64_t kTogether = baseline::kTogether;
+constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
 
 // `most` lets tests run the other sets too: the largest number of lanes to use.
 Set Choose(int64_t most) {
@@ -72,11 +76,11 @@ Set Choose(int64_t most) {
   __builtin_cpu_init();
   if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return {avx512::kLanes, &avx512::Forward, &avx512::KernelGradient, &avx512::Mix, &avx512::MixedGradient};
+    return {avx512::kLanes, avx512::kWide, &avx512::Forward, &avx512::KernelGradient, &avx512::Finish};
   if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {avx2::kLanes, &avx2::Forward, &avx2::KernelGradient, &avx2::Mix, &avx2::MixedGradient};
+    return {avx2::kLanes, avx2::kWide, &avx2::Forward, &avx2::KernelGradient, &avx2::Finish};
 #endif
-  return {baseline::kLanes, &baseline::Forward, &baseline::KernelGradient, &baseline::Mix, &baseline::MixedGradient};
+  return {baseline::kLanes, baseline::kWide, &baseline::Forward, &baseline::KernelGradient, &baseline::Finish};
 }
 
 // Runs task(i) for i < count on the pool's threads and this one, and returns when all are done. This thread takes tasks
@@ -138,17 +142,24 @@ void Pad(float* padded, const float* image, Pair size, int64_t channels, Pair be
   }
 }
 
-// Rows of `from` copied `channels` apart, so that whole vectors can be read; as they are if they already lie so.
-const float* Align(const float* from, int64_t rows, int64_t c_out, int64_t channels) {
-  if (c_out == channels) return from;
-  float* to = Scratch(1, rows * channels);
-  std::memset(to, 0, rows * channels * sizeof(float));
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * channels, from + r * c_out, c_out * sizeof(float));
-  return to;
+// Where block o of a matrix of `rows` rows lies once Pack has laid it out, in blocks of `width` columns: o * rows * width.
+int64_t PackedSize(int64_t rows, int64_t columns, int64_t lanes) { return rows * Ceil(columns, lanes) * lanes; }
+
+// Some rows of a matrix (`columns` apart) in blocks of 2 * lanes columns, the last of lanes if that is enough, filled up
+// with zeros: what the inner loops read is then contiguous. `rows` is what the whole matrix has, `at` the first of these.
+void Pack(const float* from, int64_t count, int64_t columns, int64_t lanes, int64_t rows, int64_t at, float* to) {
+  for (int64_t o = 0; o < columns; o += 2 * lanes) {
+    const int64_t used = std::min(columns - o, 2 * lanes), width = Ceil(used, lanes) * lanes;
+    float* block = to + o * rows + at * width;
+    for (int64_t r = 0; r < count; ++r, block += width) {
+      std::memcpy(block, from + r * columns + o, used * sizeof(float));
+      if (used < width) std::memset(block + used, 0, (width - used) * sizeof(float));
+    }
+  }
 }
 
 // to[o][i] = from[i][o], four by four through registers.
-void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to, int64_t channels) {
+void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to) {
   using baseline::Vector;
   auto at = [](const float* p) { return *reinterpret_cast<const Vector*>(p); };
   int64_t i = 0;
@@ -159,154 +170,217 @@ void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to, int64_
       const Vector a = at(p), b = at(p + c_out), c = at(p + 2 * c_out), d = at(p + 3 * c_out);
       const Vector e = __builtin_shufflevector(a, b, 0, 4, 1, 5), f = __builtin_shufflevector(c, d, 0, 4, 1, 5);
       const Vector g = __builtin_shufflevector(a, b, 2, 6, 3, 7), h = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-      float* q = to + o * channels + i;
+      float* q = to + o * c_in + i;
       *reinterpret_cast<Vector*>(q) = __builtin_shufflevector(e, f, 0, 1, 4, 5);
-      *reinterpret_cast<Vector*>(q + channels) = __builtin_shufflevector(e, f, 2, 3, 6, 7);
-      *reinterpret_cast<Vector*>(q + 2 * channels) = __builtin_shufflevector(g, h, 0, 1, 4, 5);
-      *reinterpret_cast<Vector*>(q + 3 * channels) = __builtin_shufflevector(g, h, 2, 3, 6, 7);
+      *reinterpret_cast<Vector*>(q + c_in) = __builtin_shufflevector(e, f, 2, 3, 6, 7);
+      *reinterpret_cast<Vector*>(q + 2 * c_in) = __builtin_shufflevector(g, h, 0, 1, 4, 5);
+      *reinterpret_cast<Vector*>(q + 3 * c_in) = __builtin_shufflevector(g, h, 2, 3, 6, 7);
     }
     for (; o < c_out; ++o)
-      for (int64_t j = i; j < i + 4; ++j) to[o * channels + j] = from[j * c_out + o];
+      for (int64_t j = i; j < i + 4; ++j) to[o * c_in + j] = from[j * c_out + o];
   }
   for (; i < c_in; ++i)
-    for (int64_t o = 0; o < c_out; ++o) to[o * channels + i] = from[i * c_out + o];
+    for (int64_t o = 0; o < c_out; ++o) to[o * c_in + i] = from[i * c_out + o];
 }
 
-// The kernel turned by 180 degrees, its channels exchanged, rows `channels` apart. What this thread turned last in the
-// same `call` is not turned again: images of a group share a kernel.
-const float* Turn(const float* kernel, int64_t taps, int64_t c_in, int64_t c_out, int64_t channels, int64_t call) {
-  thread_local int64_t last_call = -1;
-  thread_local const float* last_kernel = nullptr;
-  float* to = Scratch(1, taps * c_out * channels);
-  if (call == last_call && kernel == last_kernel) return to;
-  last_call = call, last_kernel = kernel;
-  if (channels != c_in) std::memset(to, 0, taps * c_out * channels * sizeof(float));
-  for (int64_t t = 0; t < taps; ++t) {
-    Transpose(kernel + t * c_in * c_out, c_in, c_out, to + (taps - 1 - t) * c_out * channels, channels);
+using Array = ffi::Buffer<ffi::F32, 4>;
+using Bank = ffi::Buffer<ffi::F32, 5>;
+using Index = ffi::Buffer<ffi::S32, 1>;
+
+// The images that have a kernel, ordered by it, and where each kernel's begin.
+struct Chosen {
+  std::vector<int64_t> images, begins;
+};
+
+// Fails if an index is no place in the bank: the one thing that would read memory that is not ours.
+ffi::ErrorOr<Chosen> Choose(const Index& index, int64_t sets) {
+  const int64_t count = index.element_count();
+  Chosen chosen;
+  chosen.begins.assign(sets + 1, 0);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t set = index.typed_data()[i];
+    if (set < -1 || set >= sets)
+      return ffi::Unexpected(ffi::Error::InvalidArgument("index " + std::to_string(set) + " of image " +
+                                                         std::to_string(i) + " is no kernel of a bank of " +
+                                                         std::to_string(sets)));
+    if (set >= 0) ++chosen.begins[set + 1];
   }
-  return to;
+  for (int64_t set = 0; set < sets; ++set) chosen.begins[set + 1] += chosen.begins[set];
+  chosen.images.resize(chosen.begins[sets]);
+  std::vector<int64_t> next(chosen.begins);
+  for (int64_t i = 0; i < count; ++i)
+    if (const int64_t set = index.typed_data()[i]; set >= 0) chosen.images[next[set]++] = i;
+  return chosen;
 }
 
-int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// How many pieces to cut each of `items` into, so that every thread gets a few.
-int64_t Pieces(ffi::ThreadPool& pool, int64_t items, int64_t most) {
-  return std::clamp<int64_t>(Ceil(4 * pool.num_threads(), items), 1, most);
-}
-
-using Array = ffi::Buffer<ffi::F32, 5>;
-using Result = ffi::Result<Array>;
-
-// Output rows of every image, in pieces: forward, and the image gradient, which is a forward map of the cotangents
-// (`step` apart) with the turned kernel.
-void Correlate(ffi::ThreadPool& pool, const Set& set, const float* images, int64_t groups, int64_t per_group, Pair size,
-               int64_t c_in, Pair before, Pair step, const float* kernels, Pair kernel, int64_t c_out, bool turned,
-               Pair stride, Pair out_size, float* out) {
-  if (groups * per_group * out_size.h * out_size.w == 0) return;
-  const int64_t pieces = Pieces(pool, groups * per_group, out_size.h);
-  const int64_t channels = Ceil(c_out, set.lanes) * set.lanes, taps = kernel.h * kernel.w;
-  const int64_t width = (out_size.w - 1) * stride.w + kernel.w;
-  static std::atomic<int64_t> calls{0};
-  const int64_t call = calls++;
-  Parallel(pool, groups * per_group * pieces, [&](int64_t task) {
-    const int64_t image = task / pieces, piece = task % pieces;
-    const int64_t first = piece * out_size.h / pieces, last = (piece + 1) * out_size.h / pieces;
-    const float* own = kernels + image / per_group * taps * c_in * c_out;
-    const float* rows = turned ? Turn(own, taps, c_out, c_in, channels, call) : Align(own, taps * c_in, c_out, channels);
-    float* padded = Scratch(0, ((last - 1 - first) * stride.h + kernel.h) * width * c_in);
-    Pad(padded, images + image * size.h * size.w * c_in, size, c_in, before, step, first * stride.h,
-        (last - 1) * stride.h + kernel.h, width);
-    set.forward(padded, width, c_in, rows, kernel.h, kernel.w * c_in, channels, c_out, stride, first, last, out_size.w,
-                out + image * out_size.h * out_size.w * c_out, c_out, false);
-  });
-}
-
-ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Array kernels, Result out, int64_t stride_h,
-                          int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  const auto x = images.dimensions(), k = kernels.dimensions(), y = out->dimensions();
-  Correlate(pool, Choose(lanes), images.typed_data(), x[0], x[1], {x[2], x[3]}, x[4], {top, left}, {1, 1},
-            kernels.typed_data(), {k[1], k[2]}, k[4], false, {stride_h, stride_w}, {y[2], y[3]}, out->typed_data());
-  return ffi::Error::Success();
-}
-
-ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Array kernels, Result out, int64_t stride_h,
-                                int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  const auto g = cotangents.dimensions(), k = kernels.dimensions(), x = out->dimensions();
-  Correlate(pool, Choose(lanes), cotangents.typed_data(), g[0], g[1], {g[2], g[3]}, g[4],
-            {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w}, kernels.typed_data(), {k[1], k[2]}, x[4], true,
-            {1, 1}, {x[2], x[3]}, out->typed_data());
-  return ffi::Error::Success();
-}
-
-ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Result out, int64_t stride_h,
-                                 int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
-  const Set set = Choose(lanes);
-  const int64_t rows = k[1] * k[2] * k[3], c_in = k[3], c_out = k[4], kernel_w = k[2];
-  const int64_t pieces = Pieces(pool, x[0], Ceil(rows, 12)), channels = Ceil(c_out, set.lanes) * set.lanes;
-  const int64_t height = (g[2] - 1) * stride_h + k[1], width = (g[3] - 1) * stride_w + k[2];
-  if (x[1] == 0) std::memset(out->typed_data(), 0, out->size_bytes());
-  Parallel(pool, x[0] * pieces, [&](int64_t task) {
-    const int64_t group = task / pieces, piece = task % pieces;
-    for (int64_t n = 0; n < x[1]; ++n) {
-      const int64_t image = group * x[1] + n;
-      float* padded = Scratch(0, height * width * c_in);
-      Pad(padded, images.typed_data() + image * x[2] * x[3] * c_in, {x[2], x[3]}, c_in, {top, left}, {1, 1}, 0, height,
-          width);
-      const float* cotangent =
-          Align(cotangents.typed_data() + image * g[2] * g[3] * c_out, g[2] * g[3], c_out, channels);
-      set.kernel_gradient(padded, width, c_in, cotangent, channels, g[2], g[3], kernel_w, c_out, {stride_h, stride_w},
-                          piece * rows / pieces, (piece + 1) * rows / pieces,
-                          out->typed_data() + group * rows * c_out, n > 0);
+// Forward, and the image gradient, which is a forward map of the cotangents (`step` apart) with kernels turned by 180
+// degrees, their channels exchanged.
+// `finish(image)`, if there is one, is called once all of an image's output is there.
+ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images, const Index& index, const Bank& bank,
+                     Array& out, bool turned, Pair stride, Pair before, Pair step,
+                     const std::function<void(int64_t)>& finish = nullptr) {
+  const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
+  const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
+  const int64_t c_in = x[3], c_out = y[3], sets = k[0], rows = taps.h * taps.w * c_in, pixels = map.h * map.w;
+  auto found = Choose(index, sets);
+  if (!found) return found.error();
+  const Chosen& chosen = *found;
+  const int64_t count = chosen.images.size(), packed_size = PackedSize(rows, c_out, set.lanes);
+  for (int64_t i = 0; i < static_cast<int64_t>(x[0]); ++i)
+    if (index.typed_data()[i] < 0)
+      std::memset(out.typed_data() + i * pixels * c_out, 0, pixels * c_out * sizeof(float));
+  if (count * pixels * c_out == 0) return ffi::Error::Success();
+  if (rows == 0) {
+    std::memset(out.typed_data(), 0, out.size_bytes());
+    return ffi::Error::Success();
+  }
+  // A kernel that serves a single image, in an order that can be read, is read where it lies.
+  const auto packs = [&](int64_t s) {
+    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
+    return uses > 1 || (uses > 0 && (turned || c_out % set.lanes));
+  };
+  std::vector<int64_t> places(sets, -1);
+  std::vector<int64_t> packed;
+  for (int64_t s = 0; s < sets; ++s)
+    if (packs(s)) places[s] = packed.size(), packed.push_back(s);
+  float* kernels = Scratch(2, packed.size() * packed_size);
+  const int64_t tap_count = taps.h * taps.w;
+  Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
+    const int64_t tap = task % tap_count, place = task / tap_count;
+    const float* from = bank.typed_data() + (packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap)) * c_in * c_out;
+    if (turned) {
+      float* transposed = Scratch(1, c_in * c_out);
+      Transpose(from, c_out, c_in, transposed);
+      from = transposed;
     }
+    Pack(from, c_in, c_out, set.lanes, rows, tap * c_in, kernels + place * packed_size);
+  });
+  const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, map.h);
+  const int64_t width = (map.w - 1) * stride.w + taps.w;
+  Parallel(pool, count * pieces, [&](int64_t task) {
+    const int64_t image = chosen.images[task / pieces], piece = task % pieces, s = index.typed_data()[image];
+    const int64_t first = piece * map.h / pieces, last = (piece + 1) * map.h / pieces;
+    float* padded = Scratch(0, ((last - 1 - first) * stride.h + taps.h) * width * c_in);
+    Pad(padded, images.typed_data() + image * size.h * size.w * c_in, size, c_in, before, step, first * stride.h,
+        (last - 1) * stride.h + taps.h, width);
+    const bool own = places[s] < 0;
+    set.forward(padded, width, c_in, own ? bank.typed_data() + s * rows * c_out : kernels + places[s] * packed_size,
+                own, taps, c_out, stride, first, last, map.w, out.typed_data() + image * pixels * c_out);
+    if (finish && pieces == 1) finish(image);
+  });
+  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(chosen.images[i]); });
+  return ffi::Error::Success();
+}
+
+ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, ffi::Result<Array> out,
+                          int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+  return Correlate(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1});
+}
+
+using Vector1 = ffi::Buffer<ffi::F32, 1>;
+
+// A layer: forward, normalisation over groups of channels, ReLU, the layer's input added (each of the last two if asked
+// for); and the mean over the map.
+ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Vector1 scale, Vector1 shift,
+                        ffi::Result<Array> out, ffi::Result<ffi::Buffer<ffi::F32, 2>> means, int64_t stride_h,
+                        int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
+                        int64_t residual, float epsilon) {
+  const Set set = Choose(lanes);
+  const auto y = out->dimensions();
+  const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
+  std::memset(means->typed_data(), 0, means->size_bytes());
+  return Correlate(pool, set, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
+                   [&](int64_t image) {
+                     set.finish(out->typed_data() + image * size, pixels, c, groups, scale.typed_data(),
+                                shift.typed_data(), epsilon, relu, residual ? images.typed_data() + image * size : nullptr,
+                                means->typed_data() + image * c, Scratch(1, 3 * c));
+                   });
+}
+
+ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Bank bank, ffi::Result<Array> out,
+                                int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+  const auto k = bank.dimensions();
+  return Correlate(pool, Choose(lanes), cotangents, index, bank, *out, true, {1, 1}, {k[1] - 1 - top, k[2] - 1 - left},
+                   {stride_h, stride_w});
+}
+
+ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
+                                 ffi::Result<Bank> out, int64_t stride_h, int64_t stride_w, int64_t top, int64_t left,
+                                 int64_t lanes) {
+  const Set set = Choose(lanes);
+  const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
+  const int64_t sets = k[0], rows = k[1] * k[2] * k[3], c_in = k[3], c_out = k[4], pixels = g[1] * g[2];
+  const Pair map{g[1], g[2]}, stride{stride_h, stride_w};
+  auto found = Choose(index, sets);
+  if (!found) return found.error();
+  const Chosen& chosen = *found;
+  const int64_t count = chosen.images.size();
+  const int64_t height = (map.h - 1) * stride.h + k[1], width = (map.w - 1) * stride.w + k[2];
+  const int64_t size = height * width * c_in, packed_size = PackedSize(pixels, c_out, set.lanes);
+  // Images and cotangents as the inner loops read them, those of a kernel side by side.
+  float* laid_out = Scratch(2, count * (size + packed_size));
+  std::vector<const float*> padded(count), packed(count);
+  Parallel(pool, count, [&](int64_t i) {
+    float* to = laid_out + i * (size + packed_size);
+    Pad(to, images.typed_data() + chosen.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, {top, left}, {1, 1}, 0,
+        height, width);
+    Pack(cotangents.typed_data() + chosen.images[i] * pixels * c_out, pixels, c_out, set.lanes, pixels, 0, to + size);
+    padded[i] = to, packed[i] = to + size;
+  });
+  // Tasks of about equal work: the rows of a kernel in as many pieces as it has images for.
+  struct Task {
+    int64_t set, first, last;
+  };
+  std::vector<Task> tasks;
+  const int64_t tiles = Ceil(rows, set.wide), wanted = 4 * pool.num_threads();
+  for (int64_t s = 0; s < sets; ++s) {
+    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
+    const int64_t pieces = std::clamp<int64_t>(count ? Ceil(wanted * uses, count) : 1, 1, std::max<int64_t>(tiles, 1));
+    for (int64_t p = 0; p < pieces; ++p)
+      tasks.push_back({s, p * tiles / pieces * set.wide, std::min((p + 1) * tiles / pieces * set.wide, rows)});
+  }
+  const int64_t at_once = std::max<int64_t>(kCached / (size + packed_size + 1), 1);
+  Parallel(pool, tasks.size(), [&](int64_t t) {
+    const auto [s, first, last] = tasks[t];
+    const int64_t begin = chosen.begins[s], end = chosen.begins[s + 1];
+    float* to = out->typed_data() + s * rows * c_out;
+    if (begin == end || pixels == 0) std::memset(to + first * c_out, 0, (last - first) * c_out * sizeof(float));
+    for (int64_t i = begin; i < end && pixels; i += at_once)
+      set.kernel_gradient(std::min(at_once, end - i), padded.data() + i, width, c_in, packed.data() + i, map, k[2], c_out,
+                          stride, first, last, to, i > begin);
   });
   return ffi::Error::Success();
 }
 
-auto Binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Array>()
-      .Arg<Array>()
-      .Ret<Array>()
-      .Attr<int64_t>("stride_h")
-      .Attr<int64_t>("stride_w")
-      .Attr<int64_t>("top")
-      .Attr<int64_t>("left")
-      .Attr<int64_t>("lanes");
+auto WithGeometry(auto binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("stride_h")
+      .template Attr<int64_t>("stride_w")
+      .template Attr<int64_t>("top")
+      .template Attr<int64_t>("left")
+      .template Attr<int64_t>("lanes");
 }
 
-#include "mixed.inc"
+auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler, Binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler, Binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler, Binding());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_mixed_forward, MixedForwardHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Weights>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride_h")
-                                  .Attr<int64_t>("stride_w")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Attr<int64_t>("step_h")
-                                  .Attr<int64_t>("step_w")
-                                  .Attr<int64_t>("lanes"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_turn, TurnHandler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_mixed_gradient, MixedGradientHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Weights>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride_h")
-                                  .Attr<int64_t>("stride_w")
-                                  .Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_layer, LayerHandler,
+                              WithGeometry(Bind()
+                                               .Arg<Array>()
+                                               .Arg<Index>()
+                                               .Arg<Bank>()
+                                               .Arg<Vector1>()
+                                               .Arg<Vector1>()
+                                               .Ret<Array>()
+                                               .Ret<ffi::Buffer<ffi::F32, 2>>())
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("relu")
+                                  .Attr<int64_t>("residual")
+                                  .Attr<float>("epsilon"));

@@ -1,0 +1,117 @@
+"""A batch through the puppet: which kernels it needs, generated once, and work only to each image's depth.
+
+A batch of a model whose complexity is measured to bins meets a few of them (CIFAR-10, quarters of a bit: 64 images 7 of
+32), and only these are generated, in a bank with a fixed number of slots, as programs have fixed shapes. A batch that
+meets more bins than there are slots goes through in several passes, each with the next bins and the images in them: the
+result is the same, the price some time. Images are sorted by depth and bin, so that a kernel that was read serves all
+its images, and images that have left a layer cost nothing in it.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax.bank import Bank, make_bank
+from puppet_jax.images import as_unit
+from puppet_jax.measure import Measure
+from puppet_jax.puppeteers import Puppeteer
+from puppet_jax.puppets import Puppet
+
+SLOTS = 16
+"""Kernel sets that a batch generates at most at a time."""
+
+
+def default_chunk() -> int:
+    """Images that go through the layers together in inference. CPU: their maps should stay in the caches, and every
+    core should have some; accelerators: they should fill the device."""
+    if jax.default_backend() != "cpu":
+        return 1024
+    return max(32, min(os.cpu_count() or 1, 64))
+
+
+def logits_of_batch(
+    puppet: Puppet,
+    puppeteer: Puppeteer,
+    measurement: Measure,
+    images: Num[Array, "b h w c"],
+    complexity: Float[Array, " b"],
+    depth: Int[Array, " b"],
+) -> Float[Array, "b num_classes"]:
+    """Logits of a batch, its kernels generated; differentiable in all parameters and the images.
+
+    Args:
+        puppet, puppeteer: the CNN, and what makes its kernels.
+        measurement: what ``complexity`` was measured by: to bins, or continuously (a kernel set for every image).
+        images: uint8, or float in [0, 1].
+        complexity: of every image.
+        depth: D of every image.
+    """
+    batch = len(images)
+    run = lambda bank, sets, depth: logits_from_bank(puppet, bank, images, sets, depth, batch)  # noqa: E731
+    if measurement.bin is None or not getattr(puppeteer, "conditioned", True):
+        return run(make_bank(puppeteer, complexity), jnp.arange(batch, dtype=jnp.int32), depth)
+    centres = jnp.asarray(measurement.centres)
+    place = measurement.index(complexity)
+    most = min(batch, len(centres))
+    slots = min(most, SLOTS)
+    present = jnp.zeros(len(centres), bool).at[place].set(True)
+    slot_of = (jnp.cumsum(present) - 1).astype(jnp.int32)
+    slot = slot_of[place]
+    passes = -(-most // slots)
+    (filled,) = jnp.nonzero(present, size=passes * slots, fill_value=len(centres) // 2)
+    at = centres[filled].reshape(passes, slots)
+
+    def once():
+        return run(make_bank(puppeteer, at[0]), slot, depth)
+
+    @jax.checkpoint
+    def one_pass(number, complexities):
+        mine = slot // slots == number
+        logits = run(make_bank(puppeteer, complexities), slot % slots, jnp.where(mine, depth, 0))
+        return jnp.where(mine[:, None], logits, 0.0)
+
+    def several():
+        add = lambda total, each: (total + one_pass(*each), None)  # noqa: E731
+        nothing = jnp.zeros((batch, puppet.num_classes))
+        return lax.scan(add, nothing, (jnp.arange(passes), at))[0]
+
+    return once() if passes == 1 else lax.cond(jnp.sum(present) <= slots, once, several)
+
+
+def logits_from_bank(
+    puppet: Puppet,
+    bank: Bank,
+    images: Num[Array, "b h w c"],
+    sets: Int[Array, " b"],
+    depth: Int[Array, " b"],
+    chunk: int,
+    lowering: str | None = None,
+) -> Float[Array, "b num_classes"]:
+    """Logits of a batch, in the order given; differentiable in the puppet's parameters, the bank and the images.
+
+    Args:
+        puppet: the CNN.
+        bank: kernel sets.
+        images: uint8, or float in [0, 1].
+        sets: the number of each image's set.
+        depth: D of every image; one of 0 only fills up the batch: it costs nothing and its logits mean nothing.
+        chunk: images that go through the layers together, as far as the deepest of them.
+        lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
+    """
+    batch = len(images)
+    chunk = min(chunk, batch)
+    # Deepest first: a chunk's images then need nearly the same number of layers. Rows that only fill up come last.
+    order = jnp.lexsort((sets, -depth))
+    rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
+    places = jnp.arange(rows.size).reshape(rows.shape)
+
+    def one_chunk(rows, places):
+        depths = jnp.where(places < batch, depth[rows], 0)
+        return puppet.batch(as_unit(images[rows]), bank.indices(sets[rows]), bank.kernels, depths, rows, lowering)
+
+    logits = lax.map(lambda each: one_chunk(*each), (rows, places)) if len(rows) > 1 else one_chunk(rows[0], places[0])
+    logits = logits.reshape(rows.size, -1)[:batch]
+    return jnp.zeros_like(logits).at[order].set(logits)
