@@ -91,10 +91,10 @@ def test_an_unknown_flag_is_code_2(command, capsys):
     ],
 )
 def test_exit_codes(monkeypatch, capsys, raised, code, said):
-    def fail(_):
+    def fail(*_):
         raise raised
 
-    monkeypatch.setattr(program, "_plot", fail)
+    monkeypatch.setattr(program, "_parse_and_run", fail)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["plot", "run"]) == code
     assert capsys.readouterr().err.strip() == said
@@ -102,10 +102,10 @@ def test_exit_codes(monkeypatch, capsys, raised, code, said):
 
 
 def test_a_defect_is_not_hidden(monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(program, "_plot", fail)
+    monkeypatch.setattr(program, "_parse_and_run", fail)
     with pytest.raises(ZeroDivisionError):
         main(["plot", "run"])
 

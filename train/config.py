@@ -41,20 +41,20 @@ OPTIMISERS = ("adamw", "muon")
 AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 
 CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
-"""How processes find each other: said anew by each command, never taken from an earlier one."""
+"""How processes find each other: given with each command, never taken from the run that is resumed."""
 
 FREE = ("data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
-"""What may differ when a run is resumed: it does not change the numbers (``devices`` only their rounding)."""
+"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding)."""
 
 
 def _by_data(field: str, text: str, metavar: str) -> Any:
-    """The help of a field whose default a recipe sets: the defaults are read from the table, so cannot differ."""
+    """The help of a field whose default a recipe sets, with the defaults that the table has."""
     defaults = ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
     return tyro.conf.arg(help=f"{text} (default by data set: {defaults})", help_behavior_hint="", metavar=metavar)
 
 
 def _optional(metavar: str) -> Any:
-    """A field that is usually absent; its help says what that means."""
+    """A field that is absent by default; its help says what that means."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -142,8 +142,8 @@ class Config:
     overwrite: bool = False
     """Replace the run that --out already holds."""
     resume: Annotated[Path | None, _optional("RUN")] = None
-    """Go on with the run in this folder from its last good checkpoint, to the same numbers as if it had not been cut.
-    Its configuration is taken; flags that contradict it are refused."""
+    """Continue the run in this folder from its last good checkpoint, to the same numbers as if it had not been
+    interrupted. Its configuration is taken; flags that contradict it are refused."""
     keep: int = 3
     """How many of the last checkpoints to keep; the one with the best accuracy is kept besides."""
     checkpoint_steps: Annotated[int | None, _optional("INT")] = None

@@ -1,4 +1,4 @@
-"""Where a step runs: the processes, their devices in one mesh along the batch, and arrays laid out on it."""
+"""Where a step runs: the processes, a mesh of their devices along the batch, and arrays placed on it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ SHARED, ROWS = PartitionSpec(), PartitionSpec(BATCH)
 
 
 def connect(config: Config) -> None:
-    """Join the other processes, if the configuration speaks of any. To be called before anything asks for a device.
+    """Connect to the other processes, if the configuration names any. Call it before anything asks for a device.
 
     Raises:
         UserError: the flags are incomplete, or the others are not there within five minutes.
@@ -60,7 +60,7 @@ def connect(config: Config) -> None:
 
 
 def leave(message: str) -> NoReturn:
-    """End the process with code 1, not waiting for the others as JAX does at an ordinary exit: one of them is lost."""
+    """End the process with code 1 at once. At an ordinary exit JAX would wait for the process that is lost."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -99,18 +99,17 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, 
     """``function`` run by every device on its own rows of the arguments marked ``ROWS`` and all of those marked
     ``SHARED``. What it returns must be the same on all devices.
 
-    The model sorts a batch by depth and gathers from it, and calls programs of its own, which a partitioner would do on
-    all rows on every device; and kernels of a few bins are not many, so each device generates them for itself.
+    Not left to XLA's partitioner: the model sorts and gathers images and calls its own C++ program, for all of which
+    the partitioner would bring all rows to every device. Kernels are cheap, so each device generates its own.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=SHARED, check_vma=False)
 
 
-def alone(function: Callable) -> Callable:
-    """``function``, traced as if there were no mesh; for what is called within :func:`on_each_device`, and communicates
-    with no other device.
+def without_mesh(function: Callable) -> Callable:
+    """``function`` traced as if there were no mesh: for use within :func:`on_each_device`, without communication.
 
-    Within a mesh JAX marks traced values with it and constants not, which the loops under the ODE solver take for two
-    types when they are differentiated.
+    Within a mesh, JAX's types of traced values name the mesh and those of constants do not. The ODE solver's loops,
+    differentiated, then fail because their carry changes its type.
     """
 
     def call(*arguments):
@@ -123,13 +122,13 @@ def alone(function: Callable) -> Callable:
 
 
 def shared(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that every process has alike, on all devices."""
+    """Place arrays, the same in every process, on all devices."""
     layout = NamedSharding(mesh, SHARED)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), tree)
 
 
 def rows(mesh: Mesh, array: np.ndarray) -> jax.Array:
-    """This process's part of an array's rows, on its devices: the whole array is that of all processes."""
+    """Place this process's rows on its devices, as its part of one array over all processes."""
     return jax.make_array_from_process_local_data(NamedSharding(mesh, ROWS), array)
 
 
@@ -140,7 +139,7 @@ def own_rows(array: np.ndarray) -> np.ndarray:
 
 
 def from_first(value: bytes | None) -> bytes | None:
-    """What the first process has, at every process; the others' ``value`` is not looked at."""
+    """The first process's ``value``, in every process; those of the others are ignored."""
     if jax.process_count() == 1:
         return value
     length = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if value is None else len(value))))

@@ -5,18 +5,18 @@ from collections.abc import Iterable, Sequence
 
 
 def printable(text: object) -> str:
-    """Text from a file or a file's name, fit for a terminal: what is not printable appears as its escape."""
+    """Text from a file, or a file's name, made safe for a terminal: unprintable characters become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def width(text: str) -> int:
-    """Columns that printable text takes on a terminal: two for wide characters, none for combining ones."""
+    """Columns that printable text takes on a terminal: two for a wide character, none for a combining one."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
 
 
 def line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    """One line: cells filled up to their widths, on the left where ``right``; no blanks at the end."""
+    """One line of cells padded to their widths, aligned to the right where ``right`` says so; not padded at its end."""
     filled = []
     for cell, wanted, on_the_right in zip(cells, widths, right, strict=True):
         blanks = " " * (wanted - width(cell))

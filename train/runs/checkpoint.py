@@ -1,11 +1,11 @@
-"""Checkpoints: all that training needs to go on, saved in the background, whole or not at all, and checked when read.
+"""Checkpoints: everything that training needs to continue, saved in the background and verified when read.
 
-orbax writes each under another name and renames it when it is complete, so a process that dies in between leaves the
-ones before. What it stores carries no checksum of the whole; the digests kept here tell a checkpoint that was damaged
-later (a full or failing disk, a copy cut short) from a good one.
+orbax writes each checkpoint under a temporary name and renames it when complete, so a process that dies leaves the
+earlier ones intact. orbax keeps no checksum of a whole checkpoint; the digests stored here detect later damage (a full
+or failing disk, an incomplete copy).
 
-A checkpoint is the same on any number of devices and processes: parameters are alike on all of them, so the first
-process writes plain arrays, and reads them for all.
+Checkpoints do not depend on the number of devices and processes: parameters are replicated, so the first process writes
+plain arrays, and reads them for all.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from train.errors import UserError
 FOLDER = "checkpoints"
 DAMAGED = "damaged"
 
-# Seconds that the last checkpoint is old when a new one is worth its time, if no number of steps was asked for: at an
-# epoch's end, and within one. A save takes some 50 ms of one core.
+# Without --checkpoint-steps, the least age in seconds of the last checkpoint for a new one: at the end of an epoch, and
+# within it. A save takes some 50 ms of one core.
 AT_EPOCH, WITHIN_EPOCH = 5.0, 60.0
 
 
 @dataclasses.dataclass
 class _Preserved:
-    """orbax's question which checkpoints to keep: the last few, and the one with the best accuracy."""
+    """Tells orbax which checkpoints to keep: the last few, and the one with the best accuracy."""
 
     keep: int
     accuracies: dict[int, float]
@@ -43,19 +43,19 @@ class _Preserved:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [info.step for info in checkpoints]
         scored = [step for step in steps if step in self.accuracies]
-        # Of equals the first: it was as good sooner.
+        # The earliest of equals.
         best = max(scored, key=lambda step: (self.accuracies[step], -step), default=None)
         last = sorted(steps)[-self.keep :]
         return [step in last or step == best for step in steps]
 
 
 class Checkpoints:
-    """The checkpoints of a run, to be used as a context: leaving it waits for a save that is under way.
+    """The checkpoints of a run, as a context manager: leaving it waits for a save in progress.
 
     Args:
-        folder: of the run; ``None`` for a process that writes nothing: it saves nothing and has nothing to restore.
+        folder: of the run; ``None`` for a process that neither saves nor restores.
         keep: how many of the last to keep, besides the best.
-        every: steps between two; ``None`` to go by time.
+        every: steps between two; ``None`` to decide by time.
     """
 
     def __init__(self, folder: Path | None, *, keep: int, every: int | None = None):
@@ -71,7 +71,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         if not self._writes:
             return self
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of every file; errors are told here
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file; errors are raised
         path = (self._folder / FOLDER).absolute()
         path.mkdir(exist_ok=True)
         for unfinished in path.glob("*.orbax-checkpoint-tmp*"):  # of a process that was killed while it saved
@@ -81,7 +81,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             create=False,
-            # A folder that cannot be made is an error at once, not one that threads wait minutes for at the end.
+            # So that a folder that cannot be made is an error at once; threads would wait for it for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
@@ -106,7 +106,7 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= (AT_EPOCH if ends_epoch else WITHIN_EPOCH)
 
     def save(self, step: int, state: Any, about: Mapping[str, Any], accuracy: float | None = None) -> bool:
-        """Save in the background; the state is copied before this returns, so a step may take its buffers.
+        """Save in the background. The state is copied before this returns, so its buffers may be donated.
 
         Args:
             step: how many steps are done.
@@ -115,7 +115,7 @@ class Checkpoints:
             accuracy: of these parameters where they were evaluated, to tell the best.
 
         Returns:
-            whether it is saved: a state that holds NaN or infinity is not, so that the last good one stays.
+            whether it is saved: a state with NaN or infinity is not, so that the last good one stays.
 
         Raises:
             UserError: this or the last save could not be written.
@@ -130,7 +130,7 @@ class Checkpoints:
             self._policy.accuracies[step] = accuracy
         accuracies = {str(step): value for step, value in self._policy.accuracies.items()}
         content = dict(about) | {"step": step, "accuracies": accuracies, "arrays": _digests(arrays)}
-        # Copied too: it is written later, and a history goes on growing.
+        # A copy as well: it is written later, and the history grows meanwhile.
         content = _signed(json.loads(json.dumps(content)))
         items = {"state": ocp.args.PyTreeSave(arrays), "about": ocp.args.JsonSave(content)}
         try:
@@ -148,8 +148,8 @@ class Checkpoints:
             ``None`` if no checkpoint was ever completed.
 
         Raises:
-            UserError: there are checkpoints and none is good. Training is not begun again in their place, so that what
-                can be saved of the run by hand remains.
+            UserError: there are checkpoints and none is good. Training does not start again in their place, so that
+                nothing is lost that could be recovered by hand.
         """
         if self._manager is None:
             return None
@@ -157,7 +157,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays, about = self._read(self._manager, step)
-            except Exception as error:  # whatever a damaged file makes of orbax and its storage
+            except Exception as error:  # damage raises errors of many kinds in orbax and its storage
                 problems.append(f"the checkpoint at step {step} is damaged: {_reason(error)}")
                 continue
             for later in [s for s in self._manager.all_steps() if s > step]:
@@ -190,7 +190,7 @@ class Checkpoints:
         return arrays, about
 
     def wait(self) -> None:
-        """Return when the save that is under way is done.
+        """Wait for a save in progress.
 
         Raises:
             UserError: it could not be written.
@@ -216,7 +216,7 @@ class Checkpoints:
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
-    """A tree's arrays by dotted name, copied to the host: a view would still be there when a step takes the buffer."""
+    """A tree's arrays by dotted name, copied to the host: views would not survive the donation of their buffers."""
     return {_name(path): np.array(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

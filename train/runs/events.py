@@ -16,18 +16,18 @@ FLUSH = 2.0
 class Events:
     """Scalars of a run as event files in ``folder/events``; one file for each time the run was started or resumed.
 
-    The records are made by tensorboardX's protocol buffers and its ``RecordWriter``, in the caller's thread: its
-    ``SummaryWriter`` hands them to a thread through a queue of ten, and where that thread dies (a full disk), the
-    training that feeds the queue would wait for ever.
+    Records are made with tensorboardX's protocol buffers and its ``RecordWriter``, in the caller's thread. Its
+    ``SummaryWriter`` passes them to a thread through a queue of ten; if that thread dies (a full disk), training would
+    wait for the queue for ever.
 
-    Nothing here ends a training: a missing package, or a folder that cannot be written to, is said once, and the run
-    goes on without event files.
+    No error here ends a training: a missing package, or a folder that cannot be written to, is reported once, and the
+    run goes on without event files.
 
     Args:
         folder: of the run.
         resumed_at: step of the checkpoint that the run goes on from, ``None`` for a new run. TensorBoard then drops
             what an earlier attempt recorded at later steps; what it recorded up to this step stays.
-        say: how to say that there will be no event files.
+        say: reports that there will be no event files.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None, say: Callable[[str], None] | None = None):
@@ -96,7 +96,7 @@ class Events:
         writer, self._writer = self._writer, None
         self._say(f"no more TensorBoard events: {error}. Training goes on")
         if writer is not None:
-            with contextlib.suppress(OSError):  # said already; what the disk did not take is lost
+            with contextlib.suppress(OSError):  # reported already
                 writer.close()
 
 

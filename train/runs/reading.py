@@ -1,7 +1,7 @@
-"""Reading what a run wrote: ``config.json``, ``metrics.jsonl``, ``summary.json``, from any hands and in any state.
+"""Reading what a run wrote: ``config.json``, ``metrics.jsonl``, ``summary.json``, trusted in nothing.
 
-The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so sizes are bounded
-and types are checked here, and what is wrong is a :class:`UserError` that names the file.
+The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so sizes
+are bounded and types checked, and whatever is wrong is a :class:`UserError` that names the file.
 """
 
 import json
@@ -138,9 +138,9 @@ def _columns(record: Any) -> dict[str, float]:
 
 
 def _read(path: Path) -> str:
-    """A regular file's text. What is no UTF-8 is replaced, so that one bad byte costs one line."""
+    """A regular file's text. Bytes that are not UTF-8 are replaced, so that one bad byte costs one line."""
     try:
-        # Not blocking, as opening a named pipe would wait for its writer.
+        # O_NONBLOCK: opening a named pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if regular:

@@ -1,4 +1,4 @@
-"""Where a run stands between two steps: saved as a checkpoint, and found again when the run is resumed."""
+"""The position of a run between two steps: saved as a checkpoint, and restored when the run is resumed."""
 
 import json
 import zlib
@@ -18,13 +18,13 @@ PLAIN = ("history", "train_seconds", "epoch_seconds")
 
 
 class Position(NamedTuple):
-    """All that a run goes on from.
+    """Everything that a run continues from.
 
     Attributes:
-        state, tally: what the last step left. The place in the data and the draws follow from the step's number.
+        state, tally: of the last step. The place in the data and the random draws follow from its number.
         history: the lines of ``metrics.jsonl``.
         train_seconds: of training, in all finished epochs.
-        epoch_seconds: of training, in the epoch that is under way.
+        epoch_seconds: of training, in the epoch in progress.
     """
 
     state: TrainState
@@ -68,7 +68,7 @@ def save(
         return False
     about = {"config": to_json(config), "data": fingerprint(dataset)}
     about |= {name: getattr(position, name) for name in PLAIN}
-    # That it is to stop was asked of this process, not of the one that goes on.
+    # The request to stop was for this process, not for the one that resumes.
     arrays = {"state": position.state, "tally": position.tally._replace(stop=jnp.int32(0))}
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
 

@@ -1,4 +1,4 @@
-"""The folder of a run: made, described, and written to so that an interruption leaves whole lines and whole files."""
+"""The folder of a run: created, described, and written so that an interruption leaves whole lines and whole files."""
 
 import contextlib
 import fcntl
@@ -40,14 +40,14 @@ def make_folder(config: ResolvedConfig) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}
-        # All that a process may leave that was killed before the run had its configuration.
+        # Ignored: what a process leaves that was killed before it had written the configuration.
         begun = held - {LOCK, *_temporary(FINAL)}
         if begun and not config.overwrite:
             raise UserError(
                 f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
                 f"it with --resume {folder}, or replace it with --overwrite"
             )
-        # Overwriting is for runs: a folder that holds anything else is more likely a slip than a wish.
+        # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
         foreign = sorted(begun - {*FINAL, *FOLDERS})
         if foreign:
             raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
@@ -65,7 +65,7 @@ def make_folder(config: ResolvedConfig) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
-    """Within, no other process trains in the folder. The system takes the lock back when the process dies.
+    """A context in which no other process trains in the folder. The system releases the lock if the process dies.
 
     Raises:
         UserError: another process holds it.
@@ -139,7 +139,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line and hand it to the system; a number that JSON does not have becomes null."""
+    """Append one JSON line; NaN and infinity, which JSON does not have, become null."""
     with open(path, "a") as file:
         file.write(_line(record))
 

@@ -1,8 +1,8 @@
-"""A run's trained model, opened for use by somebody who may not have trained it.
+"""A run's trained model, opened by somebody who may not have trained it.
 
-A run folder can come from anybody. Its parameters are a safetensors file, in which there is nothing to execute, but its
-header says what model to build, and a header can ask for a terabyte: so everything it says is checked against the
-arrays that are there, on shapes alone, before anything is built.
+A run folder can come from anybody. Its parameters are a safetensors file, which holds nothing executable, but its header
+says what model to build and could ask for terabytes. So all that it says is checked against the shapes of the arrays
+in the file before anything is built.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from train.runs.reading import open_folder, parse_object
 from train.terminal import printable
 
 FILE = "params.safetensors"
-# Pixels on a side: beyond any data set's, and small enough for a batch of such images in memory.
+# Pixels on a side: more than any data set has, and few enough for a batch of such images to fit in memory.
 LARGEST_SIDE = 2048
-# Of a whole number among a puppeteer's options: widths, steps of a solver.
+# The largest integer option of a puppeteer: widths, steps of a solver.
 LARGEST_OPTION = 4096
 
 
@@ -76,7 +76,7 @@ class Trained:
         if not isinstance(images, dict):
             raise UserError(
                 f"{name}: does not say what images it was trained on, expected their size and the names of the "
-                "classes; it is of an earlier version, train it again"
+                "classes; train it again"
             )
         size, names = images.get("size"), images.get("class_names")
         channels, classes = self.about["model"]["in_channels"], self.about["model"]["num_classes"]
@@ -161,7 +161,7 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
         abstract = nnx.eval_shape(lambda: build(described, **model))
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    except Exception as error:  # anything may be in there, so anything may be said of it
+    except Exception as error:  # the values can be anything, and so can the error that they cause
         raise UserError(f"{name}: {type(error).__name__}: {str(error)[:200]}") from error
     expected = {
         ".".join(str(entry.key) for entry in path if hasattr(entry, "key")): leaf.shape

@@ -1,7 +1,7 @@
 """Random crops, flips and cutouts, on the device and on uint8 images.
 
-Each image has a key of its own, so what becomes of it depends neither on the rest of its batch nor on how the batch
-is divided over devices.
+Each image has its own key, so the result depends neither on the rest of its batch nor on how the batch is divided over
+devices.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""A trained model over a whole split: exact accuracy, and what it measured in each image."""
+"""A model over a whole split: its accuracy, and the complexity and depth of each image."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from train.devices import BATCH, ROWS, on_each_device, own_rows, rows
 def evaluate(
     eval_step: Callable, params: nnx.State, rest: nnx.State, split: Split, batch_size: int, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and correctness of every image, each counted once; every process gets all of them.
+    """Loss and correctness of every image; every process gets all of them.
 
     Args:
         eval_step: of :func:`train.steps.step.make_eval_step`.
@@ -33,7 +33,7 @@ def evaluate(
 
 
 def measure(model: pj.PuppetCNN, split: Split, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
-    """Complexity in bits, depth, and whether the depth was clipped, of every image as it lies in the split."""
+    """Complexity in bits, depth, and whether the depth was clipped, of every image without augmentation."""
 
     def one_batch(images):
         complexity, depth = model.measure(images)
@@ -58,6 +58,6 @@ def _batches(array: np.ndarray, batch_size: int, mesh: Mesh) -> Iterable[jax.Arr
 
 
 def _columns(results: Iterable[tuple[jax.Array, ...]], count: int) -> list[np.ndarray]:
-    # All are handed to the device before the first is waited for.
+    # list: all batches are dispatched before the first result is waited for.
     columns = zip(*list(results), strict=True)
     return [np.concatenate([np.asarray(part) for part in parts])[:count] for parts in columns]

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted while training, so that the step in hand is finished and saved."""
+"""SIGTERM and Ctrl-C: noted during training, so that the current step is finished and saved."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Requests:
-    """What has been asked for so far: ``signum`` is 0, or the first signal that came."""
+    """The signal that came first, as ``signum``; 0 while there is none."""
 
     signum = 0
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within, SIGTERM raises :class:`Interrupted` where the program stands, as Ctrl-C raises ``KeyboardInterrupt``."""
+    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
 
     def stop(signum, _frame):
         raise Interrupted(signum)
@@ -37,8 +37,8 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted() -> Iterator[Requests]:
-    """Within, the first SIGTERM or Ctrl-C is noted and nothing else happens; a Ctrl-C after it ends the process at
-    once, with code 130. The handlers before are put back at the end.
+    """A context in which the first SIGTERM or Ctrl-C is only noted; a Ctrl-C after it ends the process at once, with
+    code 130. The previous handlers are restored at the end.
     """
     requests = Requests()
 
@@ -57,11 +57,11 @@ def noted() -> Iterator[Requests]:
 
 @contextlib.contextmanager
 def _installed(handler, signals) -> Iterator[None]:
-    # Python lets only the main thread install handlers: a training in another thread goes without.
+    # Python lets only the main thread install handlers; training in another thread has none.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # One that is ignored stays so: a job in the background is not to be stopped by the terminal's Ctrl-C.
+    # An ignored signal stays ignored: the terminal's Ctrl-C must not stop a background job.
     before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) is not signal.SIG_IGN}
     try:
         for s in before:

@@ -25,7 +25,7 @@ from train.steps.optimiser import make_optimiser, schedule_of
 from train.steps.progress import Progress, means, say
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
 
-# Steps handed to the device ahead of their turn, so that it never waits for the host.
+# Steps dispatched ahead of the one that is looked at, so that the device never waits for the host.
 AHEAD = 2
 
 
@@ -74,7 +74,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
     say(str(pj.summary(model)))
     of_train = measure(model, dataset.train, config.batch_size, mesh)
 
-    # Where the run stands: at its beginning, or where its last good checkpoint says.
+    # The run's position: its beginning, or that of its last good checkpoint.
     at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
     with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
@@ -82,17 +82,17 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
         state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
 
-        # Compiled ahead by running them once, so that images per second and seconds are those of training.
+        # Run once ahead, so that seconds and images per second do not include compilation.
         say("compiling ...")
         step = make_train_step(graphdef, optimiser, config, mesh)
         own = config.batch_size // jax.process_count()
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
-        # What this process may ask the others for, by signal: the step carries it to them.
+        # A signal that this process was sent: the step passes it on to the others.
         signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
         if done < total_steps:
             batch = tuple(devices.rows(mesh, x) for x in blank)
             jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
-            # On a copy, which the step is free to overwrite. (A function compiled by hand is slower to call.)
+            # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
             jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
             schedule(0)
         compile_seconds = time.perf_counter() - began
@@ -109,8 +109,8 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
         )
         correct = None
         recent: deque[Tally] = deque(maxlen=AHEAD + 1)
-        told = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
-        with contextlib.closing(batches), told as progress, interrupt.noted() as asked:
+        shown = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
+        with contextlib.closing(batches), shown as progress, interrupt.noted() as asked:
             clock = time.perf_counter() - at.epoch_seconds
             for images, labels in batches:
                 batch = devices.rows(mesh, images), devices.rows(mesh, labels)
@@ -118,8 +118,8 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
                 done += 1
                 ends_epoch = done % steps_per_epoch == 0 or done == total_steps
 
-                # Looked at is the oldest of the recent steps: to wait for that one does not hold the device up. All
-                # processes look at the same one, so what follows from it happens at the same step in all of them.
+                # Look at the oldest of the recent steps: waiting for it leaves work queued on the device. All processes
+                # look at the same one, so that they stop and save at the same step.
                 recent.append(tally)
                 settled = tally if ends_epoch else recent[0]
                 progress.look(settled)
@@ -168,7 +168,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
     loop_seconds = time.perf_counter() - loop_began
 
     # What the model measured in the images, and the figures.
-    if correct is None:  # every step was done before: only files of the end are missing
+    if correct is None:  # all steps were done before; only the final files are missing
         _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
         _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
     of_test = measure(model, dataset.test, config.batch_size, mesh)

@@ -60,8 +60,11 @@ def orthogonalised(params: Any) -> Any:
 
 
 def _as_matrices(params: Any) -> Any:
-    """Kernels (C_out, C_in, K, K) are matrices of C_out rows; (stack, rows, columns) is a stack of matrices, or of
-    factors of low rank, which are not square: then it is one matrix, the short axis going with the stack."""
+    """How Muon reads each array as matrices.
+
+    A kernel (C_out, C_in, K, K) is one matrix of C_out rows. (stack, rows, columns) is a stack of square matrices; if
+    they are not square they are low-rank factors, and the short axis joins the stack's to make one matrix.
+    """
 
     def read(x):
         if x.ndim == 4:
@@ -76,13 +79,12 @@ def _as_matrices(params: Any) -> Any:
 
 
 def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
-    """The exponential moving average of parameters, ``count`` of them being in it before ``params``.
+    """The exponential moving average of parameters, updated with ``params`` after ``count`` earlier updates.
 
-    Free of bias from the first: it is the mean of all parameters so far with weights ``decay^age``, without the
-    initial ones. As m_n = (1 - w) p_n + w m_(n-1) with w = decay (1 - decay^(n-1)) / (1 - decay^n), which grows from 0
-    to ``decay``.
+    Without bias: the mean of all parameters so far (not the initial ones) with weights ``decay^age``, computed as
+    m_n = (1 - w) p_n + w m_(n-1) with w = decay (1 - decay^(n-1)) / (1 - decay^n), which grows from 0 to ``decay``.
     """
-    # 1 - decay^n by expm1: for a decay close to 1 the difference would have no digits left.
+    # expm1, as 1 - decay^n loses all its digits where decay is close to 1.
     rest = lambda n: -jnp.expm1(n * math.log(decay))  # noqa: E731
     count = count.astype(jnp.float32)
     weight = decay * rest(count) / rest(count + 1)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, and TensorBoard events."""
+"""Progress while training: a bar on a terminal, plain lines elsewhere, and TensorBoard events."""
 
 import math
 import sys
@@ -14,11 +14,11 @@ from train.config import ResolvedConfig
 from train.runs.events import Events
 from train.steps.step import Sums, Tally
 
-# Seconds between two looks for the bar, and between two lines within an epoch where there is no terminal.
+# Seconds between two updates of the bar, and between two lines within an epoch where there is no terminal.
 REFRESH, PLAIN = 0.3, 60.0
 # Steps between two events within an epoch.
 EVENT_STEPS = 100
-# Looks that images per second are taken over.
+# Updates that images per second are averaged over.
 WINDOW = 20
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -54,8 +54,8 @@ class Progress:
         self._looks: deque[tuple[float, int]] = deque([(time.perf_counter(), done)], maxlen=WINDOW)
 
     def look(self, tally: Tally) -> None:
-        """Tell how far the run is, if it is time to. ``tally`` must be one that is computed: reading it takes
-        microseconds then, where one in the making would hold the steps up."""
+        """Show how far the run is, if it is time to. ``tally`` should be computed already: reading it would otherwise
+        wait for its step, and the device then for the next one."""
         if self._events is None:
             return
         step = int(tally.step)
@@ -80,7 +80,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Tell of a finished epoch, given its line of metrics."""
+        """Report a finished epoch, given its line of metrics."""
         if self._events is None:
             return
         say(

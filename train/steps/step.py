@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.config import ResolvedConfig
-from train.devices import BATCH, ROWS, SHARED, alone, on_each_device
+from train.devices import BATCH, ROWS, SHARED, on_each_device, without_mesh
 from train.steps.augment import augment
 from train.steps.optimiser import averaged
 
@@ -27,7 +27,7 @@ class Sums(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What a step tells, kept on the device so that no step waits for the host.
+    """What a step reports, kept on the device so that no step waits for the host.
 
     Attributes:
         sums: over the epoch's training images so far.
@@ -43,14 +43,14 @@ class Tally(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a step reads and replaces: with the order of images, enough to go on from where it was.
+    """All that a step reads and replaces: with the order of images, enough to continue a run.
 
     Attributes:
         params: the model's parameters.
         average: their exponential moving average, ``None`` where ``config.ema`` is 0.
         opt_state: the optimiser's.
         step: how many steps are done.
-        key: data of the key that augmentation's draws follow from, with the step and the image's place in the batch.
+        key: data of the key from which, with the step and an image's place in the batch, augmentation draws.
     """
 
     params: nnx.State
@@ -71,7 +71,7 @@ def empty_tally(step: int = 0) -> Tally:
 
 
 def start(params: nnx.State, optimiser: optax.GradientTransformation, config: ResolvedConfig) -> TrainState:
-    """The state before the first step. The parameters are copied, as the step gives away what it is handed."""
+    """The state before the first step. The parameters are copied, because the step donates its buffers."""
     params = jax.tree.map(jnp.copy, params)
     average = jax.tree.map(jnp.copy, params) if config.ema else None
     key = jax.random.key_data(jax.random.key(config.seed))
@@ -97,12 +97,12 @@ def make_train_step(
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).sum()
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
-        # The model measures the same images for itself; the compiler does it once (a test counts).
+        # The model measures the same images itself; XLA merges the two (tested).
         complexity, depth = model.measure(images)
         sums = Sums(loss, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
         return loss / config.batch_size, sums
 
-    gradient_fn = alone(jax.grad(loss_fn, has_aux=True))
+    gradient_fn = without_mesh(jax.grad(loss_fn, has_aux=True))
 
     def step(state: TrainState, tally: Tally, rest, images, labels, stop) -> tuple[TrainState, Tally]:
         images = augment(images, _keys(state, len(images)), config.augment)
@@ -150,8 +150,8 @@ def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
 
 
 def _keys(state: TrainState, count: int) -> jax.Array:
-    """A key for each of this device's images, by the step's number and the image's place in the whole batch alone: a
-    run that is cut and continued draws the same, and so does one on more devices."""
+    """A key for each of this device's images. It depends only on the step's number and the image's place in the whole
+    batch, so that a resumed run, or one on more devices, draws the same."""
     of_step = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     places = lax.axis_index(BATCH) * count + jnp.arange(count)
     return jax.vmap(lambda place: jax.random.fold_in(of_step, place))(places)
