@@ -47,7 +47,7 @@ def run(options: Evaluate) -> int:
     if evaluated_on == "validation" and config.evaluate_on == "test":
         print("note: the validation images were among those that this run was trained on", file=sys.stderr)
     if sys.stderr.isatty():
-        print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
+        print("compiling ...", file=sys.stderr)  # which takes some seconds
     result = {
         "run": str(options.run),
         "data": config.data,

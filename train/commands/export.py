@@ -56,7 +56,7 @@ def run(options: Export) -> int:
     images = trained.images()
     height, width = images.size
     if sys.stderr.isatty():
-        print("baking kernels ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
+        print("baking kernels ...", file=sys.stderr)  # which takes some seconds
     predict = pj.compile_predict(trained.model)
     if predict.bank is None:
         raise UserError(

@@ -40,15 +40,15 @@ class Predict:
     json: bool = False
     """Print a line of JSON for each image instead of the table."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Write to a file instead, whose name ends in .jsonl (lines of JSON) or .parquet. If it is cut off, the same
-    command goes on where the file ends; an image that could not be read has a line with its error, and is not tried
-    again. Each path is predicted once."""
+    """Write to a file instead, whose name ends in .jsonl (lines of JSON) or .parquet. After an interruption
+    the same command continues where the file ends; an image that could not be read has a line with its error, and is
+    not tried again. Each path is predicted once."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """How many of the local devices share a batch, each computing its part (default: all)."""
 
 
 def run(options: Predict) -> int:
-    """Predict and tell, a batch at a time. 0, or 1 if an image could not be read."""
+    """Predict and report, a batch at a time. 0, or 1 if an image could not be read."""
     _check(options)
     open_folder(options.run)  # before jax is imported, which takes seconds
     arguments = [str(path) for path in options.images]
@@ -94,7 +94,7 @@ def _check(options: Predict) -> None:
 
 
 def _print(options: Predict, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
-    """Predict to standard output. How many images could not be read, and of how many."""
+    """Predict to standard output. Returns how many images could not be read, and of how many."""
     from train.predict.formats import JsonLines, Table
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
@@ -102,14 +102,14 @@ def _print(options: Predict, arguments: list[str], trained: "Trained", devices: 
     images = trained.images()
     top = min(options.top, len(images.class_names))
     count = widest = 0
-    for path in _walk(arguments):  # through once before, as names are not kept: there may be millions
+    for path in _walk(arguments):  # a first pass for the count: names are not kept, as there may be millions
         count += 1
         if not options.json:
             widest = max(widest, width(printable(path)))
     line = JsonLines(images.class_names) if options.json else Table(images.class_names, top, widest)
     predictor = Predictor(trained.model, devices)
     failed = 0
-    # Lines that scroll by on a terminal tell how far it is, and a bar would get between them.
+    # No bar on a terminal: the lines show the progress, and a bar would come between them.
     for batch, found in predict_images(_walk(arguments), count, images, predictor, bar=not sys.stdout.isatty()):
         failed += len(batch.errors)
         sys.stdout.write("".join(line(name, each) for name, each in _by_name(batch, found, top) if each is not None))
@@ -118,7 +118,7 @@ def _print(options: Predict, arguments: list[str], trained: "Trained", devices: 
 
 
 def _write(options: Predict, output: Path, arguments: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
-    """Predict to a file, from where it ends. How many images in it could not be read, and of how many."""
+    """Predict to a file, from where it ends. Returns how many images in it could not be read, and of how many."""
     from train.predict import parquet_file
     from train.predict.jsonl_file import PredictionsFile, describe
     from train.predict.predictor import Predictor
@@ -150,12 +150,12 @@ def _write(options: Predict, output: Path, arguments: list[str], trained: "Train
 
 
 def missing(file: "PredictionsFile", arguments: list[str]) -> Iterator[str]:
-    """The images that are not in a file, one that several arguments lead to only the first time."""
+    """The images that are not in a file; one that several arguments lead to comes once."""
     from train.predict.jsonl_file import once
 
     parts = sorted(Path(argument).parts for argument in arguments)
     overlap = any(after[: len(before)] == before for before, after in itertools.pairwise(parts))
-    # What came before is remembered only where something can come twice.
+    # Remembering all images takes memory, so only where one can come twice.
     names = once(_walk(arguments)) if overlap else _walk(arguments)
     return (name for name in names if name not in file)
 

@@ -73,7 +73,7 @@ def run(options: Release) -> int:
             "num_classes": len(images.class_names),
             "in_channels": images.channels,
             "width": config.width,
-            # The preset's with it: presets follow the evidence, and may be other ones when this is read.
+            # With the preset's own options, which may differ in a later version.
             "puppeteer_options": {**of_preset, **json.loads(config.puppeteer_options)},
             "measurement": measurement(config),
         },

@@ -1,5 +1,4 @@
-"""From the command line to a finished run: configuration, data, folder, training, and what a person or a script is
-told at the end.
+"""``python -m train``: from the command line to a finished run and its exit code.
 
 Exit codes: 0 trained; 1 the loss diverged, or another process was lost; 2 something to put right (a flag, a data set, a
 folder, a full disk); 130 ended by Ctrl-C and 143 by SIGTERM, to be resumed.
@@ -23,7 +22,7 @@ from train.runs.resume import check
 from train.steps import interrupt
 from train.steps.loop import Diverged, train
 
-# Images named of those that cannot be read.
+# How many of the images that cannot be read are named.
 SHOWN = 5
 
 
@@ -79,7 +78,7 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
     if config.resume is None:
         return resolve(config)
     ran = run_folder.configuration(config.resume)
-    # The run's values are the defaults, so that a flag that is not given asks for what the run has.
+    # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
     asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
     check(ran, asked)
@@ -144,10 +143,10 @@ def _parse(arguments: list[str] | None, default: Config) -> Config:
 
 
 def _how(folder: Path | None) -> str:
-    """How to go on with a run that has a folder."""
+    """How to resume the run, if it has a folder."""
     return f"; go on with: python -m train --resume {shlex.quote(str(folder))}" if folder else ""
 
 
 def _tell(text: str) -> None:
-    # A process that has not got as far as the devices is not asked for its number: asking would start them.
+    # Printed by every process: asking whether this is the first would initialise the devices.
     print(text, file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ class ComparedRun:
     Attributes:
         metrics: at least one epoch.
         evaluated_on: what its reported images are called.
-        accuracy, loss: of the reported images, at the end or, in an unfinished run, as far as it got.
+        accuracy, loss: of the reported images, after the last epoch.
         parameters: how many are stored; ``None`` if no file says.
         compression: against the static twin; ``None`` if no file says.
         finished: whether it has a summary.
@@ -98,7 +98,7 @@ def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
     Args:
         runs: folder and configuration of each.
     """
-    # A field that a run lacks is of another version: what it had in its place is not known.
+    # A field that some run lacks is of another version, so its value there is not known.
     known = [config for _, config in runs if config]
     fields = [name for name in (known or [{}])[0] if name not in NOT_TRAINED and all(name in each for each in known)]
     differing = [name for name in fields if len({repr(config[name]) for config in known}) > 1]
@@ -117,5 +117,5 @@ def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
 
 
 def _setting(name: str, value: Any) -> str:
-    # What everybody knows a run by needs no name.
+    # These values explain themselves.
     return str(value) if name in ("data", "preset", "puppeteer") else f"{name.replace('_', ' ')} {value}"

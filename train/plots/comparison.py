@@ -13,12 +13,12 @@ from train.plots.compared_run import ComparedRun
 from train.plots.run_figures import STYLE, plain, plt
 from train.terminal import printable
 
-# Okabe and Ito's palette without its yellow, too faint on paper; told apart with any colour vision. Lines and markers
-# say the same again: colours, dashes and markers repeat after 7, 5 and 8 runs, all three together after 280.
+# Okabe and Ito's palette, distinct for any colour vision, without its yellow, too faint on paper. Colours, dashes and
+# markers repeat after 7, 5 and 8 runs, so the combination repeats after 280.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-# Markers along a curve: enough to tell it by, not so many that they hide it.
+# Markers along a curve: enough to recognise it, not so many that they hide it.
 MARKS = 12
 
 
@@ -29,7 +29,7 @@ def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> N
         runs: label and content of each.
         against: ``"epoch"`` or ``"seconds"``.
     """
-    # Text in a PDF stays text; files of the same runs are the same bytes.
+    # Text in a PDF stays text; the same runs give the same bytes.
     style = {**STYLE, "pdf.fonttype": 42, "svg.hashsalt": "puppet-jax"}
     with plt.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
@@ -82,7 +82,7 @@ def _curves(axes, runs: Sequence[tuple[str, ComparedRun]], against: str) -> list
                 linewidth=1.6,
                 marker=marker,
                 markersize=5,
-                # Not at the same epochs in all runs, so that curves that coincide are still told apart.
+                # At different epochs in each run, so that curves that coincide can be told apart.
                 markevery=_marked(len(epochs), index),
                 markerfacecolor=colour if run.finished else "white",
             )
@@ -127,7 +127,7 @@ def _parameters(axis, runs: Sequence[tuple[str, ComparedRun]]) -> None:
 
 
 def _shared(runs: Sequence[tuple[str, ComparedRun]], field: str) -> str | None:
-    """What all configurations say of a field; ``None`` where they differ or say nothing."""
+    """A field's value where all configurations have the same; else ``None``."""
     values = {repr(run.config.get(field)): run.config.get(field) for _, run in runs}
     (value,) = values.values() if len(values) == 1 else (None,)
     return printable(value)[:60] if isinstance(value, str) else None

@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # files only, no window system
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Two colours of Okabe and Ito's palette, told apart with any colour vision; markers and hatches say the same again.
+# Two colours of Okabe and Ito's palette, distinct for any colour vision; markers and hatches repeat the distinction.
 TRAIN, TEST = "#0072B2", "#D55E00"
 BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 STYLE: dict[Any, Any] = {
@@ -61,7 +61,7 @@ def _learning_curves(path: Path, title: str, evaluated: str, history: list[dict[
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
     epochs = [line["epoch"] for line in history]
     marker = 4 if len(epochs) <= 60 else 0
-    # Said in full, as the curve of the training images often lies on the worse side of the other.
+    # In full, because the training curve is often the worse of the two, which would surprise.
     names = {"train": "train (mean over the epoch, while learning)", "test": f"{evaluated} (after the epoch)"}
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for split, line, colour in (("train", "o-", TRAIN), ("test", "s--", TEST)):
@@ -149,7 +149,7 @@ def _accuracy_by_depth(path: Path, title: str, evaluated: str, rows: list[dict[s
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: dollar signs, as in a folder's name, begin no formula."""
+    """Text that matplotlib shows as it is: a dollar sign, as in a folder's name, starts no formula."""
     return text.replace("$", r"\$")
 
 
@@ -166,8 +166,8 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def _finish(figure, path: Path, what: str, title: str) -> None:
-    # Title and legend are one, above the axes: it covers no data whatever the data is. Where there are two axes, both
-    # show the same curves.
+    # The legend, with the title, lies above the axes, where it covers no data. Where there are two axes, both show the
+    # same curves.
     handles, labels = figure.axes[0].get_legend_handles_labels()
     heading = f"{what}\n{plain(title)}"
     legend = figure.legend(

@@ -1,4 +1,4 @@
-"""How a prediction is told: a line of JSON, or of a table."""
+"""A prediction as a line of JSON, or of a table."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ class Prediction(NamedTuple):
     """Of one image.
 
     Attributes:
-        classes: the most probable ones, as numbers, the best first.
-        probabilities: of these.
+        classes: numbers of the most probable classes, the best first.
+        probabilities: of these classes.
         complexity: bits.
         depth: layers.
     """

@@ -1,8 +1,8 @@
-"""A file of predictions, a line of JSON for each image, that a program which was killed goes on with.
+"""A file of predictions, a line of JSON for each image, which is continued after an interruption.
 
-Beside ``FILE`` lies ``FILE.about``: of which parameters, options and images the lines are. Lines of others are never
-added to them. A line counts once it ends in its line feed; what comes behind the last one is cut off and predicted
-again. Which images are there already is told by their paths.
+``FILE.about`` beside it describes the parameters, options and images that the lines come from; lines that come from
+others are never added. A line counts once it ends in a line feed; anything after the last line feed is cut off and
+predicted again. Images that are in the file already are recognised by their paths.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from train.runs.reading import read_json
 from train.terminal import printable
 
 FORMAT = "puppet-jax predictions 1"
-# What must be the same for a file to be gone on with, and how a person is told of it.
+# What must be the same for a file to be continued, and what it is called in an error.
 COMPARED = {"format": "format", "parameters": "parameters", "top": "--top", "images": "IMAGE"}
 
 
 def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images: list[str]) -> dict[str, Any]:
-    """What a file of predictions is about.
+    """The description that goes into ``FILE.about``.
 
     Args:
         run: folder of the run.
-        about: what its parameters' file says of them.
+        about: the header of its parameters.
         parameters: their digest.
         top: how many classes a line names.
         images: paths as they were given.
@@ -42,10 +42,10 @@ def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images
 
 
 class PredictionsFile:
-    """Lines in a file: those that are there, and more.
+    """A file of lines that more are added to.
 
     Args:
-        path: of the file; it is made if there is none.
+        path: of the file; it is created if there is none.
         about: see :func:`describe`.
 
     Attributes:
@@ -55,8 +55,8 @@ class PredictionsFile:
         added: how many were added here.
 
     Raises:
-        UserError: the file cannot be opened, another process writes it, it has lines that are about something else,
-            or that are no predictions.
+        UserError: the file cannot be opened, another process writes it, or its lines come from something else or are
+            no predictions.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
@@ -84,9 +84,9 @@ class PredictionsFile:
         return place < len(self._known) and bool(self._known[place] == digest[0])
 
     def write(self, lines: list[str], failed: int) -> None:
-        """Add lines, each of which ends in a line feed and ``failed`` of which are of images that could not be read.
+        """Add lines, each with its line feed; ``failed`` of them are of images that could not be read.
 
-        All of them are in the file then, whatever becomes of this process; on an error or Ctrl-C in between, none.
+        Afterwards all of them are in the file, even if this process is killed; after an error or Ctrl-C none is.
 
         Raises:
             UserError: the disk is full, or the like.
@@ -113,12 +113,12 @@ class PredictionsFile:
         return self
 
     def __exit__(self, *_) -> None:
-        """Make sure that the lines are on the disk, and let go of the file."""
+        """Flush the lines to the disk and close the file."""
         os.fsync(self._file)
         os.close(self._file)
 
     def _look(self) -> int:
-        """Take note of the images that are there. Where the last whole line ends."""
+        """Record which images are in the file, and return where its last whole line ends."""
         end, digests = 0, bytearray()
         for line in whole_lines(self.path):
             self.count += 1
@@ -131,13 +131,13 @@ class PredictionsFile:
             digests += _digest(record["image"])
             self.failed += "error" in record
             end += len(line)
-        # Sixteen bytes for each image, not its path.
+        # Sixteen bytes for each image instead of its path: there may be millions.
         self._known = np.sort(np.frombuffer(digests, "V16"))
         return end
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, but for a last one without a line feed."""
+    """The lines of a file, without a last one that has no line feed."""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -145,7 +145,7 @@ def whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def once(images: Iterable[str]) -> Iterator[str]:
-    """Images without those that came before."""
+    """Each image the first time that it comes."""
     seen = set()
     for image in images:
         digest = _digest(image)
@@ -155,15 +155,15 @@ def once(images: Iterable[str]) -> Iterator[str]:
 
 
 def about_path(path: Path) -> Path:
-    """Where it is told what a file is about."""
+    """The path of ``FILE.about``."""
     return path.with_name(path.name + ".about")
 
 
 def about_of(path: Path) -> dict[str, Any]:
-    """What a file is about.
+    """The content of ``FILE.about``.
 
     Raises:
-        UserError: nothing says so.
+        UserError: there is none.
     """
     about = about_path(path)
     if not about.exists():
@@ -175,7 +175,7 @@ def about_of(path: Path) -> dict[str, Any]:
 
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
-    """Tell what a file is about, whole or not at all."""
+    """Write ``FILE.about``, whole or not at all."""
     temporary = path.with_name(path.name + ".about.tmp")
     with open(temporary, "w") as file:
         json.dump(about, file, indent=1)
@@ -186,7 +186,7 @@ def write_about(path: Path, about: dict[str, Any]) -> None:
 
 
 def check(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
-    """Refuse a file that is about something else.
+    """Refuse a file whose lines come from something else.
 
     Raises:
         UserError: names what differs.
@@ -207,7 +207,7 @@ def check(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
 
 
 def _open(path: Path) -> int:
-    """A regular file that this process alone writes, as a descriptor."""
+    """Open a regular file that only this process writes; its descriptor."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     except (OSError, ValueError) as error:
@@ -244,7 +244,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _digest(image: str) -> bytes:
-    # A name that is no UTF-8 as its escapes, which is what a Parquet file has of it.
+    # A name that is not UTF-8 is hashed as its escapes, which is how a Parquet file stores it.
     return hashlib.blake2b(image.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 

@@ -1,7 +1,7 @@
-"""Predictions as a Parquet file: gathered as lines of JSON beside it, and written whole at the end.
+"""Predictions as a Parquet file: collected as lines of JSON beside it, and written whole at the end.
 
-A Parquet file cannot be added to, so ``FILE.jsonl`` is what a program that was killed goes on with. While it is there
-it holds all that the Parquet file holds, and more.
+A Parquet file cannot be appended to, so ``FILE.jsonl`` is what a later process continues. While it exists it holds
+everything that the Parquet file holds, and more.
 """
 
 import json
@@ -39,18 +39,18 @@ def pyarrow() -> Any:
 
 
 def lines_path(path: Path) -> Path:
-    """Where the lines are gathered."""
+    """The path of ``FILE.jsonl``."""
     return path.with_name(path.name + ".jsonl")
 
 
 def unpack(path: Path, about: dict[str, Any]) -> bool:
-    """Lines of JSON again from a Parquet file that is to be gone on with, unless they are there or it is not.
+    """Turn a Parquet file into lines of JSON again, to continue it; does nothing if there are lines, or no file.
 
     Returns:
         whether the Parquet file holds all lines.
 
     Raises:
-        UserError: the file is about something else, or not from this command.
+        UserError: the file comes from something else, or not from this command.
     """
     lines = lines_path(path)
     if lines.exists() or not path.exists():
@@ -122,7 +122,7 @@ def pack(path: Path, about: dict[str, Any]) -> None:
 def drop_lines(path: Path) -> None:
     """Delete the lines, which the Parquet file holds."""
     lines = lines_path(path)
-    lines.unlink()  # first: what they are about is of no use without them, but they are of none without that
+    lines.unlink()  # first: lines without FILE.about would be refused, FILE.about without lines is harmless
     about_path(lines).unlink(missing_ok=True)
 
 
@@ -133,7 +133,7 @@ def _parts(lines: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _storable(value: Any) -> Any:
-    """Parquet's texts are UTF-8: what a file's name has that is none becomes its escapes."""
+    """Parquet's strings are UTF-8: bytes of a file's name that are not become escapes."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list):

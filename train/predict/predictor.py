@@ -35,7 +35,7 @@ class Predictor:
 
     def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
         if sys.stderr.isatty():
-            print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
+            print("compiling ...", file=sys.stderr)  # which takes some seconds
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
         predict = pj.compile_predict(model)
 
@@ -51,11 +51,10 @@ class Predictor:
         return self._mesh.size
 
     def start(self, images: np.ndarray, size: int | None = None) -> Any:
-        """Hand a batch to the devices and return before it is computed; ``images`` must not be changed since.
+        """Dispatch a batch and return before it is computed; ``images`` must not be changed afterwards.
 
         Args:
-            size: to fill the batch up to, as every size is compiled for; at least by default what divides among the
-                devices.
+            size: to pad the batch to, as each size is compiled separately; by default, a multiple of the devices.
 
         Returns:
             what :meth:`finish` takes.

@@ -1,4 +1,4 @@
-"""Images decoded ahead of their turn by threads, straight into the batches that a model takes."""
+"""Images decoded ahead by threads, straight into the batches that a model takes."""
 
 import itertools
 import threading
@@ -11,13 +11,13 @@ import numpy as np
 
 # Batches that are decoded while another one is with the model.
 AHEAD = 2
-# Images that a thread takes at a time: to hand over each one alone would cost as much as to decode a small one.
+# Images that a thread takes at a time: passing them singly would cost as much as decoding small ones.
 CHUNK = 64
 
 
 @dataclass(eq=False)
 class Batch:
-    """Images one after the other as they were named.
+    """Images in the order named.
 
     Attributes:
         names: of all of them.
@@ -41,8 +41,8 @@ def read_ahead(
 ) -> Generator[Batch]:
     """All images in the order named, ``size`` at a time, the last batch smaller.
 
-    However many there are, at most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. To close the
-    generator ends the threads, each after the image in hand.
+    At most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
+    threads, each after its current image.
 
     Args:
         names: taken from as they are needed.
@@ -66,7 +66,7 @@ def read_ahead(
         chosen = list(itertools.islice(names, size))
         if not chosen:
             return False
-        # Not one of an earlier batch again, which the device may still be reading from.
+        # A new array each time: the device may still read from an earlier one.
         batch = Batch(chosen, np.empty((len(chosen), *shape), np.uint8))
         chunk = max(1, min(CHUNK, size // threads))
         parts = (range(start, min(start + chunk, len(chosen))) for start in range(0, len(chosen), chunk))
@@ -87,7 +87,7 @@ def read_ahead(
             if batch.errors:
                 batch.pixels = batch.pixels[[place not in batch.errors for place in range(len(batch.names))]]
             yield batch
-            del batch  # before another one is begun
+            del batch  # so that it is freed before another one is allocated
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

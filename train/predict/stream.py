@@ -1,4 +1,4 @@
-"""From names of images to a model's answers: files are read, images decoded and answers computed at the same time."""
+"""Files of images to a model's outputs, while later images are being read and decoded."""
 
 import contextlib
 import sys
@@ -14,9 +14,9 @@ from train.predict.read_ahead import Batch, read_ahead
 from train.runs.trained import Images
 from train.terminal import printable
 
-# Images that a device takes at a time, and the bytes that a batch's pixels may take if the images are large.
+# Images in a device's batch, and the most bytes that its pixels take, which limits batches of large images.
 BATCH, BATCH_BYTES = 256, 64 * 2**20
-# More threads wait for the interpreter rather than decode.
+# More threads would wait for the interpreter.
 MOST_THREADS = 8
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
@@ -24,18 +24,18 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remain
 def predict_images(
     names: Iterable[str], count: int, images: Images, predictor: Predictor, *, done: int = 0, bar: bool = True
 ) -> Iterator[tuple[Batch, Outputs | None]]:
-    """Batches of images in the order named, and what the model says of those in it that could be read; ``None`` if none
-    could.
+    """Batches of images in the order named, each with the model's outputs for those that could be read (``None`` if none
+    could).
 
-    While the caller has a batch the next one is with the devices, and those after it are being decoded. Images that
-    could not be read are named on standard error, where a bar shows how far it is if that is a terminal.
+    While the caller handles a batch, the devices compute the next one and those after it are decoded. Images that could
+    not be read are named on standard error, where a progress bar is shown if that is a terminal.
 
     Args:
-        names: the images.
-        count: how many they are.
-        images: what they are brought to.
+        names: paths of the images.
+        count: how many there are.
+        images: the size and channels that they are converted to.
         predictor: of the model.
-        done: how many were predicted before, for the bar.
+        done: how many were predicted earlier, for the bar.
         bar: whether to show one.
     """
     if not count:
@@ -82,14 +82,13 @@ def predict_images(
 
 
 def batch_size(count: int, images: Images, devices: int) -> int:
-    """Images in a batch, of ``count`` in all: batches are alike, so that the last one is not filled up with a batch of
-    nothing."""
+    """Images in a batch, of ``count`` in all: chosen so that all batches are about equally full."""
     most = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels))) * devices
     return -(-count // -(-count // most))
 
 
 def report_unreadable(name: str, reason: object) -> None:
-    """Name on standard error what could not be read, above the bar if there is one."""
+    """Name a file that could not be read on standard error, above the bar if there is one."""
     tqdm.write(f"{printable(name)}: {printable(one_line(reason))}", file=sys.stderr)
     sys.stderr.flush()
 
