@@ -2,8 +2,8 @@
 
 Either ``FOLDER/class/…/image.jpg``, of which a part of every class becomes the test split; or the same below
 ``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``; capitals do not matter). A class is
-named after its folder, and labels follow the order of the names. Images may lie deeper in a class folder. Of several test folders the
-first of these names is read; one without class folders, so without labels, is skipped.
+named after its folder, and labels follow the order of the names. Images may lie deeper in a class folder. Of several
+test folders the first of these names is read; one without class folders, so without labels, is skipped.
 """
 
 from collections.abc import Sequence

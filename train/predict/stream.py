@@ -24,8 +24,8 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remain
 def predict_images(
     names: Iterable[str], count: int, images: Images, predictor: Predictor, *, done: int = 0, bar: bool = True
 ) -> Iterator[tuple[Batch, Outputs | None]]:
-    """Batches of images in the order named, each with the model's outputs for those that could be read (``None`` if none
-    could).
+    """Batches of images in the order named, each with the model's outputs for those of them that could be read, or
+    ``None`` if none could.
 
     While the caller handles a batch, the devices compute the next one and those after it are decoded. Images that could
     not be read are named on standard error, where a progress bar is shown if that is a terminal.
