@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,7 +245,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module, "open", refuse, raising=False)  # chmod does not keep a superuser out
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod does not keep a superuser out
     with pytest.raises(ImageError, match="no permission to read it"):
         read_image(path, None, 3)
 
