@@ -67,7 +67,7 @@ def test_a_failed_save_keeps_the_old_file(run, tmp_path, model, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(parameters.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         parameters.save(path, nnx.state(model, nnx.Param), {})
     assert path.read_bytes() == b"old"

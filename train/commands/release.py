@@ -1,7 +1,6 @@
 """``python -m train release RUN``: a run's model as a file that ``puppet_jax.load_pretrained`` reads, with its card."""
 
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -54,6 +53,7 @@ def run(options: Release) -> int:
 
     from puppet_jax.presets import PRESETS
     from puppet_jax.pretrained import FORMAT, KEY
+    from train import atomic_file
     from train.build import measurement
     from train.config import to_json
     from train.runs.parameters import flat
@@ -92,9 +92,7 @@ def run(options: Release) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     text = _card(options.name, about, summary, len(content))
     for file, written in ((weights, content), (card, text.encode())):
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_bytes(written)
-        os.replace(temporary, file)
+        atomic_file.write(file, written)
     print(f"written: {weights} ({len(content):,} bytes), {card}", file=sys.stderr)
     return 0
 

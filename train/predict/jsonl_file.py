@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from train import atomic_file
 from train.errors import UserError
 from train.runs.reading import read_json
 from train.terminal import printable
@@ -176,13 +177,7 @@ def about_of(path: Path) -> dict[str, Any]:
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Write ``FILE.about``, whole or not at all."""
-    temporary = path.with_name(path.name + ".about.tmp")
-    with open(temporary, "w") as file:
-        json.dump(about, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, about_path(path))
+    atomic_file.write(about_path(path), (json.dumps(about, indent=1) + "\n").encode())
 
 
 def check(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:

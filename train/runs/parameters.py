@@ -1,7 +1,6 @@
 """Parameters as a safetensors file: no pickle, flat dotted names, the configuration in its header."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax.pretrained import parameter_name
+from train import atomic_file
 from train.build import build
 from train.config import ResolvedConfig, from_json
 from train.errors import UserError
@@ -31,13 +31,7 @@ def save(path: Path, params: nnx.State, about: dict[str, Any]) -> None:
         about: JSON values kept in the header; :func:`restore` needs ``config`` and ``model``.
     """
     header = {"format": FORMAT, "about": json.dumps(about)}
-    content = safetensors.numpy.save(flat(params), metadata=header)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic_file.write(path, safetensors.numpy.save(flat(params), metadata=header))
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

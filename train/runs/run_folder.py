@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from train import atomic_file
 from train.config import ResolvedConfig, from_json, to_json
 from train.errors import UserError
 
@@ -41,7 +42,7 @@ def make_folder(config: ResolvedConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}
         # Ignored: what a process leaves that was killed before it had written the configuration.
-        begun = held - {LOCK, *_temporary(FINAL)}
+        begun = held - {LOCK, *(name + atomic_file.SUFFIX for name in FINAL)}
         if begun and not config.overwrite:
             raise UserError(
                 f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
@@ -129,13 +130,13 @@ def describe(config: ResolvedConfig, *, train_images: int, test_images: int, ski
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_file.write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Write a file of JSON lines whole or not at all; an absent one is not made for no lines."""
     if records or path.exists():
-        _write(path, "".join(_line(record) for record in records))
+        atomic_file.write(path, "".join(map(_line, records)).encode())
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -153,16 +154,6 @@ def peak_memory_bytes() -> int:
 def _line(record: dict[str, Any]) -> str:
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    (temporary,) = _temporary([path.name])
-    path.with_name(temporary).write_text(text)
-    os.replace(path.with_name(temporary), path)
-
-
-def _temporary(names) -> list[str]:
-    return [name + ".tmp" for name in names]
 
 
 def _version(package: str) -> str | None:
