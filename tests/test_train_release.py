@@ -17,14 +17,12 @@ from train.runs.trained import open_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
-    flags = [
-        "--max-steps=4",
-        "--width=8",
-        '--measurement={"pixel_weight": 1}',
-        "--bin=0.5",
-        '--puppeteer-options={"basis": 4}',
-    ]
-    assert main([*flags, "--out", str(folder)]) == 0
+    fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
+    groups = pj.summary(save_run(folder, [8, 8], list("0123456789"), 1, puppeteer="continuous", **fields))
+    counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
+    summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
+    summary["accuracy_by_depth"] = [{"depth": 3, "images": 4, "accuracy": 0.75}]
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
