@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from trained_runs import save_run
 
 import puppet_jax as pj
 from puppet_jax import pretrained
