@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import puppet_jax as pj
-from train import data
 from train.__main__ import main
 from train.config import RECIPES, Config, contradictions, from_json, resolve, to_json
 
@@ -84,15 +83,6 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_pat
     assert main(["--out", str(tmp_path), "--overwrite"]) == 2
     assert "thesis.txt" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-def test_ctrl_c_before_training_ends_with_130(capsys, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(data, "load", interrupt)
-    assert main([]) == 130
-    assert capsys.readouterr().err.strip() == "interrupted"
 
 
 def test_a_resolved_configuration_is_json_and_comes_back():

@@ -244,15 +244,16 @@ def test_an_image_that_several_arguments_lead_to_is_predicted_once(run, folder, 
 
 
 def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
-    for name in ("b/a.png", "b.png", "b/c/d.jpg", "a b/z.gif", "b-/x.png", ".hidden/x.png", "b/.x.png", "b/n.txt"):
+    for name in ("b/a.png", "b.png", "b/c/d.JPG", "a b/z.gif", "b-/x.png", ".hidden/x.png", "b/.x.png", "b/n.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inside.png").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "b")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
-    expected = ["a b/z.gif", "b/a.png", "b/c/d.jpg", "b-/x.png", "b.png", "broken.png", "folder.png"]
+    expected = ["a b/z.gif", "b/a.png", "b/c/d.JPG", "b-/x.png", "b.png", "broken.png", "folder.png"]
     assert list(walk_images(tmp_path)) == [str(path) for path in sorted(tmp_path / name for name in expected)]
+    assert list(walk_images(tmp_path / "b/n.txt")) == [str(tmp_path / "b/n.txt")], "asked for by name"
 
 
 class Terminal(io.StringIO):
