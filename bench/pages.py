@@ -1,4 +1,4 @@
-"""``python -m bench pages``: what training gains from a malloc that asks for huge pages (train/pages.py)."""
+"""``python -m bench pages``: what training gains from a malloc that asks for huge pages (train/huge_pages.py)."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import machine, results_file, timing
 from bench.table import markdown
-from train.pages import TUNABLE, VARIABLE
+from train.huge_pages import TUNABLE, VARIABLE
 
 
 @dataclasses.dataclass(frozen=True)

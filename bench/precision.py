@@ -30,8 +30,9 @@ class Precision:
 def run(options: Precision) -> int:
     """Measure, write, print. 0, or 2 if the run cannot be read."""
     import puppet_jax as pj
-    from train import data, parameters
+    from train import data
     from train.errors import UserError
+    from train.runs import parameters
 
     try:
         model, config = parameters.restore(options.run / "params.safetensors")

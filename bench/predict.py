@@ -94,10 +94,10 @@ def _make(options: Predict, dataset, folder: Path):
     from flax import nnx
     from PIL import Image
 
-    from train import parameters
     from train.build import build
     from train.config import Config, resolve, to_json
     from train.data.images import read_image
+    from train.runs import parameters
 
     config = resolve(Config(data=options.data, preset=options.preset))
     source = dataset.test.images
@@ -127,18 +127,19 @@ def _rates(options: Predict, folder: Path, pixels) -> tuple[list[dict], dict[str
     import numpy as np
 
     import puppet_jax as pj
-    from train import answering, predict
+    from train.commands import predict
     from train.data.images import read_image
     from train.data.walk import find_images
-    from train.predictions_file import PredictionsFile, describe
-    from train.predictor import Predictor
-    from train.trained import open_run
+    from train.predict import stream
+    from train.predict.jsonl_file import PredictionsFile, describe
+    from train.predict.predictor import Predictor
+    from train.runs.trained import open_run
 
     trained = open_run(folder / "run")
     images, given = trained.images(), [str(folder / "images")]
     about = describe(trained.folder, trained.about, trained.digest(), 1, given)
     baked, predictor = pj.compile_predict(trained.model), Predictor(trained.model)
-    size = answering.batch_size(len(pixels), images, 1)
+    size = stream.batch_size(len(pixels), images, 1)
     parts = [np.ascontiguousarray(pixels[start : start + size]) for start in range(0, len(pixels), size)]
 
     def memory() -> None:

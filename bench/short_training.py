@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from train.augment import augment
 from train.data import Split
-from train.optimiser import decayed, learning_rate_schedule
+from train.steps.augment import augment
+from train.steps.optimiser import decayed, learning_rate_schedule
 
 CHUNK = 500
 """Images evaluated together."""

@@ -109,9 +109,9 @@ class _Bare:
 
         from train import data, devices
         from train.build import build
-        from train.evaluation import evaluate, measure
-        from train.optimiser import make_optimiser
-        from train.step import empty_tally, make_eval_step, make_train_step, start
+        from train.steps.evaluation import evaluate, measure
+        from train.steps.optimiser import make_optimiser
+        from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
         mesh = devices.make_mesh(config)
         per_epoch = len(dataset.train) // config.batch_size
@@ -157,7 +157,7 @@ class _Bare:
 
 
 def _round(config, dataset, bare: _Bare, number: int) -> dict:
-    from train.loop import train
+    from train.steps.loop import train
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="puppet-jax-tests-")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+
 import hypothesis  # noqa: E402
 import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
@@ -36,6 +39,17 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_unconfigure():
     if _PROGRAMS is not None:  # in the process that made it, which ends last
         shutil.rmtree(_PROGRAMS, ignore_errors=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak-seconds", type=float, default=float("inf"), help="soak tests begin nothing after that")
+
+
+@pytest.fixture(scope="session")
+def time_left(request) -> Callable[[], bool]:
+    """Whether a soak test may begin another repetition: by ``--soak-seconds``, from the first such test on."""
+    until = time.monotonic() + request.config.getoption("--soak-seconds")
+    return lambda: time.monotonic() < until
 
 
 @pytest.fixture

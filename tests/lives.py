@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import parameters
+from train.runs import parameters
 
 
 def live(arguments: list[str], log: Path) -> None:
@@ -31,7 +31,7 @@ def lives(programs: Path) -> Iterator[Callable]:
     """
     cache = {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.launch", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
+    context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
     begun = []
 
     def begin(log: Path, *arguments: str) -> multiprocessing.Process:

@@ -110,7 +110,7 @@ def test_list_trains_nothing(rows, tmp_path, capsys):
 
 
 def test_rows_of_the_study_have_names_of_their_own_and_flags_that_train_takes():
-    from train.launch import parse
+    from train.commands.train import parse
 
     names = [row.name for row in study.ROWS]
     assert len(set(names)) == len(names)

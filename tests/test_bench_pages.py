@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import pages
-from train.pages import VARIABLE
+from train.huge_pages import VARIABLE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux alone")

@@ -10,7 +10,7 @@ import yaml
 import bench.__main__ as bench_main
 import puppet_jax as pj
 from train import __main__ as train_main
-from train import launch
+from train.commands import train as launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = (
@@ -93,7 +93,7 @@ def understand(monkeypatch):
     monkeypatch.setattr(bench_main, "_BENCHMARKS", runs)
     monkeypatch.setattr(bench_main.signal, "signal", lambda *_: None)
     for module in ("evaluate", "predict", "plot", "release", "export"):
-        monkeypatch.setattr(f"train.{module}.run", took.append)
+        monkeypatch.setattr(f"train.commands.{module}.run", took.append)
 
     def read(program, arguments):
         if program == "bench":

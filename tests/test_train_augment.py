@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puppet_jax as pj
-from train.augment import GREY, KINDS, augment, crop, cutout, flip
+from train.steps.augment import GREY, KINDS, augment, crop, cutout, flip
 
 HEIGHT, WIDTH = 12, 16
 
@@ -83,16 +83,6 @@ def test_what_becomes_of_an_image_does_not_depend_on_its_batch(kind, seed, order
     others[1:] = 255 - others[1:]
     changed = jnp.concatenate([keys[:1], keys_of(seed + 1, 5)])
     np.testing.assert_array_equal(augmented(others, changed, kind)[0], together[0])
-
-
-def test_sharded_over_devices_or_not_the_images_are_the_same():
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    count = 4 * jax.device_count()
-    images = np.random.default_rng(1).integers(0, 256, (count, HEIGHT, WIDTH, 1)).astype(np.uint8)
-    keys = keys_of(5, count)
-    sharded = augmented(jax.device_put(images, rows), jax.device_put(keys, rows), "flip-crop-cutout")
-    np.testing.assert_array_equal(sharded, augmented(images, keys, "flip-crop-cutout"))
 
 
 def test_draws_cover_all_offsets_and_both_sides_and_follow_the_key():

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.checkpoint import DAMAGED, FOLDER, Checkpoints, fill, flat
 from train.errors import UserError
+from train.runs.checkpoint import DAMAGED, FOLDER, Checkpoints, fill, flat
+
+# orbax leaves a reading thread behind when it stumbles over a damaged file.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def state(step):
@@ -30,13 +33,19 @@ def same(got, step):
     return True
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A run with good checkpoints at steps 1, 2 and 3."""
-    with Checkpoints(tmp_path, keep=3) as checkpoints:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    with Checkpoints(folder, keep=3) as checkpoints:
         for step in (1, 2, 3):
             assert checkpoints.save(step, state(step), {"history": [0.1, step]})
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, made):
+    """A run with good checkpoints at steps 1, 2 and 3."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def restored(folder):
@@ -151,18 +160,18 @@ def put_another_in_its_place(folder):
     shutil.copytree(folder / FOLDER / "2", folder / FOLDER / "3")
 
 
-DAMAGE = [
-    truncate,
-    flip_a_bit,
-    remove_a_file,
-    change_the_description,
-    remove_the_description,
-    empty,
-    put_another_in_its_place,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        remove_a_file,
+        change_the_description,
+        remove_the_description,
+        empty,
+        put_another_in_its_place,
+    ],
+)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage):
     damage(folder)
     with Checkpoints(folder, keep=3) as checkpoints:
@@ -180,26 +189,22 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
     assert problems == []
 
 
-# orbax leaves a reading thread behind when it stumbles.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_flipped_bit_in_any_file_gives_the_same_state_or_another_checkpoint(folder, rng):
+@pytest.mark.soak
+def test_a_flipped_bit_in_any_file_gives_the_same_state_or_another_checkpoint(folder, rng, time_left):
     """Whatever byte is hit: what is restored is a state that was saved, to the bit."""
     originals = {path: path.read_bytes() for path in files(folder, 3)}
-    kept = 0
     for path, content in originals.items():
-        for place in rng.integers(0, len(content), min(3, len(content))) if content else ():
+        for place in rng.integers(0, len(content), min(3, len(content))) if content and time_left() else ():
             broken = bytearray(content)
             broken[place] ^= 1 << int(rng.integers(8))
             path.write_bytes(broken)
             arrays, about, problems = restored(folder)
             assert same(arrays, about["step"])
             assert len(problems) == 3 - about["step"] <= 1
-            kept += about["step"] == 3
             # Back to what it was.
             if problems:
                 (folder / DAMAGED / "3").rename(folder / FOLDER / "3")
             path.write_bytes(content)
-    assert 0 < kept < 3 * len(originals)
 
 
 def test_with_no_good_one_nothing_is_begun_or_moved(folder):

@@ -1,67 +1,52 @@
-"""Splits, batches, and what is said when a data set is not there."""
+"""Splits, the order of batches, where decoded images are kept, and what is said when a data set is not there."""
 
+import itertools
 import math
 import os
-import subprocess
+import signal
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from trained_runs import python
 
 from train import data
+from train.data import store
 from train.data.split import held_out
 from train.errors import UserError
 
+SEED, BATCH = 3, 8
 
-def test_digits_split_is_stratified_disjoint_and_whole():
+
+def test_digits_are_whole_and_divided_by_class():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    digits = data.load("digits", None, "test")
-    assert digits.train.images.shape[1:] == (8, 8, 1)
-    assert digits.train.images.dtype == np.uint8
-    assert len(digits.train) + len(digits.test) == len(bunch.target)
-    whole = np.bincount(bunch.target)
-    np.testing.assert_allclose(np.bincount(digits.test.labels) / whole, 0.2, atol=0.01)
-    # Every image is in one of the two, with its label, and 0..16 maps to 0..255 in order.
-    key = lambda levels, label: (levels.tobytes(), int(label))  # noqa: E731
-    expected = [
-        key(np.round(i / 16 * 255).astype(np.uint8), t) for i, t in zip(bunch.images, bunch.target, strict=True)
-    ]
-    both = (digits.train, digits.test)
-    got = [key(i, t) for split in both for i, t in zip(split.images, split.labels, strict=True)]
-    assert sorted(got) == sorted(expected)
-
-
-def test_validation_is_a_tenth_of_train_and_never_a_test_image():
-    test = data.load("digits", None, "test")
-    held = data.load("digits", None, "validation")
-    assert len(held.train) + len(held.test) == len(test.train)
-    assert 0.08 < len(held.test) / len(test.train) < 0.1
-    known = {image.tobytes() for image in test.train.images}
-    assert all(image.tobytes() in known for image in held.test.images)
-
-
-def test_digits_have_ten_classes_and_can_be_enlarged():
-    digits = data.load("digits", None, "test", image_size=16)
+    digits, held = data.load("digits", None, "test"), data.load("digits", None, "validation")
     assert digits.class_names == tuple("0123456789")
     assert digits.num_classes == 10
-    assert digits.train.images.shape[1:] == (16, 16, 1)
-    small = data.load("digits", None, "test")
-    np.testing.assert_array_equal(digits.train.labels, small.train.labels)
-    # Enlarged and not another: pixels of four make about the pixel that they came from.
-    means = digits.train.images.reshape(-1, 8, 2, 8, 2, 1).mean((2, 4))
-    assert np.corrcoef(means.ravel(), small.train.images.ravel())[0, 1] > 0.97
-
-
-def test_every_nth_takes_the_nth_of_each_class():
-    labels = np.array([0, 1, 0, 0, 1, 0, 0, 0, 1], np.int32)
-    split = data.Split(np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1), labels)
-    kept, aside = data.every_nth(split, 3)
-    assert aside.images.ravel().tolist() == [3, 7, 8]  # the third and sixth 0, the third 1
-    assert kept.images.ravel().tolist() == [0, 1, 2, 4, 5, 6]
-    assert aside.labels.tolist() == [0, 0, 1]
+    assert digits.train.images.shape[1:] == (8, 8, 1)
+    assert digits.train.images.dtype == np.uint8
+    np.testing.assert_allclose(np.bincount(digits.test.labels) / np.bincount(bunch.target), 0.2, atol=0.01)
+    # Every image is in one of the two, with its label, and 0..16 maps to 0..255 in order.
+    levels = np.round(bunch.images / 16 * 255).astype(np.uint8)
+    key = lambda image, label: (image.tobytes(), int(label))  # noqa: E731
+    both = (digits.train, digits.test)
+    got = [key(i, t) for split in both for i, t in zip(split.images, split.labels, strict=True)]
+    assert sorted(got) == sorted(map(key, levels, bunch.target))
+    # Validation is a tenth of train, and never a test image.
+    assert len(held.train) + len(held.test) == len(digits.train)
+    assert 0.08 < len(held.test) / len(digits.train) < 0.1
+    known = {image.tobytes() for image in digits.train.images}
+    assert all(image.tobytes() in known for image in held.test.images)
+    # Enlarged and not another: four pixels make about the pixel that they came from.
+    large = data.load("digits", None, "test", image_size=16).train.images
+    means = large.reshape(-1, 8, 2, 8, 2, 1).mean((2, 4))
+    assert np.corrcoef(means.ravel(), digits.train.images.ravel())[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.25, 0.3, 0.07, 0.29, 1 / 3, 0.5, 0.9])
@@ -74,19 +59,12 @@ def test_any_share_is_held_out_to_the_image_and_evenly(share):
         assert np.cumsum(of_class).tolist() == due[1:]
 
 
-def test_an_epoch_visits_each_image_at_most_once_in_an_order_of_seed_and_epoch():
-    split = data.Split(np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1), np.arange(50, dtype=np.int32))
-    orders = {}
-    for seed, epoch in [(0, 1), (0, 2), (1, 1)]:
-        batches = list(data.batches(split, 8, seed=seed, epoch=epoch))
-        assert len(batches) == 6
-        for images, labels in batches:
-            np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
-        orders[seed, epoch] = np.concatenate([labels for _, labels in batches])
-        assert len(set(orders[seed, epoch])) == 48
-        again = np.concatenate([labels for _, labels in data.batches(split, 8, seed=seed, epoch=epoch)])
-        np.testing.assert_array_equal(orders[seed, epoch], again)
-    assert len({tuple(order) for order in orders.values()}) == 3
+def test_every_nth_takes_the_nth_of_each_class():
+    labels = np.array([0, 1, 0, 0, 1, 0, 0, 0, 1], np.int32)
+    kept, aside = data.every_nth(data.Split(np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1), labels), 3)
+    assert aside.images.ravel().tolist() == [3, 7, 8]  # the third and sixth 0, the third 1
+    assert kept.images.ravel().tolist() == [0, 1, 2, 4, 5, 6]
+    assert aside.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
@@ -97,53 +75,120 @@ def test_padded_batches_hold_every_row_in_order(n, size):
     np.testing.assert_array_equal(np.concatenate(batches)[:n], rows)
 
 
-def test_cifar10_absent_says_where_it_looked_and_how_to_prepare_it(tmp_path, monkeypatch):
-    pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from_environment"))
-    with pytest.raises(UserError) as error:
-        data.load("cifar10", None, "test")
-    message = str(error.value)
-    assert str(tmp_path / "from_environment") in message
-    for part in ("--data-dir", "TFDS_DATA_DIR", "download_and_prepare()", "file_format='array_record'", "python -c"):
-        assert part in message
-    with pytest.raises(UserError, match="from_flag"):
-        data.load("cifar10", tmp_path / "from_flag", "test")
-    assert not any(tmp_path.iterdir()), "looking must not create or download anything"
+@pytest.fixture
+def split():
+    """29 images, so that 5 are left over in an epoch of 3 batches of 8; each image is its own label."""
+    return data.Split(np.arange(29, dtype=np.uint8).reshape(29, 1, 1, 1), np.arange(29, dtype=np.int32))
 
 
-def test_cifar10_broken_says_so(tmp_path):
-    pytest.importorskip("tensorflow_datasets")
-    broken = tmp_path / "cifar10" / "3.0.2"
-    broken.mkdir(parents=True)
-    (broken / "dataset_info.json").write_text("{not json")
-    with pytest.raises(UserError, match=r"cannot be read.*prepare it again"):
-        data.load("cifar10", tmp_path, "test")
+def labels(batches):
+    return [batch_labels.tolist() for _, batch_labels in batches]
+
+
+def run(split, start, stop, seed=SEED, **options):
+    return labels(data.train_batches(split, BATCH, seed=seed, start_step=start, stop_step=stop, **options))
+
+
+def test_a_run_visits_its_epochs_one_after_the_other_and_resumes_at_any_step(split):
+    epochs = [labels(data.batches(split, BATCH, seed=SEED, epoch=epoch)) for epoch in (1, 2, 3, 4)]
+    for epoch in epochs:
+        assert len(set(itertools.chain(*epoch))) == 24, "an image comes at most once in an epoch"
+    expected = list(itertools.chain(*epochs))
+    assert len({tuple(batch) for batch in expected}) == 12, "every epoch has an order of its own"
+    assert run(split, 0, 12) == expected
+    assert run(split, 0, 12, seed=SEED + 1) != expected
+    for start in range(1, 8):
+        assert run(split, start, 8) == expected[start:8]
+    assert run(split, 5, 5) == run(split, 6, 5) == []
+    for images, of_batch in data.train_batches(split, BATCH, seed=SEED, stop_step=12):
+        assert images.shape == (BATCH, 1, 1, 1)
+        assert images.dtype == np.uint8
+        assert of_batch.dtype == np.int32
+        np.testing.assert_array_equal(images.ravel(), of_batch)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_a_batch_in_pieces(split, count):
+    parts = [run(split, 2, 7, process_index=index, process_count=count) for index in range(count)]
+    assert [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)] == run(split, 2, 7)
+
+
+def wait_for(threads: bool) -> bool:
+    until = time.monotonic() + 5
+    while any(t.name.startswith("grain") for t in threading.enumerate()) != threads and time.monotonic() < until:
+        time.sleep(0.01)
+    return any(t.name.startswith("grain") for t in threading.enumerate()) == threads
+
+
+def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split):
+    assert len(run(split, 0, 40)) == 40
+    assert wait_for(threads=False)
+    batches = data.train_batches(split, BATCH, seed=SEED, stop_step=10**9)
+    next(batches)
+    assert wait_for(threads=True)
+    batches.close()
+    assert wait_for(threads=False)
+    assert list(batches) == []
+
+    def interrupted():
+        for _ in data.train_batches(split, BATCH, seed=SEED, stop_step=10**9):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert wait_for(threads=False)
+    with pytest.raises(IndexError):
+        run(data.Split(split.images[:9], split.labels), 0, 6)
+    assert wait_for(threads=False)
+
+
+def test_batches_are_made_ahead_but_not_without_end(split):
+    asked = []
+
+    class Watched(np.ndarray):
+        def __getitem__(self, rows):
+            asked.append(rows)
+            return np.asarray(self)[rows]
+
+    watched = data.Split(split.images.view(Watched), split.labels)
+    batches = data.train_batches(watched, BATCH, seed=SEED, stop_step=1000)
+    next(batches)
+    until = time.monotonic() + 5
+    while len(asked) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    batches.close()
+    assert 3 <= len(asked) <= 20
+
+
+@pytest.mark.parametrize(("size", "count", "expected"), [(30, 1, "29 training"), (0, 1, "29"), (9, 2, "2 processes")])
+def test_batch_sizes_that_cannot_be(split, size, count, expected):
+    with pytest.raises(UserError, match=rf"--batch-size: got {size}, expected .*{expected}"):
+        data.train_batches(split, size, seed=0, stop_step=1, process_count=count)
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "package"),
-    [("tensorflow_datasets", "cifar100", "tensorflow-datasets"), ("sklearn.datasets", "digits", "scikit-learn")],
+    ("module", "package", "load"),
+    [
+        ("tensorflow_datasets", "tensorflow-datasets", lambda split: data.load("cifar100", None, "test")),
+        ("sklearn.datasets", "scikit-learn", lambda split: data.load("digits", None, "test")),
+        ("PIL", "pillow", lambda split: data.load(tempfile.mkdtemp(), None, "test")),
+        ("grain", "grain", lambda split: data.train_batches(split, BATCH, seed=0, stop_step=1)),
+    ],
 )
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, module, name, package):
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, split, module, package, load):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError) as error:
-        data.load(name, None, "test")
+        load(split)
     assert package in str(error.value)
     assert 'pip install ".[train]"' in str(error.value)
 
 
 def test_heavy_packages_are_imported_only_where_used():
-    heavy = ("tensorflow_datasets", "matplotlib", "sklearn")
-    code = f"import sys, train.__main__; print([m for m in {heavy} if m in sys.modules])"
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.strip() == "[]"
-    code = (
-        f"import sys, train.data; print([m for m in {(*heavy, 'grain', 'PIL', 'psutil', 'jax')} if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.strip() == "[]"
+    heavy = {"tensorflow_datasets", "matplotlib", "sklearn"}
+    of_data = heavy | {"grain", "PIL", "psutil", "jax"}
+    for module, names in (("train.__main__", heavy), ("train.data", of_data)):
+        assert python("-c", f"import sys, {module}; print({names} & set(sys.modules))").stdout.strip() == "set()"
 
 
 def test_cifar10_is_read_whole():
@@ -154,10 +199,47 @@ def test_cifar10_is_read_whole():
     cifar = data.load("cifar10", None, "test")
     assert cifar.class_names[:3] == ("airplane", "automobile", "bird")
     assert cifar.skipped == ()
-    assert cifar.train.images.shape == (50_000, 32, 32, 3)
     assert cifar.test.images.shape == (10_000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(cifar.train.labels), np.full(10, 5000))
     source = tfds.data_source("cifar10", split="train", download=False)
     for i in (0, 999, 1000, 49_999):
         np.testing.assert_array_equal(cifar.train.images[i], source[i]["image"])
         assert cifar.train.labels[i] == source[i]["label"]
+
+
+def test_the_share_decides_between_memory_and_a_file(tmp_path, monkeypatch):
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < store.available_memory() <= total
+    monkeypatch.setattr(store, "available_memory", lambda: 1000)
+    assert not isinstance(store.allocate((500,), directory=tmp_path), np.memmap)
+    assert isinstance(store.allocate((501,), directory=tmp_path), np.memmap)
+    assert not isinstance(store.allocate((501,), share=0.6, directory=tmp_path), np.memmap)
+    assert store.allocate((0, 8, 8, 1), share=0, directory=tmp_path).shape == (0, 8, 8, 1)
+    with pytest.raises(UserError, match=r"(?s)4096\.0 GiB.*TMPDIR.*--image-size"):  # before the first image
+        store.allocate((1 << 42,), directory=tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert store.scratch() == tmp_path
+
+
+def test_a_mapped_array_is_like_any_other(tmp_path, rng):
+    images = rng.integers(0, 256, (3000, 4, 5, 3)).astype(np.uint8)
+    mapped = store.allocate(images.shape, share=0, directory=tmp_path)
+    assert mapped.dtype == np.uint8
+    mapped[:] = images
+    rows = np.flatnonzero(rng.random(3000) < 0.7)
+    taken = store.take(mapped, rows, share=0, directory=tmp_path)
+    assert isinstance(taken, np.memmap)
+    np.testing.assert_array_equal(taken, images[rows])
+    np.testing.assert_array_equal(store.keep(mapped, rows), images[rows])
+
+
+def test_no_file_is_left_however_the_process_ends(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from train.data import store\n"
+        f"x = store.allocate((1 << 20,), share=0, directory=Path({str(tmp_path)!r})); x[:] = 1\n"
+        "print(type(x).__name__, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = python("-c", code)
+    assert (done.stdout.strip(), done.returncode) == ("memmap", -signal.SIGKILL)
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,6 @@ from PIL import Image
 from test_train_data_images import spoilt
 
 from train import data
-from train.data import folder as folders
 from train.errors import UserError
 
 
@@ -78,12 +77,6 @@ def test_the_test_folder_goes_before_the_validation_folder_and_unlabelled_ones_a
 def test_a_folder_called_train_may_be_a_class(tmp_path):
     fill(tmp_path, {"bus": 4, "train": 4})
     assert data.load(str(tmp_path), None, "test", validation_share=0.25).class_names == ("bus", "train")
-
-
-def test_train_alone_gives_a_part_to_test(tmp_path):
-    fill(tmp_path / "train", {"a": 10, "b": 10})
-    got = data.load(str(tmp_path), None, "test")
-    assert levels(got.test) == [9, 19]
 
 
 def test_images_deeper_in_a_class_folder_and_links_to_class_folders(tmp_path):
@@ -194,9 +187,9 @@ def test_folders_without_classes(tmp_path):
     fill(tmp_path, {"only": 4})
     with pytest.raises(UserError, match=r"one class folder \(only\)"):
         data.load(str(tmp_path), None, "test")
-
-
-def test_an_archive_is_to_be_unpacked(tmp_path):
+    fill(tmp_path, {"other": 4})
+    with pytest.raises(UserError, match=r"8 images to train on and 0 to evaluate on.*--validation-share"):
+        data.load(str(tmp_path), None, "test")
     (tmp_path / "images.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"is a file, expected a folder.*unpack"):
         data.load(str(tmp_path / "images.zip"), None, "test")
@@ -208,21 +201,9 @@ def test_few_shot_splits_have_classes_of_their_own(tmp_path):
     with pytest.raises(UserError, match=r"2 class folders that .*train does not have \(c, d\)") as error:
         data.load(str(tmp_path), None, "test")
     assert f"--data {tmp_path / 'train'}" in str(error.value)
-    assert data.load(str(tmp_path / "train"), None, "test").class_names == ("a", "b")  # the way out that it names
-
-
-def test_too_few_images_to_hold_any_out(tmp_path):
-    fill(tmp_path, {"a": 4, "b": 4})
-    with pytest.raises(UserError, match=r"8 images to train on and 0 to evaluate on.*--validation-share"):
-        data.load(str(tmp_path), None, "test")
-
-
-def test_pillow_missing(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UserError, match=r"pillow.*\[train\]"):
-        folders.load(tmp_path, None, 0.1)
+    alone = data.load(str(tmp_path / "train"), None, "test")  # the way out that it names
+    assert alone.class_names == ("a", "b")
+    assert levels(alone.test) == [9, 19]
 
 
 def test_decoded_into_a_mapped_file_where_memory_is_short(tmp_path, monkeypatch):

@@ -101,12 +101,6 @@ def test_a_prepared_set_is_read_whole_in_its_own_splits(tmp_path, rng, channels)
     assert got.skipped == ()
 
 
-def test_image_size_scales_every_image(tmp_path, rng):
-    prepare(tmp_path, "fabric", {"train": a_set(rng), "test": a_set(rng, count=4)}, shape=(5, 6, 1))
-    got = data.load("fabric", tmp_path, "test", image_size=3)
-    assert got.train.images.shape == (20, 3, 3, 1)
-
-
 def test_validation_stands_in_for_test_and_train_for_both(tmp_path, rng):
     train, held = a_set(rng), a_set(rng, count=6)
     prepare(tmp_path, "fabric", {"train": train, "validation": held}, shape=(5, 6, 1))

@@ -8,10 +8,10 @@ import time
 import pytest
 from lives import lives, metrics, newest, same_parameters
 
-from train import parameters
 from train.devices import HEARTBEAT_SECONDS
+from train.runs import parameters
 
-FLAGS = ["--puppeteer=stored", "--batch-size=64", "--epochs=6", "--ema=0.9"]
+FLAGS = ["--puppeteer=stored", "--width=8", "--batch-size=64", "--max-steps=40", "--ema=0.9"]
 
 
 class Pair:
@@ -47,37 +47,29 @@ def begin(tmp_path):
         yield begin
 
 
-def test_two_processes_train_are_interrupted_resume_and_notice_a_death(tmp_path, begin):
+def test_two_processes_train_are_interrupted_and_resume(tmp_path, begin):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
     pair = Pair(begin, undisturbed, *FLAGS, "--out", str(undisturbed))
     assert pair.wait() == [0, 0], pair.told()
-    assert len(metrics(undisturbed)) == 6
-    assert metrics(undisturbed)[-1]["train_loss"] < 0.8 * metrics(undisturbed)[0]["train_loss"]
+    assert len(metrics(undisturbed)) == 2
+    assert metrics(undisturbed)[-1]["train_loss"] < metrics(undisturbed)[0]["train_loss"]
     # The first writes and speaks for both.
     assert "test accuracy" in pair.told()[0]
     assert "epoch" not in pair.told()[1]
 
     # A signal to the one that writes nothing ends both, after the same step, which is saved.
-    pair = Pair(begin, folder, *FLAGS, "--checkpoint-steps=3", "--out", str(folder))
+    pair = Pair(begin, folder, *FLAGS, "--checkpoint-steps=2", "--out", str(folder))
     pair.wait_for_checkpoint(folder, after=0)
     os.kill(pair.processes[1].pid, signal.SIGTERM)
     assert pair.wait() == [143, 143], pair.told()
     assert f"python -m train --resume {folder}" in pair.told()[0]
     reached = newest(folder)
+    assert reached < 40
     assert parameters.load(folder / "params.safetensors")[1]["step"] == reached
-
-    # One dies: the other ends with an error, saying what to do, within the time that is promised.
-    pair = Pair(begin, folder, "--resume", str(folder))
-    pair.wait_for_checkpoint(folder, after=reached)
-    pair.processes[1].kill()
-    began = time.monotonic()
-    assert pair.wait(HEARTBEAT_SECONDS + 30)[0] not in (0, None), pair.told()
-    assert time.monotonic() - began < HEARTBEAT_SECONDS + 15
-    assert f"resumed after step {reached} of 132" in pair.told()[0]
-    assert not (folder / "summary.json").exists()
 
     pair = Pair(begin, folder, "--resume", str(folder))
     assert pair.wait() == [0, 0], pair.told()
+    assert f"resumed after step {reached} of 40" in pair.told()[0]
     assert same_parameters(folder, undisturbed)
     assert metrics(folder) == metrics(undisturbed)
 
@@ -88,3 +80,16 @@ def test_two_processes_train_are_interrupted_resume_and_notice_a_death(tmp_path,
     assert 2 in codes, pair.told()
     assert 0 not in codes
     assert "different configurations" in "".join(pair.told())
+
+
+@pytest.mark.soak
+def test_a_death_is_noticed_within_the_time_that_is_promised(tmp_path, begin):
+    folder = tmp_path / "run"
+    pair = Pair(begin, folder, *FLAGS[:-2], "--epochs=500", "--checkpoint-steps=3", "--out", str(folder))
+    pair.wait_for_checkpoint(folder, after=0)
+    pair.processes[1].kill()
+    began = time.monotonic()
+    assert pair.wait(HEARTBEAT_SECONDS + 30)[0] not in (0, None), pair.told()
+    assert time.monotonic() - began < HEARTBEAT_SECONDS + 15
+    assert f"python -m train --resume {folder}" in pair.told()[0]
+    assert not (folder / "summary.json").exists()

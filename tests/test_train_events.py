@@ -1,33 +1,26 @@
 """TensorBoard event files, read back with a reader of their framing that is written out here."""
 
-import json
 import math
 import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from trained_runs import python
 
-from train import events
-from train.events import Events
-
-ROOT = Path(__file__).parents[1]
+from train.runs import events
+from train.runs.events import Events
 
 
-def crc32c(data: bytes) -> int:
-    """Castagnoli's CRC, a bit at a time."""
+def masked(data: bytes) -> int:
+    """Castagnoli's CRC, a bit at a time, masked as TFRecord files have it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(data: bytes) -> int:
-    crc = crc32c(data)
+    crc ^= 0xFFFFFFFF
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -63,18 +56,17 @@ def curve(found: list, tag: str) -> dict[int, float]:
     return shown
 
 
-def test_the_check_sum_is_castagnolis():
-    assert crc32c(b"123456789") == 0xE3069283  # the value that catalogues of CRCs give
-
-
-def test_scalars_are_read_back(tmp_path):
+def test_scalars_are_read_back_before_a_close_and_after(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "FLUSH", 0.0)
     with Events(tmp_path / "run", None) as written:
         written.scalars(10, {"loss/train": 2.5, "loss/test": 1.25})
+        assert curve(read(tmp_path / "run"), "loss/train") == {10: 2.5}  # as after a kill
         written.scalars(20, {"loss/train": math.nan, "accuracy/test": 0.1})
+    written.close()
+    written.scalars(30, {"loss/train": 1.0})
     found = read(tmp_path / "run")
     assert found[0].file_version == "brain.Event:2"
     assert curve(found, "loss/train").keys() == {10, 20}
-    assert curve(found, "loss/train")[10] == 2.5
     assert math.isnan(curve(found, "loss/train")[20])
     assert curve(found, "loss/test") == {10: 1.25}
     assert curve(found, "accuracy/test") == {20: pytest.approx(0.1, rel=1e-7)}
@@ -109,55 +101,41 @@ def test_a_file_from_the_future_and_foreign_files_do_not_disturb_the_order(tmp_p
     assert made.name.startswith("events.out.tfevents.9000000001.")
 
 
-def test_what_was_recorded_before_a_kill_is_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(events, "FLUSH", 0.0)
-    written = Events(tmp_path, None)
-    written.scalars(3, {"loss": 1.0})
-    assert curve(read(tmp_path), "loss") == {3: 1.0}  # not closed yet
-    written.close()
-    written.close()
-    written.scalars(4, {"loss": 1.0})
-    assert curve(read(tmp_path), "loss") == {3: 1.0}
-
-
-def test_without_the_package_it_says_so_once_and_goes_on(tmp_path, monkeypatch):
+def no_package(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    said = []
-    written = Events(tmp_path, None, said.append)
-    written.scalars(1, {"loss": 1.0})
-    written.scalars(2, {"loss": 1.0})
-    written.close()
-    (text,) = said
-    assert "pip install tensorboardX" in text
-    assert not (tmp_path / "events").exists()
+    return lambda written: None, "pip install tensorboardX"
 
 
-def test_a_folder_that_cannot_be_made_is_said_once(tmp_path):
-    (tmp_path / "events").write_text("a file is in the way")
-    said = []
-    written = Events(tmp_path, None, said.append)
-    written.scalars(1, {"loss": 1.0})
-    written.close()
-    assert len(said) == 1
-    assert "goes on" in said[0]
+def file_in_the_way(folder, monkeypatch):
+    (folder / "events").write_text("a file is in the way")
+    return lambda written: None, "goes on"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full: the full disk cannot be played")
-def test_a_full_disk_is_said_once(tmp_path, monkeypatch):
+def full_disk(folder, monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full to play a full disk")
     monkeypatch.setattr(events, "FLUSH", 0.0)
+
+    def fill(written):
+        written._writer._writer.close()
+        written._writer._writer = open("/dev/full", "wb")  # noqa: SIM115
+
+    return fill, "No space left"
+
+
+@pytest.mark.parametrize("trouble", [no_package, file_in_the_way, full_disk])
+def test_trouble_is_said_once_and_training_goes_on(tmp_path, monkeypatch, trouble):
+    spoil, words = trouble(tmp_path, monkeypatch)
     said = []
     written = Events(tmp_path, None, said.append)
-    written._writer._writer.close()
-    written._writer._writer = open("/dev/full", "wb")  # noqa: SIM115
+    spoil(written)
     for step in range(3):
         written.scalars(step, {"loss": 1.0})
     written.close()
     assert len(said) == 1
-    assert "No space left" in said[0]
+    assert words in said[0]
 
 
 def test_the_package_is_imported_only_where_used():
-    code = "import sys, json, train.events; print(json.dumps([m for m in ('tensorboardX', 'jax') if m in sys.modules]))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert json.loads(out.stdout) == []
+    done = python("-c", "import sys, train.runs.events; print({'tensorboardX', 'jax'} & set(sys.modules))")
+    assert done.stdout.strip() == "set()", done.stderr

@@ -2,27 +2,18 @@
 
 import numpy as np
 import pytest
-from flax import nnx
+from trained_runs import save_run
 
 import puppet_jax as pj
-from train import parameters
 from train.__main__ import main
-from train.build import build
-from train.config import Config, resolve, to_json
-from train.trained import FILE
 
-MODEL = {"num_classes": 3, "in_channels": 1}
 NAMES = ["one", "two", "a \x1b[31mred\n name"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    config = resolve(Config(puppeteer="stored", width=4))
-    about = {"config": to_json(config), "model": MODEL, "images": {"size": [8, 12], "class_names": NAMES}}
-    model = build(config, **MODEL)
-    parameters.save(folder / FILE, nnx.state(model, nnx.Param), {**about, "epoch": 1, "step": 7})
-    return folder, model
+    return folder, save_run(folder, [8, 12], NAMES, 1, width=4)
 
 
 def test_the_file_answers_as_the_model_and_knows_its_classes(run, tmp_path, rng, capsys):
@@ -47,7 +38,7 @@ def test_the_file_answers_as_the_model_and_knows_its_classes(run, tmp_path, rng,
     assert "grey" in loaded.preprocessing
 
 
-def test_what_cannot_be_written_is_something_to_put_right(run, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_written_is_something_to_put_right(run, tmp_path, capsys):
     folder, _ = run
     for arguments, message in [
         ([folder, tmp_path / "none" / "a"], "is no folder"),
@@ -55,8 +46,8 @@ def test_what_cannot_be_written_is_something_to_put_right(run, tmp_path, capsys,
         ([folder, tmp_path, "--overwrite"], "is there already"),
         ([tmp_path / "absent", tmp_path / "a"], "does not exist"),
         ([tmp_path, tmp_path / "a"], "no such file yet"),
+        ([folder, tmp_path / "a", "--platforms"], "--platforms: got none"),
     ]:
         assert main(["export", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
-
     assert list(tmp_path.iterdir()) == []

@@ -1,17 +1,12 @@
 """Signals: noted, agreed to end by, and the handlers before put back."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
+from trained_runs import python
 
-from train import interrupt
-
-ROOT = Path(__file__).parents[1]
+from train.steps import interrupt
 
 
 def handlers():
@@ -40,7 +35,7 @@ def test_sigterm_is_raised_where_there_is_nothing_to_finish():
     assert handlers() == before
 
 
-def test_what_is_ignored_stays_ignored():
+def test_what_is_ignored_stays_ignored_and_another_thread_goes_without():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupt.noted() as asked:
@@ -49,9 +44,6 @@ def test_what_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_another_thread_goes_without():
     seen = []
 
     def train():
@@ -65,10 +57,10 @@ def test_another_thread_goes_without():
 
 
 def test_a_second_ctrl_c_ends_at_once():
-    program = """
+    done = python("-c", """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from train import interrupt
+from train.steps import interrupt
 with interrupt.noted():
     signal.raise_signal(signal.SIGTERM)
     try:
@@ -76,12 +68,5 @@ with interrupt.noted():
         time.sleep(60)
     finally:
         print("not at once")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=30,
-    )
+""")  # fmt: skip
     assert (done.returncode, done.stdout) == (130, "")

@@ -1,131 +1,205 @@
-"""Saved parameters: a round trip, and refusals of every kind of wrong file."""
+"""Saved parameters: a round trip, and files from any hands, refused before anything is built of them."""
 
 import json
+import os
+import random
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from trained_runs import save_run
 
-from train import parameters
+from train.__main__ import main
 from train.build import build
-from train.config import Config, resolve, to_json
+from train.config import Config, resolve
 from train.errors import UserError
+from train.runs import parameters
+from train.runs.trained import FILE, Images, open_run, stored
 
-SHAPE = {"num_classes": 10, "in_channels": 1}
-
-
-@pytest.fixture(scope="module")
-def config():
-    return resolve(Config(puppeteer="ode", seed=5))
+NAMES = ["cat", "dog", "猫", "red"]
 
 
 @pytest.fixture(scope="module")
-def model(config):
-    model = build(config, **SHAPE)
-    # As after training: not what the seed alone would give.
-    nnx.update(model, jax.tree.map(lambda x: x + 0.25, nnx.state(model, nnx.Param)))
-    return model
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save_run(folder, [12, 16], NAMES, 3, puppeteer="continuous", seed=3)
 
 
 @pytest.fixture
-def saved(tmp_path, config, model):
-    path = tmp_path / "params.safetensors"
-    parameters.save(path, nnx.state(model, nnx.Param), {"config": to_json(config), "model": SHAPE, "epoch": 3})
-    return path
+def run(saved):
+    return saved[0]
 
 
-def test_round_trip_is_exact(saved, config, model):
-    restored, its_config = parameters.restore(saved)
-    assert its_config == config
-    expected, got = (parameters.flat(nnx.state(m, nnx.Param)) for m in (model, restored))
+@pytest.fixture
+def model(saved):
+    return saved[1]
+
+
+def flat(model):
+    return parameters.flat(nnx.state(model, nnx.Param))
+
+
+def test_a_run_is_opened_as_it_was_saved(run, model):
+    trained = open_run(run)
+    assert trained.config == resolve(Config(preset="puppet_xs", width=8, seed=3))
+    assert trained.images() == Images((12, 16), 3, tuple(NAMES))
+    expected, got = flat(model), flat(trained.model)
     assert expected.keys() == got.keys()
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
-    np.testing.assert_array_equal(restored(images), model(images))
-
-
-def test_file_is_plain_safetensors_with_dotted_names_and_leaves_nothing_behind(saved, model):
-    arrays = safetensors.numpy.load_file(saved)
-    assert "puppet.head_bias" in arrays
-    assert "puppet.norm_scale.0" in arrays
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(trained.model(images), model(images))
+    assert stored(run) == sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    # The file is plain safetensors with dotted names, and nothing lies beside it.
+    arrays = safetensors.numpy.load_file(run / FILE)
     np.testing.assert_array_equal(arrays["puppet.head"], model.puppet.head[...])
-    _, about = parameters.load(saved)
-    assert about["epoch"] == 3
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert {"puppet.head_bias", "puppet.norm_scale.0"} <= arrays.keys()
+    assert [path.name for path in run.iterdir()] == [FILE]
 
 
-def test_a_failed_save_keeps_the_old_file(saved, config, model, monkeypatch):
-    old = saved.read_bytes()
+def test_a_failed_save_keeps_the_old_file(run, tmp_path, model, monkeypatch):
+    path = tmp_path / FILE
+    path.write_bytes(b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(parameters.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        parameters.save(saved, nnx.state(model, nnx.Param), {})
-    assert saved.read_bytes() == old
+        parameters.save(path, nnx.state(model, nnx.Param), {})
+    assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("length", [0, 4, 8, 100, 1000, -1])
-def test_a_truncated_file_is_refused(saved, length):
-    saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(UserError, match=r"params\.safetensors: not a whole safetensors file"):
-        parameters.load(saved)
+def write(folder: Path, arrays, about: str, **header) -> Path:
+    folder.mkdir(exist_ok=True)
+    metadata = {"format": parameters.FORMAT, "about": about} | header
+    safetensors.numpy.save_file(arrays, folder / FILE, metadata=metadata)
+    return folder
 
 
-def test_other_formats_are_refused(tmp_path):
-    path = tmp_path / "file"
-    for content in (b"PK\x03\x04 a zip of pickles", b"\x80\x04\x95 a pickle" * 20, b"{}", bytes(64)):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "what images it was trained on"),
+        ({"images__size": [12]}, r"size is \[12\]"),
+        ({"images__size": [10**6, 10**6]}, "from 1 to"),
+        ({"images__size": [True, 3]}, "size is"),
+        ({"images__class_names": ["a"]}, "expected 4 names"),
+        ({"images__class_names": [1, 2, 3, 4]}, "expected 4 names"),
+        ({"images__class_names": "abcd"}, "expected 4 names"),
+        ({"config": 7}, "expected the configuration"),
+        ({"config__momentum": 0.9}, "momentum"),
+        ({"config__preset": "puppet_xxl"}, "puppet_xxl"),
+        ({"config__preset": []}, "header is damaged"),
+        ({"config__puppeteer": "ode"}, "has shape"),
+        ({"config__dtype": "int32"}, "dtype"),
+        ({"config__seed": "x"}, "header is damaged"),
+        ({"config__puppeteer_options": "["}, "puppeteer_options"),
+        ({"config__puppeteer_options": '{"hidden_layers": 1000000000}'}, "hidden_layers is 1000000000"),
+        ({"config__puppeteer_options": '{"hidden": 1000000000000}'}, "hidden is 1000000000000, expected at most"),
+        ({"config__puppeteer_options": '{"hidden": 4000}'}, "has shape"),
+        ({"config__puppeteer_options": '{"solver": "x"}'}, "solver"),
+        ({"config__puppeteer": "ode", "config__puppeteer_options": '{"steps_per_layer": 9999999}'}, "steps_per_layer"),
+        ({"model__num_classes": 10**12}, "num_classes is 1000000000000"),
+        ({"model__num_classes": 5}, "has shape"),
+        ({"model__in_channels": None}, "in_channels is missing"),
+        ({"model__spare": 1}, "spare"),
+    ],
+)
+def test_a_header_that_does_not_fit_the_arrays_is_refused_before_anything_is_built(run, tmp_path, changes, message):
+    arrays, about = parameters.load(run / FILE)
+    for key, value in changes.items():
+        place = about
+        *outer, last = key.split("__")
+        for name in outer:
+            place = place[name]
+        place[last] = value
+    folder = write(tmp_path / "run", arrays, json.dumps(about))
+    with pytest.raises(UserError, match=message) as error:
+        open_run(folder).images()
+    assert FILE in str(error.value)
+
+
+def test_foreign_files_are_refused(run, tmp_path, capsys):
+    path = tmp_path / FILE
+    good = (run / FILE).read_bytes()
+    pickle, archive = b"\x80\x04\x95 a pickle" * 20, b"PK\x03\x04" * 50
+    for content in (b"", good[:4], good[:500], good[:-1], pickle, archive, b"\xff" * 100, b"{}"):
         path.write_bytes(content)
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="not a whole safetensors file"):
             parameters.load(path)
+        assert main(["eval", str(tmp_path)]) == 2
+        assert "not a whole safetensors file" in capsys.readouterr().err
+    some = {"w": np.zeros(3, np.float32)}
+    for about, header, message in [
+        ("{}", {"format": "x"}, "another program"),
+        ("[1", {}, "not JSON"),
+        ("{}", {"format": "puppet-jax parameters 1"}, r"puppet-jax 0\.1\.0; use that version"),
+    ]:
+        write(tmp_path, some, about, **header)
+        with pytest.raises(UserError, match=message):
+            open_run(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         parameters.load(tmp_path / "absent")
-    with pytest.raises(UserError):
-        parameters.load(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        open_run(tmp_path)
+    assert stored(tmp_path) is None
 
 
-def test_what_0_1_0_wrote_is_refused_with_the_version_to_use(tmp_path):
-    path = tmp_path / "params.safetensors"
-    safetensors.numpy.save_file({"w": np.zeros(3, np.float32)}, path, metadata={"format": "puppet-jax parameters 1"})
-    with pytest.raises(UserError, match=r"puppet-jax 0\.1\.0; use that version"):
-        parameters.load(path)
+def test_parameters_that_are_no_numbers_are_refused(run, tmp_path):
+    arrays, about = parameters.load(run / FILE)
+    arrays["puppet.head_bias"][1] = np.nan
+    with pytest.raises(UserError, match=r"puppet\.head_bias holds values that are no numbers"):
+        open_run(write(tmp_path, arrays, json.dumps(about)))
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    path = tmp_path / "foreign.safetensors"
-    safetensors.numpy.save_file({"w": np.zeros(3, np.float32)}, path)
-    with pytest.raises(UserError, match="another program"):
-        parameters.load(path)
-
-
-def test_a_mismatch_names_the_parameter_and_changes_nothing(saved, config):
-    arrays, _ = parameters.load(saved)
-    fresh = build(config, **SHAPE)
-    before = parameters.flat(nnx.state(fresh, nnx.Param))
-    wrong_shape = arrays | {"puppet.head": np.zeros((3, 10), np.float32)}
-    missing = {name: array for name, array in arrays.items() if name != "puppet.head_bias"}
-    wrong_type = arrays | {"puppet.head": arrays["puppet.head"].astype(np.float64)}
-    unknown = arrays | {"extra": np.zeros(1, np.float32)}
-    for bad, message in [
-        (wrong_shape, r"puppet\.head is float32\[3, 10\], expected float32\[32, 10\]"),
-        (missing, "puppet.head_bias is missing"),
-        (wrong_type, "puppet.head is float64"),
-        (unknown, "extra is not a parameter"),
+def test_arrays_that_do_not_fit_change_nothing(run):
+    arrays, about = parameters.load(run / FILE)
+    fresh = build(resolve(Config(preset="puppet_xs", width=8)), **about["model"])
+    before = flat(fresh)
+    head = arrays["puppet.head"]
+    for changed, message in [
+        ({"puppet.head": np.zeros((3, 4), np.float32)}, r"puppet\.head is float32\[3, 4\], expected float32\[8, 4\]"),
+        ({"puppet.head_bias": None}, "puppet.head_bias is missing"),
+        ({"puppet.head": head.astype(np.float64)}, "puppet.head is float64"),
+        ({"extra": np.zeros(1, np.float32)}, "extra is not a parameter"),
     ]:
+        bad = {name: array for name, array in (arrays | changed).items() if array is not None}
         with pytest.raises(UserError, match=message):
             parameters.assign(fresh, bad)
-    after = parameters.flat(nnx.state(fresh, nnx.Param))
-    for name in before:
-        np.testing.assert_array_equal(before[name], after[name])
+    for name, array in flat(fresh).items():
+        np.testing.assert_array_equal(array, before[name])
 
 
-def test_a_configuration_of_another_version_is_refused(tmp_path, config, model):
-    path = tmp_path / "params.safetensors"
-    about = {"config": to_json(config) | {"momentum": 0.9}, "model": SHAPE}
-    parameters.save(path, nnx.state(model, nnx.Param), json.loads(json.dumps(about)))
-    with pytest.raises(UserError, match="momentum"):
-        parameters.restore(path)
+def check_mutations(run, path, count, time_left=lambda: True):
+    """Seeded changes of the header, of every length and place: opened or refused by name."""
+    good = (run / FILE).read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    chance = random.Random(0)
+    done, refused = 0, []
+    while done < count and time_left():
+        content = bytearray(good)
+        for _ in range(chance.randrange(1, 4)):
+            content[chance.randrange(header)] = chance.randrange(32, 127)
+        path.write_bytes(bytes(content))
+        try:
+            open_run(path.parent).images()
+        except UserError as error:
+            refused.append(str(error))
+        done += 1
+    assert len(refused) >= done / 2
+    assert all(str(path.parent) in text for text in refused)
+
+
+def test_mutated_parameters_never_end_in_a_traceback(run, tmp_path):
+    check_mutations(run, tmp_path / FILE, 15)
+
+
+@pytest.mark.soak
+def test_many_mutated_parameters_never_end_in_a_traceback(run, tmp_path, time_left):
+    check_mutations(run, tmp_path / FILE, 1000, time_left)

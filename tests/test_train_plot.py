@@ -1,21 +1,27 @@
-"""Runs compared: the table against the files' own numbers, the figure as a file, and folders in any state."""
+"""Runs compared: the table against the files' own numbers, the figure as a file, and run folders in any state."""
 
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
+from trained_runs import python
 
-from train import parameters, plot
+from train import config
 from train.__main__ import main
+from train.commands import plot
 from train.errors import UserError
+from train.plots import compared_run, comparison
+from train.runs import parameters
+from train.runs.reading import number, open_folder, read_json, read_metrics
+from train.terminal import printable
 
-ROOT = Path(__file__).parents[1]
 CONFIG = {"data": "digits", "preset": "puppet_xs", "puppeteer": "ode", "seed": 0, "epochs": 4, "evaluate_on": "test"}
 
 
@@ -33,21 +39,14 @@ def metrics(epoch: int, seed: int = 0) -> dict:
     }
 
 
-def make_run(
-    folder: Path, *, epochs: int = 4, finished: bool = True, total: int = 10_346, seed: int = 0, **config
-) -> Path:
+def make_run(folder: Path, *, epochs=4, finished=True, total=10_346, seed=0, **fields) -> Path:
     folder.mkdir(parents=True)
     lines = [metrics(epoch, seed) for epoch in range(1, epochs + 1)]
-    (folder / "config.json").write_text(json.dumps({"config": CONFIG | {"seed": seed, "out": str(folder)} | config}))
+    (folder / "config.json").write_text(json.dumps({"config": CONFIG | {"seed": seed, "out": str(folder)} | fields}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
-        summary = {
-            "evaluated_on": "test",
-            "test_accuracy": lines[-1]["test_accuracy"],
-            "test_loss": lines[-1]["test_loss"],
-            "parameters": {"total": total},
-            "compression": 4.55,
-        }
+        last = {name: lines[-1][name] for name in ("test_accuracy", "test_loss")}
+        summary = {"evaluated_on": "test", **last, "parameters": {"total": total}, "compression": 4.55}
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -55,37 +54,40 @@ def make_run(
 def rows(text: str) -> list[list[str]]:
     """The cells of a table: what two blanks or more part."""
     lines = text.split("\n\n")[0].splitlines()
-    return [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
 
 
 def test_runs_are_compared_in_a_table_and_a_figure(tmp_path, capsys):
     a = make_run(tmp_path / "a", puppeteer="ode")
     b = make_run(tmp_path / "b", puppeteer="stored", total=47_082, seed=1, epochs=3)
+    c = make_run(tmp_path / "c", epochs=2, finished=False, puppeteer="stored", seed=2)
+    arrays = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(6, np.float32)}
+    header = {"format": parameters.FORMAT, "about": "{}"}
+    safetensors.numpy.save_file(arrays, c / "params.safetensors", metadata=header)
     out = tmp_path / "figure.png"
-    assert main(["plot", str(a), str(b), "--out", str(out)]) == 0
+    assert main(["plot", str(a), str(b), str(c), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    header, first, second = rows(said.out)
-    cells = [cell.strip() for cell in header]
-    assert cells == ["run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state"]
-    assert [cell.strip() for cell in first] == [
-        "ode, seed 0", "4", "85.00%", "0.6250", "10,346", "4.55x", "1.5", "finished",
-    ]  # fmt: skip
-    assert [cell.strip() for cell in second][:5] == ["stored, seed 1", "3", "85.00%", "0.6250", "47,082"]
+    assert rows(said.out) == [
+        ["run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state"],
+        ["ode, seed 0", "4", "85.00%", "0.6250", "10,346", "4.55x", "1.5", "finished"],
+        ["stored, seed 1", "3", "85.00%", "0.6250", "47,082", "4.55x", "1.5", "finished"],
+        ["stored, seed 2", "2", "85.00%", "0.6250", "21", "–", "1.5", "unfinished, epoch 2 of 4"],
+    ]
     assert said.err == ""
     assert said.out.splitlines()[-1] == f"figure: {out}"
-    # Not an empty picture: paper, ink, and the colours of both runs.
-    from PIL import Image
-
+    # Not an empty picture: paper, ink, and the colours of two runs.
     pixels = np.asarray(Image.open(out).convert("RGB")).reshape(-1, 3)
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
         assert np.sum(np.all(pixels == colour, axis=-1)) > 500
     assert np.mean(np.all(pixels == 255, axis=-1)) > 0.5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "figure.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "figure.png"]
 
 
-@pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")])
-@pytest.mark.parametrize("against", ["epoch", "seconds"])
-def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path, capsys, suffix, start, against):
+@pytest.mark.parametrize(
+    ("suffix", "start", "against"),
+    [(".svg", b"<?xml", "epoch"), (".pdf", b"%PDF", "seconds"), (".PNG", b"\x89PNG", "epoch")],
+)
+def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path, suffix, start, against):
     run = make_run(tmp_path / "run $x_1$")
     contents = []
     for name in ("one", "two"):
@@ -96,9 +98,7 @@ def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path
 
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path):
-    from train import comparison
-
-    run = plot.read_run(make_run(tmp_path / "a"))
+    run = compared_run.read_run(make_run(tmp_path / "a"))
     figure, axes = comparison.plt.subplots(1, 3)
     comparison._curves(axes, [("a", run)], "seconds")
     for axis, quantity in zip(axes, ("train_loss", "test_loss", "test_accuracy"), strict=True):
@@ -108,26 +108,14 @@ def test_curves_hold_the_numbers_of_the_files(tmp_path):
     comparison.plt.close(figure)
 
 
-def test_runs_of_the_palette_are_all_told_apart():
-    from train.comparison import COLOURS, DASHES, MARKERS
-
-    looks = {(COLOURS[i % 7], str(DASHES[i % 5]), MARKERS[i % 8]) for i in range(280)}
-    assert (len(COLOURS), len(DASHES), len(MARKERS)) == (7, 5, 8)
-    assert len(looks) == 280
-
-
 @pytest.mark.parametrize(
     ("configs", "expected"),
     [
         ([{"seed": 1}, {"seed": 2}], ["seed 1", "seed 2"]),
-        (
-            [{"puppeteer": "ode", "learning_rate": 0.1}, {"puppeteer": "stored", "learning_rate": 0.1}],
-            ["ode", "stored"],
-        ),
+        ([{"puppeteer": "ode", "ema": 0.1}, {"puppeteer": "stored", "ema": 0.1}], ["ode", "stored"]),
         ([{"out": "x"}, {"out": "y"}], ["run0", "run1"]),
         ([{}, {"seed": 1}, {"seed": 2}], ["run0", "seed 1", "seed 2"]),
         ([{"seed": 1}, {"seed": 2, "ema": 0.9}], ["seed 1", "seed 2"]),
-        ([{}, {"seed": 2}], ["run0", "run1"]),
         ([{}, {}], ["run0", "run1"]),
         ([{"seed": 1}, {"seed": 1}, {"seed": 2}], ["seed 1 (run0)", "seed 1 (run1)", "seed 2"]),
         ([{"seed": [1] * 99}, {"seed": 2}], ["run0", "seed 2"]),
@@ -136,94 +124,51 @@ def test_runs_of_the_palette_are_all_told_apart():
     ],
 )
 def test_labels_say_what_differs(configs, expected):
-    assert plot.labels([(Path(f"runs/run{i}"), config) for i, config in enumerate(configs)]) == expected
-
-
-def test_what_a_resumed_run_may_change_is_no_label():
-    from train import config
-
-    assert set(getattr(config, "FREE", ())) <= plot.NOT_TRAINED
+    assert compared_run.labels([(Path(f"runs/run{i}"), each) for i, each in enumerate(configs)]) == expected
 
 
 def test_labels_of_folders_of_one_name_are_their_paths():
-    assert plot.labels([(Path("a/run"), {}), (Path("b/run"), {})]) == ["a/run", "b/run"]
+    assert compared_run.labels([(Path("a/run"), {}), (Path("b/run"), {})]) == ["a/run", "b/run"]
+    assert set(config.FREE) == compared_run.NOT_TRAINED
 
 
-def test_an_unfinished_run_is_shown_as_far_as_it_got(tmp_path, capsys):
-    done = make_run(tmp_path / "done")
-    stopped = make_run(tmp_path / "stopped", epochs=2, finished=False, puppeteer="stored")
-    arrays = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(6, np.float32)}
-    header = {"format": parameters.FORMAT, "about": "{}"}
-    safetensors.numpy.save_file(arrays, stopped / "params.safetensors", metadata=header)
-    assert main(["plot", str(done), str(stopped), "--out", str(tmp_path / "figure.svg")]) == 0
-    *_, last = rows(capsys.readouterr().out)
-    assert [cell.strip() for cell in last] == [
-        "stored", "2", "75.00%", "1.2500", "21", "–", "1.5", "unfinished, epoch 2 of 4",
-    ]  # fmt: skip
-
-
-def test_damaged_lines_are_named_and_the_rest_is_read(tmp_path, capsys):
+def test_what_cannot_be_read_is_named_and_the_rest_is_compared(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     good = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*good[:2], "{", "[]", "null", "7", "{}", *good[3:]]))
-    assert main(["plot", str(run), "--out", str(tmp_path / "figure.png")]) == 0
-    said = capsys.readouterr()
-    assert "metrics.jsonl, line 3: damaged" in said.err
-    assert "and 2 more damaged lines" in said.err
-    assert "unfinished" not in said.out
-    assert rows(said.out)[1][-1].strip() == "5 damaged lines"
-
-
-def test_runs_that_cannot_be_read_are_named_and_the_rest_is_compared(tmp_path, capsys):
-    good = make_run(tmp_path / "good")
     empty = tmp_path / "empty"
     empty.mkdir()
     nothing = make_run(tmp_path / "nothing")
     (nothing / "metrics.jsonl").write_text("")
-    bad = [empty, nothing, tmp_path / "absent", good / "config.json"]
+    bad = [empty, nothing, tmp_path / "absent", run / "config.json"]
     out = tmp_path / "figure.png"
-    assert main(["plot", *map(str, bad), str(good), str(good), "--out", str(out)]) == 1
+    assert main(["plot", *map(str, bad), str(run), str(run), "--out", str(out)]) == 1
     said = capsys.readouterr()
     for folder in bad:
         assert f"left out: {folder}" in said.err
-    assert len(rows(said.out)) == 2  # the header, and the good run once
+    assert "metrics.jsonl, line 3: damaged" in said.err
+    assert "and 2 more damaged lines" in said.err
+    assert [row[-1] for row in rows(said.out)] == ["state", "5 damaged lines"]  # the run once
     out.unlink()
-    assert main(["plot", *map(str, bad), "--out", str(out)]) == 2
-    assert "none of them can be compared" in capsys.readouterr().err
+    for arguments, message in [
+        ([*map(str, bad), "--out", str(out)], "none of them can be compared"),
+        ([str(run), "--out", "figure.gif"], "ends in .png, .svg, .pdf"),
+        ([str(run), "--out", str(tmp_path / "absent" / "figure.png")], "cannot be written (No such file"),
+        ([], "RUN: got none"),
+    ]:
+        assert main(["plot", *arguments]) == 2
+        assert message in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_what_to_put_right_is_said(tmp_path, capsys):
-    run = str(make_run(tmp_path / "run"))
-    for arguments, message in [
-        (["plot", run, "--out", "figure.gif"], "ends in .png, .svg, .pdf"),
-        (["plot", run, "--out", str(tmp_path / "absent" / "figure.png")], "cannot be written (No such file"),
-        (["plot"], "RUN: got none"),
-    ]:
-        assert main(arguments) == 2
-        assert message in capsys.readouterr().err
-
-
-def test_mutated_run_folders_never_end_in_a_traceback(tmp_path, capsys):
-    """Seeded mutations of every file that is read: each run is read or refused by name."""
+def test_comparing_finished_runs_imports_no_jax(tmp_path):
     run = make_run(tmp_path / "run")
-    files = {path: path.read_bytes() for path in run.iterdir()}
-    chance = random.Random(0)
-    refused: list[str] = []
-    read = 0
-    for _ in range(600):
-        path, content = chance.choice(list(files.items()))
-        path.write_bytes(mutate(content, chance))
-        try:
-            found = plot.read_run(run)
-            plot.report(plot.labels([(found.folder, found.config), (tmp_path, CONFIG)])[:1], [found])
-            read += 1
-        except UserError as error:
-            refused.append(str(error))
-        path.write_bytes(content)
-    assert read > 300  # a damaged line or summary costs no run
-    assert len(refused) > 5
-    assert all(str(run) in text for text in refused)
+    code = (
+        "import sys; from train.__main__ import main; "
+        f"code = main(['plot', {str(run)!r}, '--out', {str(tmp_path / 'f.png')!r}]); "
+        "print([m for m in ('jax', 'puppet_jax', 'tensorboardX') if m in sys.modules], code)"
+    )
+    assert python("-c", code).stdout.splitlines()[-1] == "[] 0"
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:
@@ -246,13 +191,98 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
     return b": ".join(parts)
 
 
-def test_comparing_finished_runs_imports_no_jax(tmp_path):
+def test_mutated_run_folders_never_end_in_a_traceback(tmp_path):
+    """Seeded mutations of every file that is read: each run is read or refused by name."""
     run = make_run(tmp_path / "run")
-    code = (
-        "import sys; from train.__main__ import main; "
-        f"code = main(['plot', {str(run)!r}, '--out', {str(tmp_path / 'f.png')!r}]); "
-        "print([m for m in ('jax', 'puppet_jax', 'tensorboardX') if m in sys.modules], code)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.splitlines()[-1] == "[] 0"
+    files = {path: path.read_bytes() for path in run.iterdir()}
+    chance = random.Random(0)
+    refused: list[str] = []
+    for _ in range(600):
+        path, content = chance.choice(list(files.items()))
+        path.write_bytes(mutate(content, chance))
+        try:
+            found = compared_run.read_run(run)
+            plot.report(compared_run.labels([(found.folder, found.config), (tmp_path, CONFIG)])[:1], [found])
+        except UserError as error:
+            refused.append(str(error))
+        path.write_bytes(content)
+    assert 5 < len(refused) < 300  # a damaged line or summary costs no run
+    assert all(str(run) in text for text in refused)
+
+
+def test_damaged_json_is_refused(tmp_path):
+    path = tmp_path / "summary.json"
+    for content, message in [
+        (b"", "not JSON"),
+        (b"[]", "expected a JSON object, got an array"),
+        (b"null", "got null"),
+        (b'{"a": ' * 100_000, "not JSON"),
+        (b"9" * 5000, "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            read_json(path)
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # a hole: nothing on the disk
+    with pytest.raises(UserError, match="larger than"):
+        read_json(path)
+    path.unlink()
+    os.mkfifo(path)
+    for place, message in [(path, "not a regular file"), (tmp_path, "not a regular file"), (Path("a\0b"), "cannot be")]:
+        with pytest.raises(UserError, match=message):
+            read_json(place)
+
+
+def test_numbers_are_read_as_numbers_alone():
+    record = {"a": {"b": 3}, "c": "3", "d": True, "e": 10**400, "f": float("nan"), "g": [1]}
+    assert number(record, "a", "b") == 3.0
+    for keys in (("a",), ("c",), ("d",), ("e",), ("f",), ("g",), ("h",), ("c", "b"), ("g", "b")):
+        assert number(record, *keys) is None
+
+
+@hypothesis.given(st.text())
+def test_printable_text_is_printable(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode()
+    assert shown == text or not text.isprintable()
+
+
+def test_damaged_lines_are_numbered_and_the_last_line_of_an_epoch_counts(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps(metrics(epoch)) for epoch in (1, 2, 3)]
+    bad = {
+        "{": "Expecting property name",
+        "[1]": "expected a JSON object, got an array",
+        json.dumps(metrics(2) | {"epoch": "2"}): "epoch is 2",
+        json.dumps(metrics(2) | {"epoch": 2.5}): "epoch is 2.5",
+        json.dumps(metrics(2) | {"epoch": True}): "epoch is True",
+        json.dumps(metrics(2) | {"test_accuracy": 1.5}): "test_accuracy is 1.5",
+        json.dumps(metrics(2) | {"seconds": -1}): "seconds is -1",
+        json.dumps(metrics(2) | {"test_loss": float("inf")}): "test_loss is inf",
+        json.dumps(metrics(2) | {"step": 10**400}): "step is 1000",
+        json.dumps({"epoch": 2}): "step is missing",
+        "[" * 200_000: "nested too deeply",
+        good[1][: len(good[1]) // 2]: "",
+    }
+    last = [json.dumps(metrics(4) | {"train_loss": None}), json.dumps(metrics(3) | {"test_loss": 9.0})]
+    path.write_text("\n".join([good[0], "", *bad, good[2], *last, good[0]]))
+    found = read_metrics(path)
+    assert [line["epoch"] for line in found.lines] == [1, 3, 4]
+    assert found.lines[1]["test_loss"] == 9.0
+    assert np.isnan(found.lines[-1]["train_loss"])
+    assert [place for place, _ in found.damaged] == list(range(3, 3 + len(bad)))
+    for (_, why), expected in zip(found.damaged, bad.values(), strict=True):
+        assert why.startswith(expected)
+    path.write_text("no JSON\n" * 2000)
+    with pytest.raises(UserError, match="1000 damaged lines"):
+        read_metrics(path)
+
+
+def test_a_folder_that_cannot_be_a_runs_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert open_folder(tmp_path) == tmp_path
+    for folder, message in [("absent", "does not exist"), ("file", "is no folder"), ("x" * 300, "expected the folder")]:
+        with pytest.raises(UserError, match=message):
+            open_folder(tmp_path / folder)

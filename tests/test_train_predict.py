@@ -1,104 +1,83 @@
-"""Predictions from files: against the model itself, and of images and run folders in any state."""
+"""``python -m train predict`` to standard output: against the model itself, and with files in any state."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
+from trained_runs import ENVIRONMENT, picture, save_run
 
-from train import answering, parameters
 from train.__main__ import main
-from train.build import build
-from train.config import Config, resolve, to_json
-from train.data import images as images_module
+from train.data.images import read_image
 from train.errors import UserError
-from train.predictor import Predictor
-from train.read_ahead import AHEAD, read_ahead
-from train.trained import FILE
+from train.predict import stream
+from train.predict.formats import JsonLines, Prediction
+from train.predict.predictor import Predictor
+from train.predict.read_ahead import AHEAD, read_ahead
 
-ROOT = Path(__file__).parents[1]
-MODEL = {"num_classes": 4, "in_channels": 3}
 NAMES = ["cat", "dog", "猫", "a \x1b[31mred\n name"]
-IMAGES = {"size": [12, 16], "class_names": NAMES}
 
 
 @pytest.fixture(scope="module")
-def config():
-    return resolve(Config(puppeteer="continuous", seed=3))
-
-
-@pytest.fixture(scope="module")
-def model(config):
-    model = build(config, **MODEL)
-    # As after training: not what the seed alone would give, and not the same class for every image.
-    nnx.update(model, jax.tree.map(lambda x: x * 1.25, nnx.state(model, nnx.Param)))
-    return model
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, config, model):
+def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    about = {"config": to_json(config), "model": MODEL, "images": IMAGES, "epoch": 1, "step": 7}
-    parameters.save(folder / FILE, nnx.state(model, nnx.Param), about)
-    return folder
+    return folder, save_run(folder, [12, 16], NAMES, 3, puppeteer="continuous", seed=3)
 
 
-def picture(path: Path, seed: int, size=(16, 12), mode: str = "RGB") -> Path:
-    """An image of noise of its own loudness, so that complexities and depths differ."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    levels = rng.integers(0, 4 + 40 * (seed % 6), (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(levels).convert(mode).save(path)
-    return path
+@pytest.fixture
+def run(saved):
+    return saved[0]
+
+
+@pytest.fixture
+def model(saved):
+    return saved[1]
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    return [picture(tmp_path / "in" / f"{seed:02d}.png", seed) for seed in range(11)]
-
-
-def softmax(logits):
-    logits = np.asarray(logits, np.float64)
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return [picture(tmp_path / "in" / f"{seed:02d}.png", seed, (16, 12), "RGB") for seed in range(11)]
 
 
 def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, capsys, monkeypatch):
-    monkeypatch.setattr(answering, "BATCH", 4)  # 11 images: two whole batches and a part of one
-    order = [pictures[5], *pictures[:5], *pictures[6:]]
+def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(stream, "BATCH", 4)
+    converted = [
+        picture(tmp_path / "large.png", 1, (160, 120)),
+        picture(tmp_path / "grey.png", 2, (16, 12), "L"),
+        picture(tmp_path / "palette.gif", 4, (33, 20), "P"),
+    ]
+    order = [pictures[5], *pictures[:5], *pictures[6:], *converted]
     assert main(["predict", str(run), *map(str, order), "--json", "--top", "3"]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     found = json_lines(said.out)
     assert [line["image"] for line in found] == [str(path) for path in order]
-    pixels = np.stack([np.asarray(Image.open(path)) for path in order])
-    probabilities = softmax(model(pixels))
+    pixels = np.stack([read_image(path, (12, 16), 3) for path in order])
+    logits = np.asarray(model(pixels), np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     complexity, depth = model.measure(pixels)
     assert len(set(np.asarray(depth).tolist())) > 1
     for line, p, h, d in zip(found, probabilities, complexity, depth, strict=True):
         best = np.argsort(-p)[:3]
         assert line["class"] == NAMES[best[0]]
-        assert line["probability"] == pytest.approx(p[best[0]], abs=1e-4)
         assert [each["class"] for each in line["top"]] == [NAMES[i] for i in best]
         np.testing.assert_allclose([each["probability"] for each in line["top"]], p[best], atol=1e-4)
+        assert line["probability"] == line["top"][0]["probability"]
         assert line["complexity_bits"] == pytest.approx(float(h), abs=1e-4)
         assert line["depth"] == int(d)
 
 
 def test_the_table_is_aligned_and_folders_are_searched(run, pictures, tmp_path, capsys):
-    picture(tmp_path / "in" / "below" / "猫.png", 3)
+    picture(tmp_path / "in" / "below" / "猫.png", 3, (16, 12), "RGB")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     assert main(["predict", str(run), str(tmp_path / "in"), "--top", "9"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
@@ -106,31 +85,13 @@ def test_the_table_is_aligned_and_folders_are_searched(run, pictures, tmp_path, 
     assert header.count("probability") == 4  # no more than there are classes
     assert len(rows) == 12
     assert rows == sorted(rows, key=lambda row: row.split()[0])
-
-    def columns(text: str) -> int:
-        return sum(2 if c == "猫" else 1 for c in text)
-
-    ends = {columns(line) for line in (header, *rows)}
-    assert len(ends) == 1  # the last column stands on the right
+    assert len({sum(2 if c == "猫" else 1 for c in line) for line in (header, *rows)}) == 1  # columns end together
     assert "\x1b" not in "".join(rows)
     assert any("a \\x1b[31mred\\n name" in row for row in rows)
     for row in rows:
         shares = [float(cell[:-1]) for cell in row.split() if cell.endswith("%")]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(100, abs=0.3)
-
-
-def test_other_sizes_and_colours_are_converted_as_documented(run, model, tmp_path, capsys):
-    paths = [
-        picture(tmp_path / "large.png", 1, (160, 120)),
-        picture(tmp_path / "grey.png", 2, (16, 12), "L"),
-        picture(tmp_path / "palette.gif", 4, (33, 20), "P"),
-    ]
-    assert main(["predict", str(run), *map(str, paths), "--json"]) == 0
-    found = json_lines(capsys.readouterr().out)
-    pixels = np.stack([images_module.read_image(path, (12, 16), 3) for path in paths])
-    complexity, _ = model.measure(pixels)
-    np.testing.assert_allclose([line["complexity_bits"] for line in found], complexity, atol=1e-4)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_predicted(run, pictures, tmp_path, capsys):
@@ -162,24 +123,11 @@ def test_nothing_to_predict_is_something_to_put_right(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_answers_that_are_no_numbers_are_refused(model, monkeypatch):
-    import puppet_jax as pj
-
-    class Broken:
-        arrays = ()
-
-        def __init__(self, _):
-            pass
-
-        def with_arrays(self, _):
-            return self
-
-        def __call__(self, images):
-            return np.array([[0.0, np.nan]]), np.ones(1), np.ones(1, int)
-
-    monkeypatch.setattr(pj, "compile_predict", Broken)
+def test_answers_that_are_no_numbers_are_refused(tmp_path):
+    broken = save_run(tmp_path, [8, 8], ["a", "b"], 1)
+    broken.puppet.head_bias[...] = np.full(2, np.nan, np.float32)
     with pytest.raises(UserError, match="are no numbers"):
-        Predictor(model)(np.zeros((1, 8, 8, 3), np.uint8))
+        Predictor(broken)(np.zeros((1, 8, 8, 1), np.uint8))
 
 
 def test_images_are_read_ahead_in_order_and_boundedly():
@@ -212,24 +160,28 @@ def test_images_are_read_ahead_in_order_and_boundedly():
     before = len(started)
     time.sleep(0.01)
     assert len(started) == before <= 60 + 8 * (AHEAD + 1)
+    # What does not explain an image is an error.
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(read_ahead(["a"], read, (1, 2, 1), 2, threads=1, refused=LookupError))
 
 
-def test_what_no_image_explains_is_raised():
-    def read(name):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        list(read_ahead(["a"], read, (1, 1, 1), 2, threads=1, refused=LookupError))
+def test_lines_are_what_json_would_write():
+    names = ["plain", 'a "quoted"\n\\', "猫"]
+    prediction = Prediction([1, 2], [0.1 + 0.2, 1e-17], 3.9881980419158936, 4)
+    record = {"image": "ü\udcff.png", "class": names[1], "probability": 0.1 + 0.2, "complexity_bits": prediction[2]}
+    record["depth"] = 4
+    record["top"] = [{"class": names[1], "probability": 0.1 + 0.2}, {"class": names[2], "probability": 1e-17}]
+    line = JsonLines(names)
+    assert line(record["image"], prediction) == json.dumps(record) + "\n"
+    assert line.error("x", 'y"') == json.dumps({"image": "x", "error": 'y"'}) + "\n"
 
 
 def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):
     """As ``python -m train predict … | head -1``: no traceback, and code 141."""
-    for seed in range(3):
-        picture(tmp_path / f"{seed}.png", seed)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "train", "predict", str(run), *[str(tmp_path)] * 3000]
+    picture(tmp_path / "0.png", 0, (16, 12), "RGB")
+    command = [sys.executable, "-m", "train", "predict", str(run), *[str(tmp_path)] * 9000]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
         first = process.stdout.readline()
         process.stdout.close()
@@ -250,18 +202,7 @@ def test_a_run_trained_on_a_folder_of_images_knows_them_again(tmp_path, capsys):
                 levels = rng.integers(level - 30, level + 30, (10, 10, 3)).astype(np.uint8)
                 Image.fromarray(levels).save(folder / f"{i}.png")
     run = tmp_path / "run"
-    flags = [
-        "--preset",
-        "puppet_xs",
-        "--puppeteer",
-        "stored",
-        "--batch-size",
-        "8",
-        "--epochs",
-        "6",
-        "--augment",
-        "none",
-    ]
+    flags = ["--preset=puppet_xs", "--puppeteer=stored", "--width=8", "--batch-size=8", "--epochs=6", "--augment=none"]
     assert main(["--data", str(tmp_path / "data"), "--image-size", "8", *flags, "--out", str(run)]) == 0
     capsys.readouterr()
     assert main(["eval", str(run), "--json"]) == 0

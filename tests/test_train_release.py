@@ -7,18 +7,23 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from trained_runs import save_run
 
 import puppet_jax as pj
 from puppet_jax import pretrained
 from train.__main__ import main
-from train.trained import open_run
+from train.runs.trained import open_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
-    flags = ["--max-steps=4", "--width=8", '--measurement={"pixel_weight": 1}', '--puppeteer-options={"basis": 4}']
-    assert main([*flags, "--out", str(folder)]) == 0
+    fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
+    groups = pj.summary(save_run(folder, [8, 8], list("0123456789"), 1, puppeteer="continuous", **fields))
+    counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
+    summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
+    summary["accuracy_by_depth"] = [{"depth": 3, "images": 4, "accuracy": 0.75}]
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
@@ -40,7 +45,7 @@ def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
     images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
-    assert model.measurement == pj.Measure(pixel_weight=1)
+    assert model.measurement == pj.Measure(pixel_weight=1, bin=0.5)
 
     summary, info = json.loads((run / "summary.json").read_text()), pj.pretrained_info("of_digits")
     assert info["accuracy"] == summary["test_accuracy"]
@@ -53,25 +58,18 @@ def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
         assert str(run.parent) not in text  # nothing of this machine
 
 
-def test_a_model_that_is_there_is_kept(run, weights, capsys):
+def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights, tmp_path, capsys):
+    assert main(["release", str(tmp_path), "--name=a"]) == 2
+    assert main(["release", str(run), "--name=../a"]) == 2
+    assert "--name: got '../a'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
+        pj.load_pretrained("x")
     assert release(run, weights) == 0
     before = (weights / "of_digits.safetensors").read_bytes()
     assert release(run, weights) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert release(run, weights, "--overwrite") == 0
     assert (weights / "of_digits.safetensors").read_bytes() == before
-
-
-def test_unfinished_runs_and_bad_names_are_refused(run, weights, tmp_path, capsys):
-    assert main(["release", str(tmp_path), "--name=a"]) == 2
-    assert main(["release", str(run), "--name=../a"]) == 2
-    assert "--name: got '../a'" in capsys.readouterr().err
-
-
-def test_an_unknown_name_is_refused_with_those_there_are(run, weights):
-    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
-        pj.load_pretrained("x")
-    release(run, weights)
     with pytest.raises(ValueError, match="there are of_digits"):
         pj.load_pretrained("../of_digits")
 

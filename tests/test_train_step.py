@@ -6,14 +6,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from trained_runs import small_digits
 
-from train import data, devices, parameters
+from train import devices
 from train.build import build
 from train.config import Config, resolve
-from train.evaluation import by_depth, evaluate, measure
-from train.optimiser import make_optimiser
-from train.progress import means
-from train.step import empty_tally, make_eval_step, make_train_step, start
+from train.runs import parameters
+from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.optimiser import make_optimiser
+from train.steps.progress import means
+from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
 
 def cross_entropy(logits, targets):
@@ -22,16 +24,14 @@ def cross_entropy(logits, targets):
     return -np.sum(targets * (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))), -1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small():
-    """A tenth of the digits."""
-    digits = data.load("digits", None, "test")
-    return data.every_nth(digits.train, 10)[1], data.every_nth(digits.test, 10)[1]
+    return small_digits().train, small_digits().test
 
 
 def first_step(optimiser, images, labels, steps=1, **fields):
     """Model, state and tally after steps on one batch; and each step's parameters, their average, its tally."""
-    config = resolve(Config(batch_size=len(labels), **fields))
+    config = resolve(Config(width=8, batch_size=len(labels), devices=1, **fields))
     mesh = devices.make_mesh(config)
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -121,7 +121,7 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32(small):
 
 def test_what_the_images_measure_is_computed_once(small):
     """The tally's complexity is the model's own: measuring it beside costs no second histogram."""
-    config = resolve(Config(puppeteer="stored", augment="none", batch_size=16))
+    config = resolve(Config(puppeteer="stored", width=8, augment="none", batch_size=16))
     mesh = devices.make_mesh(config)
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -137,20 +137,20 @@ def test_what_the_images_measure_is_computed_once(small):
 
 
 def test_evaluation_counts_each_image_once_whatever_the_batch(small):
-    config = resolve(Config(puppeteer="stored"))
+    config = resolve(Config(puppeteer="stored", width=8))
     mesh = devices.make_mesh(config)
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     split = small[1]
-    logits = np.stack([model(image) for image in split.images])
-    for batch_size in (8, len(split), 64):
+    logits = np.asarray(model(split.images))
+    for batch_size in (8, 64):
         loss, correct = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
         np.testing.assert_allclose(loss, cross_entropy(logits, np.eye(10)[split.labels]), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(correct, logits.argmax(-1) == split.labels)
 
 
 def test_measure_and_accuracy_by_depth(small):
-    config = resolve(Config(puppeteer="stored"))
+    config = resolve(Config(puppeteer="stored", width=8))
     model = build(config, num_classes=10, in_channels=1)
     got = measure(model, small[1], 16, devices.make_mesh(config))
     h, d = model.measure(jnp.asarray(small[1].images))

@@ -8,22 +8,32 @@ Exit codes, of all commands:
       not be read
 2     something to put right: a flag, a data set, a folder, a file; the message says what
 130   interrupted by Ctrl-C
-141   whoever read the output has closed it, as ``| head`` does
+141   the reader of the output closed it, as ``| head`` does
 143   terminated by SIGTERM
 ====  ==================================================================================================
 """
 
 import contextlib
 import difflib
+import importlib
+import io
 import os
 import signal
 import sys
 
 from train.errors import UserError
-from train.pages import ask_for_huge_pages
-from train.records import printable
+from train.huge_pages import ask_for_huge_pages
+from train.terminal import printable
 
-COMMANDS = ("train", "eval", "predict", "plot", "release", "export")
+# The module in train/commands/ and the class of the options; train parses its arguments itself.
+COMMANDS = {
+    "train": ("train", ""),
+    "eval": ("evaluate", "Evaluate"),
+    "predict": ("predict", "Predict"),
+    "plot": ("plot", "Plot"),
+    "release": ("release", "Release"),
+    "export": ("export", "Export"),
+}
 
 OVERVIEW = """\
 commands: python -m train [COMMAND] …, each with a --help of its own
@@ -34,7 +44,7 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     release RUN            write a run's model as a file for puppet_jax.load_pretrained, with a model card
     export RUN FILE        write a run's model as one file that runs without this project, by jax alone
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
-    130 interrupted; 141 the output's reader left; 143 terminated
+    130 interrupted; 141 output closed by its reader; 143 terminated
 """
 
 
@@ -42,16 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line ``arguments`` (``None`` for the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show is shown escaped.
-        with contextlib.suppress(AttributeError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is shown escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # here, where a closed pipe is still caught
+            sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:
-        # What is still to be written goes nowhere, or the interpreter would complain of it at its end.
+        # Discard what is still buffered, which the interpreter would otherwise fail to write at its end.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -70,58 +79,31 @@ def _run(arguments: list[str]) -> int:
     if command == "train":
         if {"-h", "--help"} & set(arguments):
             print(OVERVIEW, flush=True)
-        from train.launch import launch
+        from train.commands.train import launch
 
-        return launch(arguments)  # it has its own way with signals
+        return launch(arguments)  # which handles signals itself
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
-    commands = {"eval": _eval, "predict": _predict, "plot": _plot, "release": _release, "export": _export}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that cleanup code runs
     try:
-        return commands[command](arguments)
+        return _parse_and_run(command, arguments)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-# Each command's file is imported when it is run, and imports what takes long (jax, matplotlib) after it has looked at
-# its arguments, so that a help text or a refusal is there at once.
-def _eval(arguments: list[str]) -> int:
-    from train import evaluate
-
-    return evaluate.run(_parse(evaluate.Evaluate, "eval", arguments))
-
-
-def _predict(arguments: list[str]) -> int:
-    from train import predict
-
-    return predict.run(_parse(predict.Predict, "predict", arguments))
-
-
-def _plot(arguments: list[str]) -> int:
-    from train import plot
-
-    return plot.run(_parse(plot.Plot, "plot", arguments))
-
-
-def _release(arguments: list[str]) -> int:
-    from train import release
-
-    return release.run(_parse(release.Release, "release", arguments))
-
-
-def _export(arguments: list[str]) -> int:
-    from train import export
-
-    return export.run(_parse(export.Export, "export", arguments))
-
-
-def _parse(options: type, command: str, arguments: list[str]):
+def _parse_and_run(command: str, arguments: list[str]) -> int:
+    # A command's module is imported only when the command is run, and imports what takes seconds (jax, matplotlib) only
+    # after it has checked its arguments, so that help and refusals come at once.
     import tyro
 
+    name, options = COMMANDS[command]
+    module = importlib.import_module(f"train.commands.{name}")
     flags = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(options, prog=f"python -m train {command}", args=arguments, config=flags)
+    return module.run(
+        tyro.cli(getattr(module, options), prog=f"python -m train {command}", args=arguments, config=flags)
+    )
 
 
 if __name__ == "__main__":

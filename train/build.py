@@ -1,16 +1,17 @@
 """The model that a configuration describes."""
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 import puppet_jax as pj
-from train.config import Config
+from train.config import ResolvedConfig
 from train.errors import UserError
 
 
-def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN:
+def build(config: ResolvedConfig, *, num_classes: int, in_channels: int) -> pj.PuppetCNN:
     """A freshly initialised model of a resolved configuration, its parameters drawn from ``config.seed``.
 
     Raises:
@@ -25,7 +26,7 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
             dtype=jnp.dtype(config.dtype),
             width=config.width,
             puppeteer_options=json.loads(config.puppeteer_options),
-            measurement=pj.Measure(**{"bin": config.bin, **json.loads(config.measurement)}),
+            measurement=pj.Measure(**measurement(config)),
             rngs=nnx.Rngs(config.seed),
         )
     except (TypeError, ValueError) as error:
@@ -33,3 +34,8 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
             f"--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r} --measurement "
             f"{config.measurement!r}: {error}"
         ) from error
+
+
+def measurement(config: ResolvedConfig) -> dict[str, Any]:
+    """The arguments of :class:`puppet_jax.Measure`; what ``--measurement`` says goes before ``--bin``."""
+    return {"bin": config.bin} | json.loads(config.measurement)

@@ -16,7 +16,7 @@ from train.errors import UserError
 Puppeteer = Literal["continuous", "ode", "printed", "stored"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The defaults that depend on the data set. Chosen on a validation part of the training set."""
 
@@ -41,20 +41,20 @@ OPTIMISERS = ("adamw", "muon")
 AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 
 CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
-"""How processes find each other: said anew by each command, never taken from an earlier one."""
+"""How processes find each other: given with each command, never taken from the run that is resumed."""
 
 FREE = ("data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
-"""What may differ when a run is resumed: it does not change the numbers (``devices`` only their rounding)."""
+"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding)."""
 
 
 def _by_data(field: str, text: str, metavar: str) -> Any:
-    """The help of a field whose default a recipe sets: the defaults are read from the table, so cannot differ."""
+    """The help of a field whose default a recipe sets, with the defaults that the table has."""
     defaults = ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
     return tyro.conf.arg(help=f"{text} (default by data set: {defaults})", help_behavior_hint="", metavar=metavar)
 
 
 def _optional(metavar: str) -> Any:
-    """A field that is usually absent; its help says what that means."""
+    """A field that is absent by default; its help says what that means."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -142,8 +142,8 @@ class Config:
     overwrite: bool = False
     """Replace the run that --out already holds."""
     resume: Annotated[Path | None, _optional("RUN")] = None
-    """Go on with the run in this folder from its last good checkpoint, to the same numbers as if it had not been cut.
-    Its configuration is taken; flags that contradict it are refused."""
+    """Continue the run in this folder from its last good checkpoint, to the same numbers as if it had not been
+    interrupted. Its configuration is taken; flags that contradict it are refused."""
     keep: int = 3
     """How many of the last checkpoints to keep; the one with the best accuracy is kept besides."""
     checkpoint_steps: Annotated[int | None, _optional("INT")] = None
@@ -162,18 +162,20 @@ class Config:
     """How many processes there are."""
 
 
-def resolve(config: Config) -> Config:
-    """Fill in what depends on the data set and check every value.
+@dataclass(frozen=True)
+class ResolvedConfig(Recipe, Config):
+    """A configuration in which no field of a recipe is ``None``."""
 
-    Returns:
-        a Config in which no field that a recipe sets is ``None``.
+
+def resolve(config: Config) -> ResolvedConfig:
+    """Fill in what depends on the data set and check every value.
 
     Raises:
         UserError: a value is out of range; names the flag, what was got and what is expected.
     """
     recipe = RECIPES.get(config.data, RECIPES["others"])
     missing = {name: value for name, value in vars(recipe).items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, **missing)
+    config = ResolvedConfig(**vars(config) | missing)
 
     def expect(field: str, ok: bool, expected: str) -> None:
         if not ok:
@@ -211,7 +213,7 @@ def to_json(config: Config) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
 
 
-def from_json(values: dict[str, Any]) -> Config:
+def from_json(values: dict[str, Any]) -> ResolvedConfig:
     """The configuration of :func:`to_json`; a field that an older version did not have gets its default.
 
     Raises:
@@ -219,12 +221,14 @@ def from_json(values: dict[str, Any]) -> Config:
     """
     if "nodes" in values:
         raise TypeError("it is a run of puppet-jax 0.1.0, which interpolated kernels; use that version, or train again")
-    config = Config(**{"optimiser": "adamw", **values})  # there was no other
-    paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
+    config = ResolvedConfig(**values)
+    paths: dict[str, Any] = {
+        name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))
+    }
     return dataclasses.replace(config, **paths)
 
 
-def contradictions(ran: Config, asked: Config) -> list[str]:
+def contradictions(ran: ResolvedConfig, asked: ResolvedConfig) -> list[str]:
     """The fields of a resolved configuration that would change a run's numbers, each with both values."""
     return [
         f"--{name.replace('_', '-')} is {value!r} in the run, got {getattr(asked, name)!r}"

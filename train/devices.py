@@ -1,4 +1,4 @@
-"""Where a step runs: the processes, their devices in one mesh along the batch, and arrays laid out on it."""
+"""Where a step runs: the processes, a mesh of their devices along the batch, and arrays placed on it."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import CONNECTION, FREE, Config, to_json
+from train.config import CONNECTION, FREE, Config, ResolvedConfig, to_json
 from train.errors import UserError
 
 BATCH = "batch"
@@ -26,13 +26,15 @@ SHARED, ROWS = PartitionSpec(), PartitionSpec(BATCH)
 
 
 def connect(config: Config) -> None:
-    """Join the other processes, if the configuration speaks of any. To be called before anything asks for a device.
+    """Connect to the other processes, if the configuration names any. Call it before anything asks for a device.
 
     Raises:
         UserError: the flags are incomplete, or the others are not there within five minutes.
     """
     names = {"coordinator": "coordinator_address", "process_id": "process_id", "process_count": "num_processes"}
-    given = {jax_name: value for name, jax_name in names.items() if (value := getattr(config, name)) is not None}
+    given: dict[str, Any] = {
+        jax_name: value for name, jax_name in names.items() if (value := getattr(config, name)) is not None
+    }
     if not given and not config.distributed:
         return
     if given and len(given) < len(names):
@@ -43,7 +45,10 @@ def connect(config: Config) -> None:
         )
     if jax.distributed.is_initialized():
         return
-    timeouts = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
+    timeouts: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
+    }
     try:
         jax.distributed.initialize(**given, **timeouts)
     except Exception as error:  # of several kinds: no cluster found, a bad address, nobody there in time
@@ -55,7 +60,7 @@ def connect(config: Config) -> None:
 
 
 def leave(message: str) -> NoReturn:
-    """End the process with code 1, not waiting for the others as JAX does at an ordinary exit: one of them is lost."""
+    """End the process with code 1 at once. At an ordinary exit JAX would wait for the process that is lost."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -65,7 +70,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def make_mesh(config: Config) -> Mesh:
+def make_mesh(config: ResolvedConfig) -> Mesh:
     """A mesh over ``config.devices`` devices of each process (all of them by default).
 
     Raises:
@@ -94,18 +99,17 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, 
     """``function`` run by every device on its own rows of the arguments marked ``ROWS`` and all of those marked
     ``SHARED``. What it returns must be the same on all devices.
 
-    The model sorts a batch by depth and gathers from it, and calls programs of its own, which a partitioner would do on
-    all rows on every device; and kernels of a few bins are not many, so each device generates them for itself.
+    Not left to XLA's partitioner: the model sorts and gathers images and calls its own C++ program, for all of which
+    the partitioner would bring all rows to every device. Kernels are cheap, so each device generates its own.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=SHARED, check_vma=False)
 
 
-def alone(function: Callable) -> Callable:
-    """``function``, traced as if there were no mesh; for what is called within :func:`on_each_device`, and communicates
-    with no other device.
+def without_mesh(function: Callable) -> Callable:
+    """``function`` traced as if there were no mesh: for use within :func:`on_each_device`, without communication.
 
-    Within a mesh JAX marks traced values with it and constants not, which the loops under the ODE solver take for two
-    types when they are differentiated.
+    Within a mesh, JAX's types of traced values name the mesh and those of constants do not. The ODE solver's loops,
+    differentiated, then fail because their carry changes its type.
     """
 
     def call(*arguments):
@@ -118,13 +122,13 @@ def alone(function: Callable) -> Callable:
 
 
 def shared(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that every process has alike, on all devices."""
+    """Place arrays, the same in every process, on all devices."""
     layout = NamedSharding(mesh, SHARED)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), tree)
 
 
 def rows(mesh: Mesh, array: np.ndarray) -> jax.Array:
-    """This process's part of an array's rows, on its devices: the whole array is that of all processes."""
+    """Place this process's rows on its devices, as its part of one array over all processes."""
     return jax.make_array_from_process_local_data(NamedSharding(mesh, ROWS), array)
 
 
@@ -135,17 +139,17 @@ def own_rows(array: np.ndarray) -> np.ndarray:
 
 
 def from_first(value: bytes | None) -> bytes | None:
-    """What the first process has, at every process; the others' ``value`` is not looked at."""
+    """The first process's ``value``, in every process; those of the others are ignored."""
     if jax.process_count() == 1:
         return value
     length = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if value is None else len(value))))
     if length < 0:
         return None
-    content = np.frombuffer(value, np.uint8) if is_first() else np.zeros(length, np.uint8)
+    content = np.zeros(length, np.uint8) if value is None or not is_first() else np.frombuffer(value, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8).tobytes()
 
 
-def _agree(config: Config, count: int) -> None:
+def _agree(config: ResolvedConfig, count: int) -> None:
     if jax.process_count() == 1:
         return
     numbers = {name: value for name, value in to_json(config).items() if name not in (*FREE, *CONNECTION)}

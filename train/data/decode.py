@@ -15,13 +15,13 @@ from train.data.images import Header, ImageError, quiet, read_header, read_image
 from train.data.split import Skipped, Split
 from train.errors import UserError
 
-# Images that one thread takes at a time: records are read so many at once, and threads seldom meet.
+# Images that one thread takes at a time: reading many records at once is faster, and threads rarely wait.
 CHUNK = 128
 
-# Of more, those that wait for the interpreter are a hindrance, as small images are decoded in a moment.
+# More threads would mostly wait for the interpreter: small images are decoded in a moment.
 MAX_THREADS = 8
 
-# If more of a split cannot be read than this, then it is not the data set that was meant.
+# The largest share of unreadable images. Above it, this is hardly the data set that was meant.
 MAX_SKIPPED = 0.5
 
 
@@ -34,7 +34,7 @@ class Records(Protocol):
         """Path or bytes, and label, of each of some rows; called from several threads."""
 
     def name(self, row: int) -> str:
-        """What a person calls the record: its path."""
+        """The record's name for a person: its path."""
 
 
 def headers(records: Records) -> list[Header | None]:
@@ -67,7 +67,7 @@ def one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Heade
     if others:
         usual = next(part.name(row) for part, row, header in every if header and (header.height, header.width) == size)
         for part, row, header in every:
-            # An image that is damaged beyond its header will be left out, so its size is no matter.
+            # An image that is damaged after its header will be left out, so its size does not matter.
             if header and (header.height, header.width) != size and _is_sound(part, row):
                 raise UserError(
                     f"--data {data}: its images vary in size, and must all have one: {usual} is {size[1]}x{size[0]}, "

@@ -1,9 +1,9 @@
-"""A folder of class folders of images, as data sets of pictures are mostly handed around.
+"""A folder of class folders of images, the most common form of an image data set.
 
 Either ``FOLDER/class/…/image.jpg``, of which a part of every class becomes the test split; or the same below
-``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``). A class is named as its folder, and
-labels follow the names' order. Images may lie deeper in a class folder; ``Train`` is as good as ``train``. Of several
-test folders the first of these names is read; one without class folders, its images unlabelled, is passed over.
+``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``; capitals do not matter). A class is
+named after its folder, and labels follow the order of the names. Images may lie deeper in a class folder. Of several
+test folders the first of these names is read; one without class folders, so without labels, is skipped.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ class _Files:
         return str(self.paths[row])
 
     def take(self, chosen: np.ndarray) -> "_Files":
-        return _Files([self.paths[row] for row in np.flatnonzero(chosen)], self.labels[chosen])
+        return _Files([self.paths[row] for row in np.flatnonzero(chosen).tolist()], self.labels[chosen])
 
 
 def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:

@@ -1,4 +1,4 @@
-"""One image file: opened with suspicion, and made an array of levels."""
+"""One image file: checked before it is trusted, and decoded into an array of levels."""
 
 import contextlib
 import errno
@@ -9,21 +9,20 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-# The formats that a file may turn out to have. Those that Pillow opens through another program (EPS), or that are no
-# pictures, are never tried.
+# The formats that are tried. Not those that Pillow opens with another program (EPS), or that are not pictures.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
 
-# Larger images are refused by their header, before memory is taken for them: 67 million pixels, 0.25 GiB as RGBA.
-# Below Pillow's own limits, so that what it warns of is refused too.
+# Larger images are refused by their header, before memory is allocated: 67 million pixels, 0.25 GiB as RGBA. Lower than
+# Pillow's own limit, so that images that Pillow would only warn about are refused too.
 MAX_PIXELS = 2**26
 
 _ORIENTATION = 0x0112
-# Where an orientation may be told, besides the tags of a TIFF.
+# Where an orientation may be stored, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
-# Smaller files are read at once, which is faster than to let Pillow ask for their parts.
 _SMALL = 2**16
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -62,8 +61,8 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
     """
     with _opened(source) as image:
         if size is not None and image.format in ("JPEG", "MPO") and min(image.size) >= 4 * max(size):
-            # A JPEG can be decoded at a half, a quarter or an eighth: several times faster, and with at least twice
-            # the pixels wanted to resample from.
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster. At least twice the
+            # pixels wanted are left to resample from.
             image.draft(None, (2 * max(size),) * 2)
         image.load()
         image = _upright(image)
@@ -79,7 +78,7 @@ def read_header(source: str | Path | bytes) -> Header:
     """
     with _opened(source) as image:
         width, height = image.size
-        # Five and above are quarter turns; in the size of a TIFF Pillow has allowed for that.
+        # Orientations from five on are quarter turns, which Pillow has applied to the size of a TIFF.
         if _orientation(image) >= 5 and image.format != "TIFF":
             width, height = height, width
         return Header(height, width, image.mode in _GREY)
@@ -105,9 +104,9 @@ def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings of damaged or large images, for the whole process: what matters is an ImageError.
+    """Silence Pillow's warnings of damaged or large images in the whole process: an ImageError says what matters.
 
-    Not in :func:`read_image`, as filters of warnings are not to be changed from several threads.
+    Not part of :func:`read_image`, because warning filters must not be changed from several threads.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -120,16 +119,15 @@ def _opened(source: str | Path | bytes) -> Iterator:
     from PIL import Image
 
     try:
+        file: BinaryIO
         if isinstance(source, bytes):
             if not source:
                 raise ImageError("empty")
             file = io.BytesIO(source)
         else:
+            # Small files are read at once, which is faster than to let Pillow ask for their parts.
             small = _check_regular(source) <= _SMALL
-            file = open(source, "rb", buffering=0 if small else -1)  # noqa: SIM115, closed below
-            if small:
-                with file:
-                    file = io.BytesIO(file.read())
+            file = io.BytesIO(Path(source).read_bytes()) if small else open(source, "rb")  # noqa: SIM115, closed below
         with file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -143,13 +141,13 @@ def _opened(source: str | Path | bytes) -> Iterator:
         raise ImageError("not an image, or its header is damaged") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"more than the limit of {MAX_PIXELS:,} pixels") from error
-    # A decoder that meets damage raises what it happens to: OSError, SyntaxError, struct.error, IndexError, ...
+    # Damage makes decoders raise anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise ImageError(_reason(error)) from error
 
 
 def _check_regular(path: str | Path) -> int:
-    """A file's size. Refuse what is not a file with something in it; to open a named pipe would wait for ever."""
+    """A file's size, if it is a regular file that is not empty: opening a named pipe would wait for ever."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -176,14 +174,14 @@ def _reason(error: Exception) -> str:
 
 def _orientation(image) -> int:
     if _TELLING.isdisjoint(image.info) and not hasattr(image, "tag_v2"):
-        return 1  # as most: to look for it takes as long as to open the file
+        return 1  # as in most files; looking for it would take as long as opening the file
     from PIL import Image
 
     try:
-        # The base class's, which reads what has been met so far: a PNG's own would decode it all.
+        # The base class's method, which reads what is loaded already: a PNG's own would decode the image.
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
         return value if value in range(1, 9) else 1
-    except Exception:  # EXIF data are an extra: where they are damaged the image is shown as it lies
+    except Exception:  # damaged EXIF data are ignored: the image itself may be sound
         return 1
 
 
@@ -216,7 +214,7 @@ def _in_channels(image, channels: int):
     if image.mode == "F":
         raise ImageError("pixels of 32-bit floats, expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):
-        # Pillow's own conversion would cut levels off at 255.
+        # Pillow's own conversion would clip levels at 255.
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("pixels of 32 bits, expected 8 or 16 bits a channel")
@@ -233,11 +231,11 @@ def _scaled(image, size: tuple[int, int]):
         return image
     from PIL import Image, ImageOps
 
-    # Cropped, then scaled, in one pass: a strip of 1×10000 never becomes one of 32×320000.
+    # fit crops and scales in one pass, so a strip of 1×10000 is never scaled to 32×320000.
     return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
 
 def _as_array(image) -> np.ndarray:
-    # A tenth faster, file and decoding included, than to have NumPy ask the image what it is.
+    # A tenth faster, file and decoding included, than np.asarray(image).
     width, height = image.size
     return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, len(image.mode))

@@ -1,4 +1,4 @@
-"""What is said when a Python package that the data need is not installed."""
+"""The error for a Python package that is not installed."""
 
 from train.errors import UserError
 

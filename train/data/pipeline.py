@@ -1,7 +1,7 @@
-"""The order in which a run visits its training images, and batches of them made ahead of their turn."""
+"""The order in which a run visits its training images, and the batches, prepared ahead."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from train.data.packages import missing
 from train.data.split import Split
 from train.errors import UserError
 
-# Batches made ahead of their turn, by one thread: more threads only contend for the interpreter.
+# Batches prepared ahead, by one thread: more would only contend for the interpreter.
 PREFETCH = 8
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -23,7 +23,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
 def batches(split: Split, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
     """One epoch of training batches.
 
-    The images left over after the last full batch wait for another epoch, so that every batch has one shape.
+    Images left over after the last full batch are not used in this epoch, so that all batches have one shape.
 
     Yields:
         images ``(batch_size, H, W, C)`` uint8 and labels ``(batch_size,)`` int32.
@@ -43,12 +43,12 @@ def train_batches(
     stop_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
-    """The batches of steps ``start_step`` to ``stop_step - 1``, made ahead of their turn by a thread.
+) -> Generator[Batch]:
+    """The batches of steps ``start_step`` to ``stop_step - 1``, prepared ahead by a thread.
 
     With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th of epoch
-    ``k // n + 1`` (epochs count from 1) as :func:`batches` gives it. So it depends on the seed and k alone: to go on
-    from a step needs no other state than its number.
+    ``k // n + 1`` (epochs count from 1) of :func:`batches`. It depends on the seed and k alone, so a run resumes at a
+    step by its number.
 
     Args:
         batch_size: of all processes together.
@@ -76,7 +76,7 @@ def train_batches(
 
 
 class _Steps:
-    """The batches of a range of steps, each by its place in it: a random-access source as grain expects."""
+    """The batches of a range of steps, as a random-access source for grain."""
 
     def __init__(self, split: Split, batch_size: int, seed: int, steps: range, process_index: int, process_count: int):
         self.split, self.steps = split, steps
@@ -85,7 +85,7 @@ class _Steps:
         self.part = slice(
             process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count
         )
-        # The one in use, and the next where an epoch ends.
+        # Two: the order in use, and the next one where an epoch ends.
         self.order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(len(split), seed=seed, epoch=epoch))
 
     def __len__(self) -> int:
@@ -98,12 +98,12 @@ class _Steps:
         return self.split.images[chosen], self.split.labels[chosen]
 
 
-def _prefetched(steps: _Steps) -> Iterator[Batch]:
+def _prefetched(steps: _Steps) -> Generator[Batch]:
     import grain
 
     if len(steps) == 0:
         return
-    # An element is a whole batch, so that grain's work is done once a batch and not for every image.
+    # An element is a whole batch, so that grain's overhead is paid once a batch, not once an image.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     iterator = iter(grain.MapDataset.source(steps).to_iter_dataset(options))
     try:
@@ -113,9 +113,9 @@ def _prefetched(steps: _Steps) -> Iterator[Batch]:
 
 
 def padded_batches(array: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """All rows in order, the last batch filled up by repeating its last row; cut results off at ``len(array)``."""
+    """All rows in order, the last batch padded with copies of its last row; cut results off at ``len(array)``."""
     for start in range(0, len(array), batch_size):
         batch = array[start : start + batch_size]
         short = batch_size - len(batch)
-        # A repeated real image rather than a blank one: nothing then meets values that the data does not hold.
+        # A copy of a real image, not a blank one, so that nothing computes on values that the data does not hold.
         yield np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch

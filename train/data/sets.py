@@ -1,4 +1,4 @@
-"""A data set by what ``--data`` says: a name, or a folder."""
+"""The data set that ``--data`` names."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a data set is, and the one rule by which images are held out of a split."""
+"""Data sets and their splits, and the rule by which images are held out of a split."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -44,7 +44,7 @@ class Dataset:
 def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
     """Which images are set aside: every n-th of each class for a share of 1/n, and as evenly for any other.
 
-    Stratified, and the same in every run, on every machine and by every version of a library. A class of fewer than
+    Stratified, and the same in every run, on every machine, with every version of a library. A class with fewer than
     ``1 / share`` images gives none.
 
     Args:

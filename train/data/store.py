@@ -1,4 +1,4 @@
-"""Room for decoded images: in memory where they fit, else in a file that is mapped into it."""
+"""Arrays for decoded images: in memory if they fit, else in a memory-mapped file."""
 
 import os
 import shutil
@@ -9,8 +9,8 @@ import numpy as np
 
 from train.errors import UserError
 
-# A split is kept in memory if it takes at most this share of what is available. Half: a data set may be copied once
-# on its way (a part held out of it), and the model needs memory too.
+# A split is kept in memory if it takes at most this share of the available memory. Half, because a data set may be
+# copied once (to hold out a part of it), and the model needs memory too.
 SHARE = 0.5
 
 
@@ -41,7 +41,7 @@ def allocate(shape: tuple[int, ...], *, share: float = SHARE, directory: Path | 
         )
     with tempfile.TemporaryFile(dir=directory) as file:
         if hasattr(os, "posix_fallocate"):
-            # Taken now: a disk that fills up later would end the process with a bus error.
+            # Allocated now: if the disk filled up later, the process would end with a bus error.
             os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, np.uint8, "r+", shape=shape)
 
@@ -63,7 +63,7 @@ def keep(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def scratch() -> Path:
-    """Where large files go: the environment variable TMPDIR, else /var/tmp, as /tmp is often a part of the memory."""
+    """The folder for large files: the environment variable TMPDIR, else /var/tmp, as /tmp often lies in memory."""
     if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK | os.X_OK):
         return Path("/var/tmp")
     return Path(tempfile.gettempdir())

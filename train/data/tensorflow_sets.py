@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets, read from where they have been prepared; none is downloaded.
+"""Image classification sets of TensorFlow Datasets, read where they have been prepared; none is downloaded.
 
 Reading needs the package tensorflow-datasets but not TensorFlow: a prepared set describes itself, and its records are
 read and decoded here.
@@ -27,7 +27,7 @@ def is_prepared(name: str, data_dir: Path | None) -> bool:
     if not parts:
         return False
     root = _root(parts, data_dir)
-    # Not "**": nothing says that a folder of that name is not one of a million images.
+    # Not "**": a folder of that name may be one of a million images.
     return any(root.glob("*/dataset_info.json")) or any(root.glob("*/*/dataset_info.json"))
 
 
@@ -50,7 +50,7 @@ def load(name: str, data_dir: Path | None, image_size: int | None, validation_sh
     directory = _directory(data_dir)
     folder = _version_folder(name, directory)
     try:
-        # Built from the files alone: a builder made from its name would run the code that downloads.
+        # From the files alone: a builder made from the name would run the code that downloads.
         builder = tfds.builder_from_directory(folder)
         features = _check_features(name, builder.info.features, tfds)
         splits = {split: _Records(builder, split) for split in builder.info.splits}
@@ -99,21 +99,21 @@ class _Records:
         import tensorflow_datasets as tfds
 
         self.split = split
-        # Images stay encoded: ours is the one place where they are decoded, checked and, if need be, refused.
+        # Images stay encoded: train.data.images decodes and checks them.
         self.source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, rows: range) -> Sequence[tuple[bytes, int]]:
-        # Many at a time: a record by itself takes ten times as long.
+        # Many at a time: one by one takes ten times as long.
         return [(record["image"], record["label"]) for record in self.source.__getitems__(list(rows))]
 
     def name(self, row: int) -> str:
         return f"{self.split}[{row}]"
 
     def labelled(self) -> bool:
-        """Some sets give the test images without their classes: -1."""
+        """Whether the images have labels: some sets give -1 for the test images."""
         return len(self) > 0 and self.read(range(1))[0][1] >= 0
 
 
@@ -158,6 +158,7 @@ def _check_features(name: str, features, tfds):
 def _version_folder(name: str, directory: Path) -> Path:
     """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
     parts = _NAME.fullmatch(name)
+    assert parts is not None, name  # is_prepared has looked at it
     root = _root(parts, directory)
     versions = [path.parent for path in root.glob("*/dataset_info.json")]
     if not versions and not parts["config"]:
@@ -186,7 +187,7 @@ def _root(parts: re.Match, data_dir: Path | None) -> Path:
 
 
 def _how_to_prepare(name: str, directory: Path) -> str:
-    # What TensorFlow Datasets needs to prepare a set but neither to read one nor, on this Python, to be installed.
+    # Packages that TensorFlow Datasets needs only to prepare a set, so that pip does not install them with it.
     needed = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
     install = f"    pip install {' '.join(needed)}\n" if needed else ""
     lacking = f" and needs {' and '.join(needed)}, missing here (training does not need them)" if needed else ""

@@ -1,10 +1,10 @@
-"""Image files found in folders, one after the other, in an order that only their paths decide."""
+"""Image files in folders, found one by one in the order of their paths."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# A JPEG may turn out to be an MPO; what a file is decides its content, when it is read (:mod:`train.data.images`).
+# Only to find files: the format is decided by the content, when a file is read (:mod:`train.data.images`).
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
     | {".pbm", ".pgm", ".ppm", ".pnm"}
@@ -40,12 +40,12 @@ def find_images(path: Path) -> list[Path]:
 
 
 def named_like_an_image(name: str) -> bool:
-    """Whether a file of that name is looked at: by its ending, and not if it is hidden."""
+    """Whether a file of that name is taken: by its suffix, and not if it is hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool]]:
-    """What is to be looked at in a folder, sorted, and whether it is a folder to enter."""
+    """The entries of a folder that are taken, sorted, and whether each is a folder to enter."""
     names, folders = [], set()
     try:
         with os.scandir(folder or os.curdir) as entries:

@@ -1,0 +1,59 @@
+"""Small data, small nets and their run folders, shared by the tests of train/."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+import puppet_jax as pj
+from train import data
+from train.build import build
+from train.config import Config, resolve, to_json
+from train.runs import parameters
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
+
+
+def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """A Python process, run to its end."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, cwd=cwd, timeout=300)
+
+
+@functools.cache
+def small_digits() -> data.Dataset:
+    """A tenth of the digits."""
+    digits = data.load("digits", None, "test")
+    train, test = (data.every_nth(split, 10)[1] for split in (digits.train, digits.test))
+    return data.Dataset(train, test, digits.class_names)
+
+
+def save_run(folder: Path, size: list[int], names: list[str], channels: int, *, scale=1.25, **fields) -> pj.PuppetCNN:
+    """Write the parameters of a model to a run's folder as training does, and return the model.
+
+    Parameters are multiplied by ``scale``, so that they are not what the seed alone gives and not every image is of
+    the same class.
+    """
+    config = resolve(Config(**{"preset": "puppet_xs", "puppeteer": "stored", "width": 8} | fields))
+    shape = {"num_classes": len(names), "in_channels": channels}
+    model = build(config, **shape)
+    nnx.update(model, jax.tree.map(lambda x: x * scale, nnx.state(model, nnx.Param)))
+    about = {"config": to_json(config), "model": shape, "images": {"size": size, "class_names": names}}
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters.save(folder / "params.safetensors", nnx.state(model, nnx.Param), about | {"epoch": 1, "step": 7})
+    return model
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:
+    """Write an image of noise. Seeds differ in contrast too, so that complexities and depths differ."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(seed).integers(0, 4 + 40 * (seed % 6), (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(levels).convert(mode).save(path)
+    return path

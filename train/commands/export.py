@@ -1,0 +1,82 @@
+"""``python -m train export RUN FILE``: a run's model as one file that ``puppet_jax.load``, or jax alone, runs."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from train.errors import UserError
+from train.runs.reading import open_folder
+from train.terminal import printable
+
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model as one file for any batch size, with its classes' names, that runs without this project.
+
+    puppet_jax.load(FILE) opens it; README.txt in the file, which is a zip file, tells how jax runs it by itself.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    """Folder that python -m train left."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+    """To write."""
+    platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
+    """What it is to run on."""
+    store: Literal["kernels", "puppeteer"] = "kernels"
+    """What the file holds: the kernels as they were baked, or the puppeteer (not an ODE), which is small and generates
+    them once more while the file is loaded."""
+    overwrite: bool = False
+    """Replace a file that is there, once the new one is whole."""
+
+
+def run(options: Export) -> int:
+    """Write the file. 0.
+
+    Raises:
+        UserError: the run is damaged or cannot be baked, the file is there already, or its folder is not.
+    """
+    folder = open_folder(options.run)
+    name = printable(options.file)
+    if options.file.exists() and not (options.overwrite and options.file.is_file()):
+        raise UserError(f"FILE: {name} is there already; choose another name, or replace a file with --overwrite")
+    if not options.file.parent.is_dir():
+        raise UserError(f"FILE: {printable(options.file.parent)} is no folder; make it first")
+    if not options.platforms:
+        raise UserError("--platforms: got none, expected one or more of cpu, cuda, rocm, tpu")
+
+    import puppet_jax as pj
+    from train.runs.trained import open_run
+
+    trained = open_run(folder)
+    images = trained.images()
+    height, width = images.size
+    if sys.stderr.isatty():
+        print("baking kernels ...", file=sys.stderr)  # which takes some seconds
+    predict = pj.compile_predict(trained.model)
+    if predict.bank is None:
+        raise UserError(
+            "RUN: trained with --bin None, so that kernels are generated for every image and none can be stored"
+        )
+    kind = "grey by luma (ITU-R 601)" if images.channels == 1 else "RGB"
+    try:
+        pj.export(
+            predict,
+            options.file,
+            image_shape=(height, width, images.channels),
+            platforms=options.platforms,
+            store=options.store,
+            classes=images.class_names,
+            preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
+            "cut out; uint8 levels, nothing subtracted or divided",
+        )
+    except OSError as error:
+        raise UserError(f"FILE: {name} cannot be written ({error.strerror or error})") from error
+    except (ImportError, ValueError) as error:
+        raise UserError(f"RUN: {error}") from error
+    print(f"written: {name} ({options.file.stat().st_size:,} bytes)", file=sys.stderr)
+    return 0

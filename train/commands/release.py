@@ -1,0 +1,135 @@
+"""``python -m train release RUN``: a run's model as a file that ``puppet_jax.load_pretrained`` reads, with its card."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train.errors import UserError
+from train.runs.reading import open_folder, parse_object
+from train.terminal import printable
+
+
+@dataclass(frozen=True)
+class Release:
+    """Write a run's model for use without this trainer: NAME.safetensors, and NAME.md, the model card."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    """Folder that python -m train left, of a finished run evaluated on test images."""
+    name: Annotated[str, tyro.conf.arg(metavar="NAME")]
+    """Of the model: letters, digits and underscores."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("puppet_jax/weights")
+    """Folder for the two files."""
+    data_note: str = ""
+    """What a reader of the accuracy must know of the data."""
+    overwrite: bool = False
+    """Replace a model of the same name."""
+
+
+def run(options: Release) -> int:
+    """Write both files. 0.
+
+    Raises:
+        UserError: the run is not finished or damaged, or the files are there already.
+    """
+    if not re.fullmatch(r"\w+", options.name, re.ASCII):
+        raise UserError(f"--name: got {printable(options.name)!r}, expected letters, digits and underscores")
+    folder = open_folder(options.run)
+    path = folder / "summary.json"
+    if not path.exists():
+        raise UserError(f"{printable(folder)}: has no summary.json, expected a finished run; go on with it first")
+    summary = parse_object(path.read_text(), printable(path))
+    weights, card = (options.out / f"{options.name}{end}" for end in (".safetensors", ".md"))
+    for file in (weights, card):
+        if file.exists() and not options.overwrite:
+            raise UserError(f"--out: {file} is there already; choose another --name, or replace it with --overwrite")
+
+    import safetensors.numpy
+    from flax import nnx
+
+    from puppet_jax.presets import PRESETS
+    from puppet_jax.pretrained import FORMAT, KEY
+    from train import atomic_file
+    from train.build import measurement
+    from train.config import to_json
+    from train.runs.parameters import flat
+    from train.runs.trained import open_run
+
+    trained = open_run(folder)
+    config, images = trained.config, trained.images()
+    of_preset = PRESETS[config.preset].puppeteer_options.get(config.puppeteer, {})
+    recipe = to_json(config)
+    for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
+        recipe.pop(of_this_machine)
+    about = {
+        "format": FORMAT,
+        "create": {
+            "name": config.preset,
+            "puppeteer": config.puppeteer,
+            "num_classes": len(images.class_names),
+            "in_channels": images.channels,
+            "width": config.width,
+            # With the preset's own options, which may differ in a later version.
+            "puppeteer_options": {**of_preset, **json.loads(config.puppeteer_options)},
+            "measurement": measurement(config),
+        },
+        "class_names": list(images.class_names),
+        "image_size": list(images.size),
+        "data": config.data,
+        "data_note": options.data_note,
+        "evaluated_on": summary["evaluated_on"],
+        "accuracy": summary["test_accuracy"],
+        "evaluated_images": summary["test_images"],
+        "parameters": summary["parameters"],
+        "recipe": recipe,
+    }
+    arrays = flat(nnx.state(trained.model, nnx.Param))
+    content = safetensors.numpy.save(arrays, metadata={KEY: json.dumps(about)})
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = _card(options.name, about, summary, len(content))
+    for file, written in ((weights, content), (card, text.encode())):
+        atomic_file.write(file, written)
+    print(f"written: {weights} ({len(content):,} bytes), {card}", file=sys.stderr)
+    return 0
+
+
+def _card(name: str, about: dict, summary: dict, size: int) -> str:
+    recipe, parameters, made = about["recipe"], about["parameters"], about["create"]
+    optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
+    kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
+    depths = "\n".join(
+        f"| {line['depth']} | {line['images']:,} | {line['accuracy']:.1%} |" for line in summary["accuracy_by_depth"]
+    )
+    height, width = about["image_size"]
+    options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
+    of_width = f", {made['width']} channels a layer" if made["width"] else ""
+    note = f" {about['data_note']}" if about["data_note"] else ""
+    return f"""# {name}
+
+`puppet_jax.load_pretrained("{name}")`: preset `{made["name"]}`{of_width}, puppeteer `{made["puppeteer"]}`{options}.
+
+- **Task**: {len(about["class_names"])} classes ({", ".join(about["class_names"])}) of images of {height}×{width}
+  pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].
+- **Data**: `{about["data"]}`.{note}
+- **Accuracy**: {about["accuracy"]:.2%} of {about["evaluated_images"]:,} {about["evaluated_on"]} images, after the last
+  epoch; seed {recipe["seed"]}, one run.
+- **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
+  static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
+  {parameters["normalisation"]:,}, head {parameters["head"]:,}.
+- **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
+  {recipe["learning_rate"]:g}, {recipe["schedule"]} decay after a warm-up of {recipe["warmup"]:.0%}, weight decay
+  {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
+  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}.
+- **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
+  its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
+
+Accuracy of the images of each depth:
+
+| depth | images | accuracy |
+| --- | --- | --- |
+{depths}
+"""

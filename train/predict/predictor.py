@@ -1,0 +1,93 @@
+"""A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+import puppet_jax as pj
+from train.data import padded_batches
+from train.devices import BATCH, ROWS, SHARED, on_each_device, rows, shared
+from train.errors import UserError
+
+
+class Outputs(NamedTuple):
+    """Of a batch: probabilities ``(B, num_classes)`` float64, complexity in bits ``(B,)``, depth in layers ``(B,)``."""
+
+    probabilities: np.ndarray
+    complexity: np.ndarray
+    depth: np.ndarray
+
+
+class Predictor:
+    """images ``(B, H, W, C)`` uint8 → :class:`Outputs`.
+
+    By :func:`puppet_jax.compile_predict`. Every device holds the kernels and computes its part of a batch.
+
+    Args:
+        model: with trained parameters.
+        devices: to use; by default the first.
+    """
+
+    def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
+        if sys.stderr.isatty():
+            print("compiling ...", file=sys.stderr)  # which takes some seconds
+        self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
+        predict = pj.compile_predict(model)
+
+        def one_part(arrays, images):
+            return lax.all_gather(tuple(predict.with_arrays(arrays)(images)), BATCH, tiled=True)
+
+        arrays = predict.arrays  # an argument: as a constant it would be compiled into the program
+        self._arrays = shared(self._mesh, arrays)
+        self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
+
+    @property
+    def device_count(self) -> int:
+        return self._mesh.size
+
+    def start(self, images: np.ndarray, size: int | None = None) -> Any:
+        """Dispatch a batch and return before it is computed; ``images`` must not be changed afterwards.
+
+        Args:
+            size: to pad the batch to, as each size is compiled separately; by default, a multiple of the devices.
+
+        Returns:
+            what :meth:`finish` takes.
+        """
+        count = len(images)
+        size = max(size or count, count)
+        filled = next(padded_batches(images, size + -size % self._mesh.size))
+        return count, self._run(self._arrays, rows(self._mesh, filled))
+
+    def finish(self, started: Any) -> Outputs:
+        """Wait for a batch.
+
+        Raises:
+            UserError: the answers are no numbers.
+        """
+        count, columns = started
+        logits, complexity, depth = (np.asarray(column)[:count] for column in columns)
+        if not np.isfinite(logits).all():
+            raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
+        shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+        return Outputs(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        return self.finish(self.start(images))
+
+
+def choose_devices(count: int | None) -> list[jax.Device]:
+    """``count`` of the local devices, by default all.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    local = jax.local_devices()
+    if count is not None and not 1 <= count <= len(local):
+        raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")
+    return local[:count]

@@ -1,0 +1,176 @@
+"""The folder of a run: created, described, and written so that an interruption leaves whole lines and whole files."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train import atomic_file
+from train.config import ResolvedConfig, from_json, to_json
+from train.errors import UserError
+
+FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
+FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
+"""The files of a finished run. The summary is written last: it says that the others are there."""
+FOLDERS = ("checkpoints", "damaged", "events")
+LOCK = "lock"
+
+
+def make_folder(config: ResolvedConfig) -> Path:
+    """Create the run's folder; with ``--overwrite``, remove an earlier run's files from it, and only those.
+
+    Raises:
+        UserError: the folder holds something, or cannot be made.
+    """
+    data = Path(config.data).name
+    name = f"{data}-{config.preset}-{config.puppeteer}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = config.out or Path("runs") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = {path.name for path in folder.iterdir()}
+        # Ignored: what a process leaves that was killed before it had written the configuration.
+        begun = held - {LOCK, *(name + atomic_file.SUFFIX for name in FINAL)}
+        if begun and not config.overwrite:
+            raise UserError(
+                f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
+                f"it with --resume {folder}, or replace it with --overwrite"
+            )
+        # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
+        foreign = sorted(begun - {*FINAL, *FOLDERS})
+        if foreign:
+            raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
+        with locked(folder):
+            pass
+        for file in sorted(held - {LOCK}):
+            if (folder / file).is_dir():
+                shutil.rmtree(folder / file)
+            else:
+                (folder / file).unlink()
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from error
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """A context in which no other process trains in the folder. The system releases the lock if the process dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if folder is None:
+        yield
+        return
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def configuration(folder: Path) -> ResolvedConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        UserError: there is none, or not one that this version knows.
+    """
+    path = folder / "config.json"
+    try:
+        return from_json(json.loads(path.read_text())["config"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
+            "configuration nothing is lost: start it again with its own flags and --out"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--resume: {path} is not a configuration that this version knows ({type(error).__name__}: {error}); "
+            "resume with the version that wrote it"
+        ) from error
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has all its final files."""
+    return all((folder / name).is_file() for name in FINAL)
+
+
+def describe(config: ResolvedConfig, *, train_images: int, test_images: int, skipped_images: int = 0) -> dict[str, Any]:
+    """Everything that decides a run's numbers: configuration, sizes, versions, machine, revision."""
+    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
+    return {
+        "config": to_json(config),
+        "train_images": train_images,
+        "test_images": test_images,
+        "skipped_images": skipped_images,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "cpus": os.cpu_count(),
+        "git_revision": _git_revision(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    atomic_file.write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write a file of JSON lines whole or not at all; an absent one is not made for no lines."""
+    if records or path.exists():
+        atomic_file.write(path, "".join(map(_line, records)).encode())
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line; NaN and infinity, which JSON does not have, become null."""
+    with open(path, "a") as file:
+        file.write(_line(record))
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _line(record: dict[str, Any]) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the source that runs, with ``+changes`` where it differs from it; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,63 @@
+"""A model over a whole split: its accuracy, and the complexity and depth of each image."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+
+import puppet_jax as pj
+from train.data import Split, padded_batches
+from train.devices import BATCH, ROWS, on_each_device, own_rows, rows
+
+
+def evaluate(
+    eval_step: Callable, params: nnx.State, rest: nnx.State, split: Split, batch_size: int, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss and correctness of every image; every process gets all of them.
+
+    Args:
+        eval_step: of :func:`train.steps.step.make_eval_step`.
+        batch_size: images at a time; results do not depend on it but for rounding.
+        mesh: what the images are divided over.
+
+    Returns:
+        float32 cross-entropy in nats and bool, both ``(N,)``.
+    """
+    both = zip(*(_batches(array, batch_size, mesh) for array in (split.images, split.labels)), strict=True)
+    loss, correct = _columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
+    return loss, correct
+
+
+def measure(model: pj.PuppetCNN, split: Split, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
+    """Complexity in bits, depth, and whether the depth was clipped, of every image without augmentation."""
+
+    def one_batch(images):
+        complexity, depth = model.measure(images)
+        found = complexity, depth, pj.depth_clipped(complexity, model.max_depth)
+        return lax.all_gather(found, BATCH, tiled=True)
+
+    run = jax.jit(on_each_device(one_batch, mesh, (ROWS,)))
+    columns = _columns(map(run, _batches(split.images, batch_size, mesh)), len(split))
+    return dict(zip(("complexity", "depth", "clipped"), columns, strict=True))
+
+
+def by_depth(depth: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy of the images of each depth that occurs, with their number."""
+    return [
+        {"depth": int(d), "images": int(np.sum(depth == d)), "accuracy": float(correct[depth == d].mean())}
+        for d in np.unique(depth)
+    ]
+
+
+def _batches(array: np.ndarray, batch_size: int, mesh: Mesh) -> Iterable[jax.Array]:
+    return (rows(mesh, own_rows(batch)) for batch in padded_batches(array, batch_size))
+
+
+def _columns(results: Iterable[tuple[jax.Array, ...]], count: int) -> list[np.ndarray]:
+    # list: all batches are dispatched before the first result is waited for.
+    columns = zip(*list(results), strict=True)
+    return [np.concatenate([np.asarray(part) for part in parts])[:count] for parts in columns]

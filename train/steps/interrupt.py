@@ -1,0 +1,72 @@
+"""SIGTERM and Ctrl-C: noted during training, so that the current step is finished and saved."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The program was asked to end; ``signum`` by which signal."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Requests:
+    """The signal that came first, as ``signum``; 0 while there is none."""
+
+    signum = 0
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
+
+    def stop(signum, _frame):
+        raise Interrupted(signum)
+
+    with _installed(stop, (signal.SIGTERM,)):
+        yield
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Requests]:
+    """A context in which the first SIGTERM or Ctrl-C is only noted; a Ctrl-C after it ends the process at once, with
+    code 130. The previous handlers are restored at the end.
+    """
+    requests = Requests()
+
+    def note(signum, _frame):
+        if requests.signum:
+            if signum == signal.SIGINT:
+                os._exit(128 + signum)
+            return
+        requests.signum = signum
+        # Not through print: the handler may run in the middle of another one.
+        os.write(sys.__stderr__.fileno(), b"\nfinishing the step in hand and saving; Ctrl-C now ends at once\n")
+
+    with _installed(note, SIGNALS):
+        yield requests
+
+
+@contextlib.contextmanager
+def _installed(handler, signals) -> Iterator[None]:
+    # Python lets only the main thread install handlers; training in another thread has none.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # An ignored signal stays ignored: the terminal's Ctrl-C must not stop a background job.
+    before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) is not signal.SIG_IGN}
+    try:
+        for s in before:
+            signal.signal(s, handler)
+        yield
+    finally:
+        for s, old in before.items():
+            signal.signal(s, signal.SIG_DFL if old is None else old)

@@ -1,0 +1,268 @@
+"""Training, from the first step to the last figure, in one function to be read from top to bottom."""
+
+import contextlib
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import puppet_jax as pj
+from train import data, devices
+from train.build import build
+from train.config import ResolvedConfig, to_json
+from train.errors import UserError
+from train.runs import parameters, resume, run_folder
+from train.runs.checkpoint import DAMAGED, Checkpoints
+from train.steps import interrupt
+from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.optimiser import make_optimiser, schedule_of
+from train.steps.progress import Progress, means, say
+from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
+
+# Steps dispatched ahead of the one that is looked at, so that the device never waits for the host.
+AHEAD = 2
+
+
+class Diverged(RuntimeError):
+    """The loss stopped being a number."""
+
+
+def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) -> dict[str, Any]:
+    """Train a model and fill the run's folder, or go on with a run that is there.
+
+    Args:
+        config: resolved (:func:`train.config.resolve`).
+        dataset: of :func:`train.data.load`.
+        folder: new (:func:`train.runs.run_folder.make_folder`), or of the run to resume; ``None`` for a process that
+            writes nothing.
+
+    Returns:
+        what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
+
+    Raises:
+        UserError: a batch that the images or the devices do not allow, options that the model refuses, or checkpoints
+            that cannot be read or written.
+        Diverged: the loss became NaN or infinite; the last good checkpoint stays.
+        Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
+    """
+    began = time.perf_counter()
+    mesh = devices.make_mesh(config)
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"--batch-size: got {config.batch_size}, expected at most the {len(dataset.train)} training images"
+        )
+    total_steps = config.epochs * steps_per_epoch
+    if config.max_steps is not None:
+        total_steps = min(total_steps, config.max_steps)
+    epochs = math.ceil(total_steps / steps_per_epoch)
+
+    # The model, split once into what it is (graphdef), what is trained (params) and the rest of its state.
+    shape = {"num_classes": dataset.num_classes, "in_channels": dataset.train.images.shape[-1]}
+    model = build(config, **shape)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
+    optimiser = make_optimiser(config, total_steps)
+    schedule = jax.jit(schedule_of(config, total_steps))
+    eval_step = make_eval_step(graphdef, mesh)
+    say(str(pj.summary(model)))
+    of_train = measure(model, dataset.train, config.batch_size, mesh)
+
+    # The run's position: its beginning, or that of its last good checkpoint.
+    at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
+    with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
+        if config.resume is not None:
+            at = _resumed(at, resume.restore(checkpoints, config, dataset, at), total_steps, folder)
+        done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
+        state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
+
+        # Run once ahead, so that seconds and images per second do not include compilation.
+        say("compiling ...")
+        step = make_train_step(graphdef, optimiser, config, mesh)
+        own = config.batch_size // jax.process_count()
+        blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
+        # A signal that this process was sent: the step passes it on to the others.
+        signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
+        if done < total_steps:
+            batch = tuple(devices.rows(mesh, x) for x in blank)
+            jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
+            # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
+            jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
+            schedule(0)
+        compile_seconds = time.perf_counter() - began
+        loop_began = time.perf_counter()
+
+        batches = data.train_batches(
+            dataset.train,
+            config.batch_size,
+            seed=config.seed,
+            start_step=done,
+            stop_step=total_steps,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        correct = None
+        recent: deque[Tally] = deque(maxlen=AHEAD + 1)
+        shown = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
+        with contextlib.closing(batches), shown as progress, interrupt.noted() as asked:
+            clock = time.perf_counter() - at.epoch_seconds
+            for images, labels in batches:
+                batch = devices.rows(mesh, images), devices.rows(mesh, labels)
+                state, tally = step(state, tally, rest, *batch, signs[asked.signum])
+                done += 1
+                ends_epoch = done % steps_per_epoch == 0 or done == total_steps
+
+                # Look at the oldest of the recent steps: waiting for it leaves work queued on the device. All processes
+                # look at the same one, so that they stop and save at the same step.
+                recent.append(tally)
+                settled = tally if ends_epoch else recent[0]
+                progress.look(settled)
+                stop, bad_step = int(settled.stop), int(settled.bad_step)
+                if bad_step:
+                    what = f"the loss or its gradient is not finite at step {bad_step}"
+                    raise Diverged(_advice(what, checkpoints, config))
+
+                accuracy = None
+                if ends_epoch:
+                    mean, seconds = means(tally.sums), time.perf_counter() - clock
+                    train_seconds += seconds
+                    loss, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+                    test_loss, accuracy = float(loss.mean(dtype=float)), float(correct.mean(dtype=float))
+                    if not math.isfinite(test_loss):
+                        raise Diverged(_advice(f"the model is not finite after step {done}", checkpoints, config))
+                    line = {
+                        "epoch": math.ceil(done / steps_per_epoch),
+                        "step": done,
+                        "train_loss": mean["loss"],
+                        "train_accuracy": mean["accuracy"],
+                        "test_loss": test_loss,
+                        "test_accuracy": accuracy,
+                        "learning_rate": float(schedule(done - 1)),
+                        "seconds": round(seconds, 4),
+                        "images_per_second": round(int(tally.sums.seen) / seconds, 1),
+                        "complexity_mean": mean["complexity"],
+                        "depth_mean": mean["depth"],
+                    }
+                    history.append(line)
+                    if folder is not None:
+                        run_folder.append_line(folder / "metrics.jsonl", line)
+                    progress.epoch(line)
+                    tally = devices.shared(mesh, empty_tally(done))
+                    clock = time.perf_counter()
+
+                if stop or done == total_steps or checkpoints.due(done, ends_epoch):
+                    so_far = time.perf_counter() - clock
+                    now = resume.Position(state, tally, history, train_seconds, so_far)
+                    if resume.save(checkpoints, config, dataset, now, accuracy):
+                        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+                if stop:
+                    checkpoints.wait()
+                    raise interrupt.Interrupted(stop)
+
+    loop_seconds = time.perf_counter() - loop_began
+
+    # What the model measured in the images, and the figures.
+    if correct is None:  # all steps were done before; only the final files are missing
+        _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+    of_test = measure(model, dataset.test, config.batch_size, mesh)
+    groups = pj.summary(model)
+    accuracy_by_depth = by_depth(of_test["depth"], correct)
+    best = max(history, key=lambda line: line["test_accuracy"])
+    summary = {
+        "evaluated_on": config.evaluate_on,
+        "test_images": len(dataset.test),
+        "test_correct": int(correct.sum()),
+        "test_accuracy": history[-1]["test_accuracy"],
+        "test_loss": history[-1]["test_loss"],
+        "best": {name: best[name] for name in ("epoch", "step", "test_accuracy")},
+        "epochs": epochs,
+        "steps": done,
+        "parameters": {
+            "generator": groups.generator,
+            "normalisation": groups.normalisation,
+            "head": groups.head,
+            "total": groups.total,
+            "static_twin": groups.static_twin,
+        },
+        "compression": groups.compression,
+        "max_depth": model.max_depth,
+        "clipped": {"train": float(of_train["clipped"].mean()), "test": float(of_test["clipped"].mean())},
+        "complexity_mean_bits": {
+            "train": float(of_train["complexity"].mean()),
+            "test": float(of_test["complexity"].mean()),
+        },
+        "accuracy_by_depth": accuracy_by_depth,
+        "compile_seconds": round(compile_seconds, 2),
+        "train_seconds": round(train_seconds, 2),
+        "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
+        "total_seconds": round(time.perf_counter() - began, 2),
+        "peak_memory_bytes": run_folder.peak_memory_bytes(),
+    }
+    if folder is not None:
+        from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
+
+        run_figures.draw(
+            folder,
+            title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
+            evaluated=config.evaluate_on,
+            history=history,
+            train=of_train,
+            test=of_test,
+            accuracy_by_depth=accuracy_by_depth,
+            max_depth=model.max_depth,
+        )
+        run_folder.write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _resumed(
+    beginning: resume.Position,
+    restored: tuple[resume.Position | None, list[str]],
+    total_steps: int,
+    folder: Path | None,
+) -> resume.Position:
+    """The position to go on from, told to the user; lines of metrics past it are dropped."""
+    position, problems = restored
+    for problem in problems:
+        say(f"{problem}; it is moved to {DAMAGED}/ and the one before is used")
+    if position is None:
+        say("no checkpoint was completed before the run was cut: starting from step 0")
+        position = beginning
+    else:
+        say(f"resumed after step {int(position.tally.step)} of {total_steps}")
+    if folder is not None:
+        run_folder.write_lines(folder / "metrics.jsonl", position.history)
+    return position
+
+
+def _save_parameters(
+    folder: Path | None, params: nnx.State, config: ResolvedConfig, dataset: data.Dataset, epoch: int, step: int
+) -> None:
+    """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
+    if folder is None:
+        return
+    *size, channels = dataset.train.images.shape[1:]
+    about = {
+        "config": to_json(config),
+        "model": {"num_classes": dataset.num_classes, "in_channels": channels},
+        "images": {"size": size, "class_names": list(dataset.class_names)},
+        "epoch": epoch,
+        "step": step,
+    }
+    parameters.save(folder / "params.safetensors", params, about)
+
+
+def _advice(what: str, checkpoints: Checkpoints, config: ResolvedConfig) -> str:
+    last = checkpoints.last
+    kept = "no checkpoint was saved" if last is None else f"the last good checkpoint, of step {last}, is kept"
+    return (
+        f"{what}; {kept}. Resuming would come to the same numbers: train anew with a lower --learning-rate (it is "
+        f"{config.learning_rate:g}), a longer --warmup or a smaller --clip-norm"
+    )

@@ -1,0 +1,157 @@
+"""One optimiser step and one evaluated batch, as pure functions under jit, each device taking its part of the batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+
+from train.config import ResolvedConfig
+from train.devices import BATCH, ROWS, SHARED, on_each_device, without_mesh
+from train.steps.augment import augment
+from train.steps.optimiser import averaged
+
+
+class Sums(NamedTuple):
+    """Sums over images: cross-entropy in nats, correct answers, the images themselves, complexity in bits, depth."""
+
+    loss: jax.Array
+    correct: jax.Array
+    seen: jax.Array
+    complexity: jax.Array
+    depth: jax.Array
+
+
+class Tally(NamedTuple):
+    """What a step reports, kept on the device so that no step waits for the host.
+
+    Attributes:
+        sums: over the epoch's training images so far.
+        step: how many steps the run has done.
+        bad_step: the first step whose loss or gradient was not finite, counted from 1; 0 while there is none.
+        stop: the signal that any process was asked to end by; 0 while there is none.
+    """
+
+    sums: Sums
+    step: jax.Array
+    bad_step: jax.Array
+    stop: jax.Array
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and replaces: with the order of images, enough to continue a run.
+
+    Attributes:
+        params: the model's parameters.
+        average: their exponential moving average, ``None`` where ``config.ema`` is 0.
+        opt_state: the optimiser's.
+        step: how many steps are done.
+        key: data of the key from which, with the step and an image's place in the batch, augmentation draws.
+    """
+
+    params: nnx.State
+    average: nnx.State | None
+    opt_state: Any
+    step: jax.Array
+    key: jax.Array
+
+    @property
+    def evaluated(self) -> nnx.State:
+        """The parameters to evaluate and save: the average, where there is one."""
+        return self.params if self.average is None else self.average
+
+
+def empty_tally(step: int = 0) -> Tally:
+    zero = jnp.zeros((), jnp.int32)
+    return Tally(Sums(jnp.zeros(()), zero, zero, jnp.zeros(()), zero), jnp.int32(step), zero, zero)
+
+
+def start(params: nnx.State, optimiser: optax.GradientTransformation, config: ResolvedConfig) -> TrainState:
+    """The state before the first step. The parameters are copied, because the step donates its buffers."""
+    params = jax.tree.map(jnp.copy, params)
+    average = jax.tree.map(jnp.copy, params) if config.ema else None
+    key = jax.random.key_data(jax.random.key(config.seed))
+    return TrainState(params, average, optimiser.init(params), jnp.zeros((), jnp.int32), key)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimiser: optax.GradientTransformation,
+    config: ResolvedConfig,
+    mesh: Mesh,
+) -> Callable:
+    """The jitted ``(state, tally, rest, images, labels, stop) -> (state, tally)``, the buffers of ``state`` donated.
+
+    ``rest`` is the model's state that is not trained; ``images`` are uint8 ``(B, H, W, C)`` and stay so until the
+    model reads them, so complexity is measured on the augmented image that the model sees. Images, labels ``(B,)`` and
+    ``stop``, one number a device (:class:`Tally`), are divided over the mesh.
+    """
+
+    def loss_fn(params, rest, images, labels):
+        model = nnx.merge(graphdef, params, rest)
+        logits = model(images)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).sum()
+        correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+        # The model measures the same images itself; XLA merges the two (tested).
+        complexity, depth = model.measure(images)
+        sums = Sums(loss, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
+        return loss / config.batch_size, sums
+
+    gradient_fn = without_mesh(jax.grad(loss_fn, has_aux=True))
+
+    def step(state: TrainState, tally: Tally, rest, images, labels, stop) -> tuple[TrainState, Tally]:
+        images = augment(images, _keys(state, len(images)), config.augment)
+        if config.accumulate == 1:
+            gradients, sums = gradient_fn(state.params, rest, images, labels)
+        else:
+            parts = [x.reshape(config.accumulate, -1, *x.shape[1:]) for x in (images, labels)]
+            one_part = lambda part: gradient_fn(state.params, rest, *part)  # noqa: E731
+            nothing = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_part, [p[0] for p in parts])
+            )
+            add = lambda total, part: (jax.tree.map(jnp.add, total, one_part(part)), None)  # noqa: E731
+            (gradients, sums), _ = lax.scan(add, nothing, parts)
+        gradients, sums = lax.psum((gradients, sums), BATCH)
+
+        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            average = averaged(average, params, config.ema, state.step)
+
+        done = state.step + 1
+        good = jnp.isfinite(sums.loss) & jnp.isfinite(optax.tree.norm(gradients))
+        tally = Tally(
+            jax.tree.map(jnp.add, tally.sums, sums),
+            done,
+            jnp.where(good | (tally.bad_step > 0), tally.bad_step, done),
+            jnp.maximum(tally.stop, lax.pmax(stop[0], BATCH)),
+        )
+        return TrainState(params, average, opt_state, done, state.key), tally
+
+    inputs = (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS)
+    return jax.jit(on_each_device(step, mesh, inputs), donate_argnums=0)
+
+
+def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
+    """The jitted function ``(params, rest, images, labels) -> (loss, correct)``, both per image ``(B,)``."""
+
+    def evaluate(params, rest, images, labels):
+        logits = nnx.merge(graphdef, params, rest)(images)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return lax.all_gather((loss, jnp.argmax(logits, -1) == labels), BATCH, tiled=True)
+
+    return jax.jit(on_each_device(evaluate, mesh, (SHARED, SHARED, ROWS, ROWS)))
+
+
+def _keys(state: TrainState, count: int) -> jax.Array:
+    """A key for each of this device's images. It depends only on the step's number and the image's place in the whole
+    batch, so that a resumed run, or one on more devices, draws the same."""
+    of_step = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    places = lax.axis_index(BATCH) * count + jnp.arange(count)
+    return jax.vmap(lambda place: jax.random.fold_in(of_step, place))(places)
