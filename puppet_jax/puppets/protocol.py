@@ -1,7 +1,7 @@
 """The protocol every puppet keeps: a CNN that takes its kernels from outside, for one image and for a batch."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape
 
 
+@runtime_checkable
 class Puppet(Protocol):
     """A CNN whose convolution kernels come from outside.
 
