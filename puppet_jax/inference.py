@@ -163,7 +163,7 @@ def _baking(
     measurement, levels = model.measurement, model.puppet.levels
     centres = measurement.centres
     first, last = _bins(measurement, complexities)
-    covered = centres[first] - measurement.bin / 2, centres[last] + measurement.bin / 2
+    covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
     depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
     if measurement.depth == "full":
         depths = np.full_like(depths, model.max_depth)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from exported import PICKLED, entry, kept_paths, part, program_of, rewritten
 from flax import nnx
+from small import drawn, images_of
 
 import puppet_jax as pj
 from puppet_jax import artifact
@@ -20,6 +21,10 @@ from puppet_jax.exported_program import portable
 
 SHAPE = (8, 8, 3)
 NAMES = ("cat", "dog", "猫", "a\nb")
+
+
+def puppetized(kind):
+    return pj.puppetize(kind(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
 
 
 class Block(nnx.Module):
@@ -49,16 +54,17 @@ class Net(nnx.Module):
 @pytest.fixture(scope="module")
 def images():
     """Six images whose depths differ, in no order."""
-    rng = np.random.default_rng(0)
-    levels = [256, 2, 1, 16, 4, 256]
-    return np.stack([rng.integers(0, n, SHAPE) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+    return np.asarray(images_of(3, (256, 2, 1, 16, 4, 256)))
 
 
 @pytest.fixture(scope="module")
 def model():
-    layers = (pj.LayerSpec(4, pool=2), pj.LayerSpec(6))
-    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
-    return pj.PuppetCNN(pj.StoredPuppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet)
+    def make():
+        layers = (pj.LayerSpec(4, pool=2), pj.LayerSpec(6))
+        puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
+        return pj.PuppetCNN(pj.ContinuousPuppeteer(puppet.kernel_shapes, basis=2, hidden=4, rngs=nnx.Rngs(1)), puppet)
+
+    return drawn(make)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +86,7 @@ def loaded(file):
 
 @pytest.fixture(scope="module")
 def foreign():
-    net = pj.puppetize(Net(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
-    return pj.compile_predict(net)
+    return pj.compile_predict(drawn(lambda: puppetized(Net)))
 
 
 def close(found, expected, tolerance=1e-5):
@@ -108,7 +113,7 @@ def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predic
 def test_it_says_what_it_is(loaded, file):
     assert loaded.classes == NAMES
     assert loaded.preprocessing == "cut to 8×8"
-    assert loaded.interval == (0.0, 8.0)
+    assert loaded.complexities == (0.0, 8.0)
     assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
     assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
     assert loaded.version == pj.__version__
@@ -214,13 +219,32 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_continuous_complexity_is_not_exported(model, tmp_path):
+    unbinned = pj.PuppetCNN(model.puppeteer, model.puppet, pj.Measure(bin=None))
+    with pytest.raises(ValueError, match="measures complexity without bins"):
+        pj.export(pj.compile_predict(unbinned), tmp_path / "a", image_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_other_complexities_are_refused(model, predict, images, tmp_path):
+    h = np.asarray(predict(images).complexity)
+    narrow = pj.compile_predict(model, complexities=(2.0, 4.0))
+    pj.export(narrow, tmp_path / "a", image_shape=SHAPE, platforms=("cpu",))
+    loaded, inside = pj.load(tmp_path / "a"), (h > 2.0) & (h < 4.0)
+    assert loaded.complexities == narrow.complexities == (2.0, 4.25)
+    close(loaded(images[inside]), narrow(images[inside]))
+    with pytest.raises(ValueError, match=r"for 2 to 4\.25; export the model with wider complexities"):
+        loaded(images)
+    assert np.isnan(jax.jit(loaded)(images).logits[~inside]).all()
+
+
 def test_a_module_that_calls_python_is_refused(tmp_path):
     class Calls(Net):
         def __call__(self, x):
             y = super().__call__(x)
             return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(y.shape, y.dtype), y, vmap_method="expand_dims")
 
-    net = pj.puppetize(Calls(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
+    net = drawn(lambda: puppetized(Calls))
     for platforms in (("cpu",), ("cpu", "cuda")):
         with pytest.raises(ValueError, match="leave them out of the puppetized module"):
             pj.export(pj.compile_predict(net), tmp_path / "a", image_shape=SHAPE, platforms=platforms)
@@ -287,7 +311,8 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry("version", 2), "install a newer puppet-jax"),
+        (entry("version", 3), "install a newer puppet-jax"),
+        (entry("version", 1), r"read it with puppet-jax 0\.1\.0, or train"),
         (entry("version", "1"), "format version '1'"),
         (entry("format", "x"), "another program"),
         (entry("calling_convention", 99), "install jax"),
@@ -296,6 +321,7 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
         (entry("images", {"shape": [8, 8, "3"], "dtype": "uint8"}), "damaged: images"),
         (entry("images", {"shape": [9, 8, 3], "dtype": "uint8"}), "something else"),
         (entry("classes", ["a"]), "damaged: classes"),
+        (entry("complexities", [1.0]), "damaged: complexities"),
         (entry("arrays", ["puppet.head"]), "something else"),
         (entry("arrays", ["none"]), "'arrays/none.npy' is missing"),
         (lambda metadata, contents: contents.pop("program.stablehlo"), "'program.stablehlo' is missing"),
@@ -311,11 +337,6 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         pj.load(rewritten(file, tmp_path / "a", change))
-
-
-def test_a_file_of_before_generators_is_read(file, predict, images, tmp_path):
-    old = rewritten(file, tmp_path / "a", lambda metadata, contents: metadata.pop("generator"))
-    close(pj.load(old)(images), predict(images))
 
 
 def test_every_function_outside_of_a_program_is_named():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from exported import PICKLED, entry, kept_paths, part, program_of, rewritten
 from flax import nnx
+from small import drawn
 
 import puppet_jax as pj
 
@@ -22,14 +23,17 @@ LAYERS = (pj.LayerSpec(16, pool=2), pj.LayerSpec(16), pj.LayerSpec(16))
 
 
 def model(puppeteer):
-    puppet = pj.PlainPuppet(LAYERS, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
-    return pj.PuppetCNN(puppeteer(puppet.kernel_shapes), puppet)
+    def make():
+        puppet = pj.PlainPuppet(LAYERS, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
+        return pj.PuppetCNN(puppeteer(puppet.kernel_shapes), puppet)
+
+    return drawn(make)
 
 
 @pytest.fixture(scope="module")
 def predict():
     made = model(lambda shapes: pj.ContinuousPuppeteer(shapes, **SMALL, rngs=nnx.Rngs(1)))
-    return pj.compile_predict(made, interval=(2.0, 6.0), tolerance=1e-3)
+    return pj.compile_predict(made, complexities=(3.0, 6.0))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def test_it_answers_as_the_baked_one_and_holds_no_kernels(file, predict, images,
     own = sum(size - 128 for name, size in held.items() if name.startswith("generator/"))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(predict.puppeteer, nnx.Param)))
     assert own <= 4 * parameters + 64
-    assert sum(table.size for table in predict.tables) > 10 * parameters
+    assert sum(kernels.size for kernels in predict.bank.kernels) > 10 * parameters
 
 
 def test_the_lines_of_its_readme_run_it_by_jax_alone(file, predict, images, tmp_path):
@@ -76,9 +80,8 @@ def test_the_lines_of_its_readme_run_it_by_jax_alone(file, predict, images, tmp_
 
 
 def test_a_puppeteer_that_calls_python_is_refused(tmp_path):
-    predict = pj.compile_predict(
-        model(lambda shapes: pj.OdePuppeteer(shapes, rngs=nnx.Rngs(1))), interval=(4.0, 5.0), tolerance=0.1
-    )
+    made = model(lambda shapes: pj.OdePuppeteer(shapes, rngs=nnx.Rngs(1)))
+    predict = pj.compile_predict(made, complexities=(4.0, 4.0))
     for platforms in (("cpu",), ("cpu", "cuda")):
         with pytest.raises(ValueError, match='store="kernels"'):
             pj.export(predict, tmp_path / "a", image_shape=SHAPE, platforms=platforms, store="puppeteer")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from puppet_jax.puppets import Mixture
+from puppet_jax.puppets.convolution import Choice
 from puppet_jax.puppets.foreign import convolution
 
 # kernel size, groups, C_in, C_out, strides, padding, lhs_dilation, rhs_dilation
@@ -59,15 +59,16 @@ def test_is_laxs_for_every_sample_with_its_gradients(case, rng):
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[7]])
-def test_mixtures_and_types(case, rng):
+def test_choices_and_types(case, rng):
     size, groups, c_in, c_out = case[:4]
     ours, theirs = both(*case)
     x = jnp.asarray(rng.standard_normal((3, 1, 9, 11, c_in)), jnp.float32)
-    table = jnp.asarray(rng.standard_normal((2, size, size, c_in // groups, c_out)), jnp.float32)
-    weights = jnp.asarray(rng.standard_normal((3, 2)), jnp.float32)
-    expected = jnp.stack([theirs(a, Mixture(w, table).formed()) for a, w in zip(x, weights, strict=True)])
-    run = jax.vmap(ours, in_axes=(0, Mixture(0, None)))
-    np.testing.assert_allclose(run(x, Mixture(weights, table)), expected, rtol=2e-4, atol=2e-4)
-    half = run(x.astype(jnp.bfloat16), Mixture(weights, table))
+    bank = jnp.asarray(rng.standard_normal((2, size, size, c_in // groups, c_out)), jnp.float32)
+    index = jnp.array([1, 0, 1])
+    kernels = bank.transpose(0, 4, 3, 1, 2)
+    expected = jnp.stack([theirs(a, kernels[i]) for a, i in zip(x, index, strict=True)])
+    run = jax.jit(jax.vmap(ours, in_axes=(0, Choice(0, None))))
+    np.testing.assert_allclose(run(x, Choice(index, bank)), expected, rtol=2e-4, atol=2e-4)
+    half = run(x.astype(jnp.bfloat16), Choice(index, bank))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.1, atol=0.2)

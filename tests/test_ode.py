@@ -1,3 +1,5 @@
+import functools
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
+from small import close, drawn
 
 import puppet_jax as pj
 
@@ -13,11 +16,19 @@ H = 5.3
 
 
 def make(**options):
-    puppeteer = pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(params=3), **options)
-    # Biases start at zero: give them values, so that a forgotten one shows.
-    puppeteer.depthwise_bias[...] = jnp.linspace(-0.3, 0.4, 6)
-    puppeteer.pointwise_bias[...] = jnp.linspace(0.2, -0.5, 6)
-    return puppeteer
+    return drawn(lambda: pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(0), **options))
+
+
+def trajectory(puppeteer, h=H):
+    return jax.jit(lambda: puppeteer.trajectory(h))()
+
+
+def finite_gradients(puppeteer, *complexities):
+    """Whether all gradients of all kernels are finite; each complexity in one program with the others."""
+    graphdef, state = nnx.split(puppeteer)
+    loss = lambda state, h: sum((k**2).sum() for k in nnx.merge(graphdef, state)(h))  # noqa: E731
+    found = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(state, jnp.asarray(complexities))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
 def as_float64(puppeteer):
@@ -56,24 +67,19 @@ def relative(a, b):
 @pytest.mark.parametrize("substeps", [1, 3])
 def test_euler_is_eq_2(initial, substeps):
     puppeteer = make(initial=initial, steps_per_layer=substeps)
-    assert relative(puppeteer.trajectory(H), euler(puppeteer, H, substeps)) < 1e-5
+    assert relative(trajectory(puppeteer), euler(puppeteer, H, substeps)) < 1e-5
 
 
 @pytest.mark.parametrize("initial", ["constant", "low_rank"])
 def test_euler_with_the_tucker_field(initial):
-    puppeteer = pj.OdePuppeteer(SHAPES, field="tucker", gain=3.0, initial=initial, rngs=nnx.Rngs(3))
-    puppeteer.mix_bias[...] = jnp.linspace(-0.3, 0.4, 6)
+    puppeteer = make(field="tucker", gain=3.0, initial=initial)
     state, states = np.asarray(puppeteer.initial_state(H), np.float64), []
-    np.testing.assert_allclose(
-        puppeteer.field(jnp.asarray(state, jnp.float32)), tucker_field(puppeteer, state), rtol=1e-4, atol=1e-5
-    )
+    assert close(puppeteer.field(jnp.asarray(state, jnp.float32)), tucker_field(puppeteer, state))
     for _ in SHAPES:
         state = state + reference.step_size(H) * tucker_field(puppeteer, state)
         states.append(state)
-    assert relative(puppeteer.trajectory(H), np.stack(states)) < 1e-5
-    for h in (0.0, H):
-        gradient = nnx.grad(lambda p, h=h: sum((k**2).sum() for k in p(h)))(puppeteer)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert relative(trajectory(puppeteer), np.stack(states)) < 1e-5
+    assert finite_gradients(puppeteer, 0.0, H)
 
 
 def test_initial_scale_is_the_spread_of_the_learned_start():
@@ -86,7 +92,7 @@ def test_initial_scale_is_the_spread_of_the_learned_start():
 def test_relu_and_identity_fields():
     for name, activation in (("relu", lambda x: np.maximum(x, 0)), ("identity", lambda x: x)):
         puppeteer = make(activation=name)
-        assert relative(puppeteer.trajectory(H), euler(puppeteer, H, activation=activation)) < 1e-5
+        assert relative(trajectory(puppeteer), euler(puppeteer, H, activation=activation)) < 1e-5
 
 
 def test_constant_start_is_eq_7():
@@ -104,33 +110,32 @@ def test_low_rank_start():
 def test_kernels_are_the_trajectory_pooled():
     puppeteer = make(standardise=False)
     states = euler(puppeteer, H).reshape(len(SHAPES), 6, 6, 3, 3)
-    for kernel, state, shape in zip(puppeteer(H), states, SHAPES, strict=True):
+    for kernel, state, shape in zip(jax.jit(puppeteer)(H), states, SHAPES, strict=True):
         assert kernel.shape == shape
         np.testing.assert_allclose(kernel, reference.adaptive_average(state, shape), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["Heun", "Tsit5", "kvaerno3", diffrax.Dopri5()])
+@pytest.mark.parametrize("solver", ["Heun", "kvaerno3", diffrax.Dopri5()])
 def test_other_solvers_approach_the_exact_solution(solver):
     steps = {"steps_per_layer": 2} if solver != "Heun" else {"steps_per_layer": 16}
     puppeteer = make(solver=solver, **steps)
     exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)  # Richardson: error of order 1e-6
-    assert relative(puppeteer.trajectory(H), exact) < 3e-4
+    assert relative(trajectory(puppeteer), exact) < 3e-4
 
 
 def test_adaptive_solve_meets_its_tolerance():
     puppeteer = make(solver="Tsit5", tolerance=1e-5)
     exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)
-    assert relative(puppeteer.trajectory(H), exact) < 1e-4
+    assert relative(trajectory(puppeteer), exact) < 1e-4
 
 
+@functools.cache
 def gradients(adjoint, steps):
     puppeteer = make(adjoint=adjoint, steps_per_layer=steps)
-    weights = jax.random.normal(jax.random.key(1), puppeteer.trajectory(H).shape)
-
-    def loss(puppeteer):
-        return (weights * puppeteer.trajectory(H)).sum()
-
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.grad(loss)(puppeteer))
+    weights = np.random.default_rng(1).standard_normal((len(SHAPES), *puppeteer.state_shape)).astype(np.float32)
+    graphdef, state = nnx.split(puppeteer)
+    found = jax.jit(jax.grad(lambda state: (weights * nnx.merge(graphdef, state).trajectory(H)).sum()))(state)
+    leaves = jax.tree_util.tree_leaves_with_path(found)
     return puppeteer, weights, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -145,12 +150,12 @@ def test_adjoints_agree():
 
 def test_backsolve_converges_to_the_exact_gradient():
     errors = []
-    for steps in (4, 16):
+    for steps in (1, 8):
         *_, exact = gradients("direct", steps)
         *_, found = gradients("backsolve", steps)
         errors.append(max(relative(found[name], exact[name]) for name in exact))
-    assert errors[1] < 0.02
-    assert errors[1] < errors[0] / 2.5  # first order: a quarter, were it not for rounding
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 3  # first order: an eighth, were it not for rounding
 
 
 def test_gradient_against_finite_differences():
@@ -174,29 +179,29 @@ def test_gradient_against_finite_differences():
         assert gradient[index] == pytest.approx(expected, rel=1e-3), name
 
 
-@pytest.mark.parametrize("adjoint", ["recursive", "direct", "backsolve"])
+@pytest.mark.parametrize("adjoint", ["recursive", "backsolve"])
 def test_batch_is_a_loop(adjoint):
     puppeteer = make(adjoint=adjoint)
     hs = jnp.array([0.0, 3.1, 6.9])
     batch = jax.jit(jax.vmap(puppeteer))(hs)
+    one = jax.jit(puppeteer)
     for i, h in enumerate(hs):
-        for found, expected in zip(batch, puppeteer(h), strict=True):
-            np.testing.assert_allclose(found[i], expected, rtol=2e-4, atol=1e-5)
+        assert close([kernels[i] for kernels in batch], list(one(h)), 3e-4)
 
 
-def test_zero_complexity_is_finite_in_value_and_gradient():
-    for options in ({"initial": "constant", "standardise": True}, {"initial": "constant", "standardise": False}, {}):
-        puppeteer = make(**options)
-        gradient = nnx.grad(lambda p: sum((k**2).sum() for k in p(0.0)))(puppeteer)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+@pytest.mark.parametrize(
+    "options", [{"initial": "constant", "standardise": False}, {"initial": "constant"}, {}], ids=str
+)
+def test_zero_complexity_is_finite_in_value_and_gradient(options):
+    assert finite_gradients(make(**options), 0.0)
 
 
 def test_parameter_counts_of_the_report():
     # Width 32, 7 layers: the counts that the design's table of measurements gives.
     shapes = [(32, 3, 3, 3)] + [(32, 32, 3, 3)] * 6
     for options, expected in (({"initial": "constant"}, 1376), ({"rank": 4}, 1668), ({"initial": "full"}, 10592)):
-        state = nnx.state(pj.OdePuppeteer(shapes, rngs=nnx.Rngs(0), **options), nnx.Param)
-        assert sum(leaf.size for leaf in jax.tree.leaves(state)) == expected
+        made = nnx.eval_shape(lambda options=options: pj.OdePuppeteer(shapes, rngs=nnx.Rngs(0), **options))
+        assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == expected
 
 
 @pytest.mark.usefixtures("no_type_checker")

@@ -3,11 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from puppetized import FULL, NETS, close, holding_its_own, images_of, net_of, original, puppet_of, stored
+from puppetized import FULL, NETS, holding_its_own, images_of, net_of, original, puppet_of, stored
+from small import close
 
 import puppet_jax as pj
-from bench import nets
-from puppet_jax import inference
 
 # ---- The same network
 
@@ -109,28 +108,6 @@ def test_skipping_is_removing_the_blocks_by_hand():
     assert len(seen) == 5
 
 
-def test_blocks_beyond_the_deepest_image_are_not_computed():
-    net = net_of("mobilenet")
-    calls = []
-    call = nets.InvertedResidual.__call__
-
-    def counting(self, x):
-        jax.debug.callback(lambda: calls.append(1))
-        return call(self, x)
-
-    model = holding_its_own(net)
-    assert model.puppet.sequences == ((1, 3), (1, 4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets.InvertedResidual, "__call__", counting)
-        prediction = pj.compile_predict(model, chunk=1)(images_of(3))
-        jax.effects_barrier()
-    inference._predict.clear_cache()
-    depth = np.asarray(prediction.depth)
-    assert {1, 2, 4} <= set(depth)
-    # With six images filled up to eight; the two have depth 0. Three blocks always run.
-    assert len(calls) == 3 * 8 + (depth >= 3).sum() + (depth >= 4).sum()
-
-
 def test_blocks_named_by_the_caller():
     net = net_of("resnet")
     assert puppet_of(net, stored, blocks=()).puppet.sequences == ()
@@ -161,7 +138,7 @@ def test_a_batch_is_a_loop_over_images_under_every_transformation(name):
     assert close(nnx.jit(lambda m, x: m(x))(model, images), batch, 1e-4)
 
 
-def test_gradients_are_those_of_finite_differences_on_both_paths():
+def test_gradients_are_those_of_finite_differences():
     model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3]]
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     loss = jax.jit(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())
@@ -173,34 +150,6 @@ def test_gradients_are_those_of_finite_differences_on_both_paths():
         step = jnp.zeros_like(flat).at[index].set(2e-3)
         difference = (loss(unflatten(flat + step)) - loss(unflatten(flat - step))) / 4e-3
         np.testing.assert_allclose(slope[index], difference, rtol=0.03)
-
-    h, _ = model.measure(images)
-    interval = (float(h.min()) - 0.01, float(h.max()) + 0.01)
-    model.puppeteer = pj.interpolate(model.puppeteer, nodes=32, interval=interval, shared=True)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    again = jax.grad(lambda params: (jnp.tanh(nnx.merge(graphdef, params, rest)(images)) ** 2).sum())(params)
-    again = jax.flatten_util.ravel_pytree(again)[0]
-    assert float(jnp.linalg.norm(jnp.sort(again) - jnp.sort(slope))) < 1e-2 * float(jnp.linalg.norm(slope))
-
-
-def test_interpolated_and_baked_kernels_give_the_same_logits():
-    model, images = puppet_of(net_of("small"), batch_norm="group"), images_of(3)[[0, 1, 3, 4]]
-    expected = model(images)
-    h, _ = model.measure(images)
-    interval = (float(h.min()) - 0.01, 8.0)
-    with pytest.raises(ValueError, match="shared=True"):
-        pj.PuppetCNN(pj.interpolate(model.puppeteer, nodes=2), model.puppet)
-    source = model.puppeteer
-    model.puppeteer = pj.interpolate(source, nodes=2)
-    with pytest.raises(ValueError, match="lower complexities"):
-        model(images)
-    model.puppeteer = pj.interpolate(source, nodes=32, interval=interval, shared=True)
-    assert close(model(images), expected, 1e-3)
-    predict = pj.compile_predict(model)
-    prediction = predict(images)
-    assert close(prediction.logits, expected, 1e-3)
-    np.testing.assert_array_equal(prediction.depth, model.measure(images)[1])
-    assert close(predict(images[2]).logits, prediction.logits[2], 1e-4)
 
 
 def test_parameters_before_and_after():

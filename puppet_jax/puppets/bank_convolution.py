@@ -11,8 +11,8 @@ kernel k[s(b)] of a bank of S, and the three bilinear maps
 (q the stride) are three JAX primitives. The transpose of each in either argument is another of the three, so the set is
 closed: ``jvp``, ``grad``, their compositions to any order, and ``vmap`` in any order and over any subset of the
 arguments follow from one bilinear rule and one batching rule, and every one of them gets the fast lowering.
-(``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1 has
-no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
+(``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1
+has no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
 
 Which program a primitive becomes is looked up in ``LOWERINGS`` by ``default_lowering``.
 """
@@ -172,7 +172,7 @@ def _gathered_image_gradient(cotangents, index, bank, sets, geo):
 
 
 def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
-    """Each image's own gradient, one product for each tap; summed over a kernel's images by a product, not by atomics."""
+    """Each image's own gradient, one product a tap; summed over a kernel's images by a product, not by atomics."""
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
     of_taps = []
     for *_, seen in _taps(images, geo):
@@ -181,7 +181,7 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
 
-# ---- Ragged: images in the order of their kernels, each tap one ragged product that reads a kernel once for all of them
+# ---- Ragged: images in the order of their kernels, each tap one ragged product that reads a kernel once for all
 
 
 _RAGGED_SUM = lax.RaggedDotDimensionNumbers(
@@ -308,8 +308,11 @@ def _make(which, name):
             native_one = chosen.startswith("native")
             if native_one and platform != "cpu":
                 raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")
-            function = _shared(which) if sets == 1 and not native_one else LOWERINGS[chosen][which]
-            return function(*operands, sets, geometry)
+            if native_one:
+                return LOWERINGS[chosen][which](*operands, sets, geometry)
+            # What lies beyond the bank is an error in the C++ program; here all three maps take the last kernel for it.
+            operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
+            return (_shared(which) if sets == 1 else LOWERINGS[chosen][which])(*operands, sets, geometry)
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=platform)
 
@@ -326,8 +329,10 @@ def _make(which, name):
             flat = [a.reshape(-1, *a.shape[2:]) for a in whole[:2]]
             out = primitive.bind(*flat, operands[2], sets=sets, **static)
         else:  # each element of the batch has a bank of its own, a part of a larger one
-            begins = sets * jnp.arange(size, dtype=whole[place].dtype)[:, None]
-            whole[place] = jnp.where(whole[place] < 0, whole[place], whole[place] + begins)
+            index, begins = whole[place], sets * jnp.arange(size, dtype=whole[place].dtype)[:, None]
+            # An index beyond its own bank must not become one of the next bank's.
+            inside = jnp.where(index < sets, index + begins, size * sets)
+            whole[place] = jnp.where(index < 0, index, inside)
             out = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in whole), sets=size * sets, **static)
         return out.reshape(size, -1, *out.shape[1:]), 0
 

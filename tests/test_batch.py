@@ -1,0 +1,155 @@
+"""A batch through the puppet: the same as each image by itself, at the price of the bins and depths that are in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import close, images_of, measured, model_of, one_by_one
+
+from puppet_jax import batch, inference
+from puppet_jax.bank import make_bank
+from puppet_jax.batch import logits_from_bank, logits_of_batch
+from puppet_jax.puppets import Puppet, convolution_block, foreign
+
+
+def of_batch(model, images):
+    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, *model.measure(images))
+
+
+def value_and_gradients(forward, model, images):
+    """Logits, and the gradients of a loss in all parameters and the images, as one program."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params, images):
+        logits = forward(nnx.merge(graphdef, params, rest), images)
+        return jnp.sum(jnp.tanh(logits) ** 2), logits
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, jnp.asarray(images / 255, jnp.float32))
+
+
+MODELS = [
+    ("plain", "continuous", 0.25),
+    ("plain", "continuous", None),
+    ("plain", "ode", 1.0),
+    ("plain", "stored", 0.25),
+    ("staged", "continuous", 0.25),
+    ("foreign", "continuous", 0.25),
+]
+
+
+@pytest.mark.parametrize(("puppet", "puppeteer", "bin_"), MODELS)
+def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppeteer, bin_):
+    model, images = model_of(puppet, puppeteer, bin=bin_), images_of()
+    assert len(set(np.asarray(measured(model, images)[1]))) >= 2
+    found = value_and_gradients(of_batch, model, images)
+    assert close(found, value_and_gradients(one_by_one, model, images), 3e-4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("puppet", ["plain", "foreign"])
+def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
+    model, images = model_of(puppet), images_of()
+    expected = value_and_gradients(of_batch, model, images)
+    monkeypatch.setattr(batch, "SLOTS", 3)  # for ten images: four passes, the last of which is not full
+    assert close(value_and_gradients(of_batch, model, images), expected)
+    few = np.array([1, 2, 1, 2, 2, 1, 1, 1, 2, 2])  # two bins: one pass, in a program that has both ways
+    assert close(jax.jit(lambda x: of_batch(model, x))(images[few]), expected[0][1][few])
+
+
+@pytest.mark.parametrize(
+    ("puppeteer", "bin_", "sets"), [("continuous", 0.25, 12), ("continuous", None, 20), ("stored", 0.25, 1)]
+)
+def test_as_many_kernel_sets_are_generated_as_there_are_slots(puppeteer, bin_, sets, monkeypatch):
+    made = []
+
+    def noted(*arguments):
+        made.append(make_bank(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(batch, "make_bank", noted)
+    model = model_of("plain", puppeteer, bin=bin_)
+    jax.eval_shape(lambda x: of_batch(model, x), jax.ShapeDtypeStruct((20, 8, 8, 2), jnp.uint8))
+    assert {len(kernels) for bank in made for kernels in bank.kernels} == {sets}
+
+
+@pytest.mark.parametrize("chunk", [1, 10])
+@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, monkeypatch):
+    """Counted at the convolution: images with a kernel to be convolved with, and branches that run at all."""
+    model, images, chosen = model_of(puppet), images_of(), []
+    where = foreign if puppet == "foreign" else convolution_block
+    convolve = where.convolve
+
+    def counting(image, kernel, **options):
+        jax.debug.callback(lambda index: chosen.append(int(index) >= 0), kernel.index)
+        return convolve(image, kernel, **options)
+
+    monkeypatch.setattr(where, "convolve", counting)
+    h, d = map(jnp.asarray, measured(model, images))
+    bank = make_bank(model.puppeteer, jnp.asarray(model.measurement.centres))
+    place = model.measurement.index(h)
+    jax.jit(lambda d: logits_from_bank(model.puppet, bank, images, place, d, chunk))(d).block_until_ready()
+    jax.effects_barrier()
+    levels = [
+        v
+        for v, name in zip(model.puppet.levels, getattr(model.puppet, "names", model.puppet.levels), strict=True)
+        if name != "grouped"
+    ]  # not by ``convolve``
+    assert sum(chosen) == sum(int((d >= level).sum()) for level in levels)
+    deepest = max(d) if chunk == 10 else None
+    if chunk == 1:
+        assert len(chosen) == sum(chosen)  # no branch is taken for nothing
+    else:
+        assert len(chosen) == 10 * sum(level <= deepest for level in levels)
+    assert min(d) < max(levels)
+
+
+def test_rows_that_fill_up_have_no_gradient():
+    model, images = model_of(), images_of()
+    h, d = map(jnp.asarray, measured(model, images))
+    places = model.measurement.index(h)
+    bank = make_bank(model.puppeteer, jnp.asarray(model.measurement.centres))
+
+    def loss(kernels, images, places, depths):
+        rows = depths > 0
+        logits = logits_from_bank(model.puppet, bank._replace(kernels=kernels), images, places, depths, 4)
+        return jnp.sum(jnp.where(rows[:, None], jnp.tanh(logits), 0.0) ** 2)
+
+    gradient = jax.jit(jax.grad(loss))
+    filled = gradient(bank.kernels, images, places, jnp.where(jnp.arange(10) < 6, d, 0))
+    assert close(filled, gradient(bank.kernels, images[:6], places[:6], d[:6]))
+
+
+@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+def test_puppets_keep_their_protocol(puppet):
+    puppet = model_of(puppet).puppet
+    assert isinstance(puppet, Puppet)
+    assert len(puppet.levels) == len(puppet.kernel_shapes)
+    assert min(puppet.levels) == 1
+    assert max(puppet.levels) <= puppet.max_depth
+    puppet.check((8, 8, 2), puppet.kernel_shapes, puppet.max_depth)
+    for shape, kernels in (((8, 8, 1), puppet.kernel_shapes), ((8, 8, 2), puppet.kernel_shapes[:1])):
+        with pytest.raises(ValueError, match=r"must|channels"):
+            puppet.check(shape, kernels, puppet.max_depth)
+    norms = jax.tree.leaves(nnx.state(puppet, nnx.Param))
+    assert 0 < puppet.normalisation_count() < sum(leaf.size for leaf in norms)
+    before = jax.tree.map(np.asarray, nnx.state(puppet))
+    puppet.advance()  # none of these has random streams
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(puppet))
+
+
+def test_a_predictors_branches_are_the_batchs(monkeypatch):
+    """``compile_predict`` fills a batch up to a power of two: what it adds is not convolved either."""
+    runs, layer, model, images = [], type(model_of().puppet).layer, model_of(), images_of()
+
+    def counting(self, x, kernel, index, lowering):
+        jax.debug.callback(lambda: runs.append(index))
+        return layer(self, x, kernel, index, lowering)
+
+    monkeypatch.setattr(type(model.puppet), "layer", counting)
+    inference._predict.clear_cache()
+    prediction = inference.compile_predict(model, chunk=1)(images)
+    jax.effects_barrier()
+    inference._predict.clear_cache()
+    assert len(runs) == int(prediction.depth.sum()) < len(images) * model.max_depth
