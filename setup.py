@@ -19,7 +19,7 @@ def extensions() -> list[Extension]:
             sources=[str(_HERE / "convolution.cc")],
             depends=[str(_HERE / "kernels.inc")],
             include_dirs=[str(Path(jaxlib.submodule_search_locations[0]) / "include")],
-            extra_compile_args=["-std=c++17", "-O3", "-DNDEBUG", "-w"],
+            extra_compile_args=["-std=c++20", "-O3", "-DNDEBUG", "-w"],
             language="c++",
             optional=True,
         )

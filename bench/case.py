@@ -52,7 +52,7 @@ def load(folder: Path, size: Size) -> Case:
     return Case(size, arrays, config)
 
 
-def make_model(size: Size, puppeteer: str = "ode", **options):
+def make_model(size: Size, puppeteer: str = "ode", measurement=None, **options):
     """The model that everything is measured on, with parameters away from their special initial values."""
     import jax
     from flax import nnx
@@ -63,7 +63,7 @@ def make_model(size: Size, puppeteer: str = "ode", **options):
     layers += [pj.LayerSpec(size.channels)] * (size.layers - 1)
     puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=10, rngs=nnx.Rngs(1))
     source = {"ode": pj.OdePuppeteer, "continuous": pj.ContinuousPuppeteer, "stored": pj.StoredPuppeteer}[puppeteer]
-    model = pj.PuppetCNN(source(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet)
+    model = pj.PuppetCNN(source(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet, measurement)
     state = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree.flatten(state)
     rng = np.random.default_rng(2)
@@ -91,10 +91,9 @@ def prepare(folder: Path, size: Size, answers: bool) -> dict:
         measured, depth = model.measure(images)
         config, exported = weights.export(model)
         _, stored = weights.export(twin)
-        # Chosen by the exact path, the one that the library's own tests hold against float64.
         logits, static_logits = np.asarray(model(images)), np.asarray(_at_full_depth(twin, images))
         arrays |= {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
-        arrays |= {"logits": logits, "loss": _loss(logits, labels)}
+        arrays |= {"complexity": np.asarray(pj.complexity(images)), "logits": logits, "loss": _loss(logits, labels)}
         arrays |= {"static_logits": static_logits, "static_loss": _loss(static_logits, labels)}
         arrays |= {f"weight/{name}": array for name, array in exported.items()}
         arrays |= {f"weight/{name}": array for name, array in stored.items() if name.startswith("stored/")}

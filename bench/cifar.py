@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 
 SIZE = 32
-INTERVAL = (3.8, 7.3)
-"""Bits: all of CIFAR-10 (3.90 to 7.22), with a margin; what a puppeteer is interpolated on here."""
-
 _TABLE = Path(__file__).with_name("cifar10_complexity.json")
 
 

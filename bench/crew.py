@@ -67,6 +67,8 @@ class Crew:
     def _start(self, worker: str) -> subprocess.Popen:
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+        # As python -m train sets it for itself; both frameworks take a step's arrays from malloc anew, and gain.
+        environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         if self.compile_fast:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         cores = self.cores[: self._limits.get(worker)]

@@ -15,19 +15,19 @@ from bench.crew import Crew
 from bench.table import markdown
 
 CONTENDERS = (
-    "train_interpolated",
+    "train_ode",
     "train_exact",
     "train_exact_direct",
     "train_exact_backsolve",
     "train_static_jax",
     "train_torch_batched",
 )
-OURS, EXACT, TARGET = "train_interpolated", "train_exact", 0.5
+OURS, EXACT, TARGET = "train_ode", "train_exact", 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Compare the peak memory of a training step: adjoints, interpolated kernels, static twin, PyTorch."""
+    """Compare the peak memory of a training step: adjoints, kernels of the bins at hand, static twin, PyTorch."""
 
     batch: int = 128
     """Images in a step."""

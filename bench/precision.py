@@ -53,7 +53,6 @@ def run(options: Precision) -> int:
         predict = pj.compile_predict(model, dtype=None if dtype == "float32" else dtype)
         logits = in_batches(lambda images, predict=predict: predict(images).logits, images)
         result["rows"].append({"dtype": dtype, **compare(logits, exact), "accuracy": _accuracy(logits, labels)})
-    result["nodes"] = [len(nodes) for nodes in predict.grid.nodes]
     reached = result["rows"][0]["error_of_batch"]
     result["target"] = {"error_of_batch": TARGET, "reached": reached <= TARGET}
     output = options.output or results_file.FOLDER / f"precision_{config.data}.json"

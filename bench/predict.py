@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import machine, results_file, timing
-from bench.report import folder as folder_report
-from bench.report.words import ENGLISH
+from bench.table import markdown
 
 TARGET = 0.9
 # The peak of so many images is compared with that of all.
@@ -80,7 +79,11 @@ def run(options: Predict) -> int:
     }
     output = options.output or results_file.FOLDER / f"predict_{Path(options.data).name}.json"
     results_file.write(output, result)
-    print(folder_report.render(result, ENGLISH))
+    rows = [
+        (row["what"], f"{row['median']:.3g} ({row['low']:.3g} to {row['high']:.3g})", row["target"], row["reached"])
+        for row in result["rows"]
+    ]
+    print(markdown(("", "median (quartiles)", "target", "reached"), rows))
     print(f"written: {output}")
     return 0
 

@@ -27,7 +27,6 @@ PUPPETEERS = {
     "MobileNet": {"channels": "low_rank", "rank": 1, "basis": 24, "hidden": 16},
 }
 TARGET = 1.3
-NODES = 16
 """Complexities at which kernels are generated in training; 4 to 8 bits need no more."""
 BUDGET_S = 0.4
 """Of a turn of one contender."""
@@ -122,7 +121,7 @@ def _speed(name: str, options: Puppetize) -> list[dict]:
     calls: dict[tuple[str, str], Callable] = {("", ""): lambda: forward(state, images)}
     for batch_norm, depth in (("running", "full"), ("group", "full"), ("running", "complexity")):
         model = _puppet(name, batch_norm, 3, images.shape[1:3], pj.Measure(depth=depth), options.seed)
-        predict = pj.compile_predict(model, interval=cifar.INTERVAL)
+        predict = pj.compile_predict(model)
         calls[batch_norm, depth] = lambda predict=predict: predict(images).logits
     for call in calls.values():  # compiled, and the threads awake
         jax.block_until_ready([call(), call()])
@@ -176,8 +175,6 @@ def _learn(dataset_name: str, name: str, kernels: str, dataset: data.Dataset, op
     else:
         model = _puppet(name, "group", channels, (height, width), pj.Measure(), options.seed)
         parameters = pj.summary(model).total
-        options_of_nodes = {"nodes": NODES, "interval": _interval(split.images), "levels": model.puppet.levels}
-        model.puppeteer = pj.interpolate(model.puppeteer, shared=True, **options_of_nodes)
         call = lambda net, images: net(images)  # noqa: E731
     recipe = {
         "epochs": options.digits_epochs if digits else 1,
@@ -190,14 +187,6 @@ def _learn(dataset_name: str, name: str, kernels: str, dataset: data.Dataset, op
     print(f"{dataset_name}, {name}, {kernels}: {found:.1%} ({seconds:.0f} s)", file=sys.stderr, flush=True)
     line = {"data": dataset_name, "net": name, "kernels": kernels, "accuracy": found, "parameters": parameters}
     return {**line, **recipe, "train_images": len(split), "test_images": len(dataset.test), "seconds": seconds}
-
-
-def _interval(images: np.ndarray) -> tuple[float, float]:
-    """The complexities of images, bits, with a margin: augmentation changes them a little."""
-    h = np.concatenate(
-        [np.asarray(pj.complexity(images[start : start + 1000])) for start in range(0, len(images), 1000)]
-    )
-    return max(float(h.min()) - 0.3, 0.0), float(h.max()) + 0.1
 
 
 def _known(output: Path, result: dict) -> dict[tuple[str, str, str], dict]:

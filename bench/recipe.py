@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 from bench import machine, results_file
-from bench.report import accuracy
-from bench.report.words import ENGLISH
+from bench.table import markdown
 from train.config import Puppeteer
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +66,8 @@ def run(options: Recipe) -> int:
     result = {**about, "what": _what(runs, digits), "preset": runs[0]["config"]["preset"], "runs": runs}
     output = options.output or results_file.FOLDER / ("digits.json" if digits else "cifar10_one_epoch.json")
     results_file.write(output, result)
-    print((accuracy.digits if digits else accuracy.one_epoch)(result, ENGLISH))
+    rows = [(run["puppeteer"], run["seed"], f"{run['test_accuracy']:.2%}", run["train_seconds"]) for run in runs]
+    print(markdown(("kernels from", "seed", "test accuracy", "seconds"), rows))
     print(f"written: {output}")
     return 0
 

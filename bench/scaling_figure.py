@@ -7,8 +7,8 @@ from pathlib import Path
 _KINDS = {
     "compile_predict": ("#009E73", "D", "none", "--", "prediction, compile_predict"),
     "static_jax": ("#000000", "s", "none", "--", "prediction, static twin"),
-    "train_interpolated": ("#D55E00", "^", "full", "-", "training step, interpolated ODE"),
-    "train_continuous": ("#0072B2", "o", "full", "-", "training step, interpolated continuous"),
+    "train_ode": ("#D55E00", "^", "full", "-", "training step, ODE"),
+    "train_continuous": ("#0072B2", "o", "full", "-", "training step, continuous"),
     "train_static_jax": ("#000000", "s", "full", "-", "training step, static twin"),
 }
 _COLUMNS = 3

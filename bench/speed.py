@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import contenders, machine, plan, results_file, timing
+from bench import contenders, first_answer, machine, plan, results_file, timing
 from bench.crew import Crew
 from bench.table import markdown, milliseconds
 
 TOLERANCE = 1e-3
-FIRST_CALL_LIMIT_S = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Speed:
     rounds: int = 7
     """Turns of every contender; each yields one ratio."""
     only: tuple[str, ...] = ()
-    """Measurements to make, by the beginning of their names (predict, train, generate, diffrax, preset); none: all.
+    """Measurements to make, by the beginning of their names (predict, train, generate, diffrax, first); none: all.
     Others that the output file holds stay in it, each with the date and revision it was made at."""
     without: tuple[str, ...] = ()
     """Contenders to leave out, by name; train_vmap alone takes most of the time."""
@@ -45,7 +44,8 @@ def run(options: Speed) -> int:
     result["ratios"] = "median and quartiles over rounds; a round's time is the median of its calls"
     measurements = [m for m in chosen.measurements if not options.only or m.name.startswith(options.only)]
     if options.only and output and output.exists():
-        result["measurements"] = json.loads(output.read_text(encoding="utf-8"))["measurements"]
+        before = json.loads(output.read_text(encoding="utf-8"))
+        result |= {key: before[key] for key in ("measurements", "first_answer") if key in before}
     with (
         tempfile.TemporaryDirectory() as folder,
         Crew(1 if options.quick else options.cores, compile_fast=options.quick) as crew,
@@ -59,6 +59,10 @@ def run(options: Speed) -> int:
             result["rows"] = [row for row in rows if row]
             if output:
                 results_file.write(output, result)
+    if not options.quick and (not options.only or "first".startswith(options.only)):
+        result["first_answer"] = first_answer.measure(rounds)
+        if output:
+            results_file.write(output, result)
     print(report(result))
     if output:
         print(f"\nwritten: {output}")
@@ -98,9 +102,11 @@ def report(result: dict) -> str:
     )
     summary = f"{result['machine']['processor']}, {result['machine']['cores_used']} cores, {result['rounds']} rounds"
     parts = [summary, markdown(head, rows), markdown(columns, times)]
-    for label, seconds in _first_calls(result).items():
-        verdict = "reached" if seconds <= FIRST_CALL_LIMIT_S else "missed"
-        parts.append(f"First call of {label}: {seconds:.1f} s, target ≤ {FIRST_CALL_LIMIT_S:g} s: {verdict}")
+    for state, limit in first_answer.LIMITS_S.items():
+        if "first_answer" in result:
+            seconds = result["first_answer"][state]["median_s"]
+            verdict = "reached" if seconds <= limit else "missed"
+            parts.append(f"First answer, {state} compilation cache: {seconds:.2f} s, target ≤ {limit:g} s: {verdict}")
     return "\n\n".join(parts)
 
 
@@ -161,17 +167,6 @@ def _row(row: plan.Row, measurements: dict) -> dict | None:
     times = [timing.Times(found[label]["calls_s"]).per_round() for label in (row.over, row.under)]
     ratio = timing.ratio(row.scale * np.asarray(times[0]), times[1])
     return {**dataclasses.asdict(row), **dataclasses.asdict(ratio), "reached": row.reached(ratio.median)}
-
-
-def _first_calls(result: dict) -> dict[str, float]:
-    found = {}
-    for measurement in result["measurements"].values():
-        found |= {
-            c["what"]: c["first_call_s"]
-            for label, c in measurement["contenders"].items()
-            if label in ("preset_predict", "preset_train")
-        }
-    return found
 
 
 def _worker(framework: str, options: Speed, label: str | None = None) -> str:

@@ -1,15 +1,15 @@
 """The rows of ``python -m bench accuracy``: what is compared, as plain data.
 
-Parts: ``design`` (bench/study_search.py: how to build each generator, short, on validation images), ``ablation``
-(one thing changed, on validation images), ``main`` (what is reported, on test images, chosen by neither).
+Parts: ``bins`` (how finely complexity is measured, on validation images), ``ablation`` (one thing changed, on
+validation images), ``main`` (what is reported, on test images, chosen by neither). Rows of the part ``design`` in the
+results chose how each generator is built, at the revisions that they name; their options are gone.
 """
 
 from bench.study_row import FLIP, Row
-from bench.study_search import RANK2, SEARCH
 
 # The continuous puppeteer that the design settled on, at a tenth of the static twin's kernel parameters for each width.
 TENTH = {
-    32: RANK2,
+    32: {"channels": "low_rank", "rank": 2, "basis": 32, "hidden": 24},
     64: {"channels": "low_rank", "rank": 2, "basis": 64, "hidden": 40},
     128: {"channels": "low_rank", "rank": 2, "basis": 144, "hidden": 40},
 }
@@ -37,8 +37,6 @@ def _ablation() -> list[Row]:
             (1,),
         ),
         "raw": ("kernels not standardised", {"standardise": False}, {}, (1,)),
-        "6 nodes": ("6 nodes", {}, {"nodes": 6}, (1,)),
-        "3 nodes": ("3 nodes", {}, {"nodes": 3}, (1,)),
     }
     rows = [
         Row(
@@ -70,6 +68,25 @@ def _ablation() -> list[Row]:
         for name, what, options in solvers
     ]
     return rows
+
+
+def _bins() -> list[Row]:
+    """Complexity to bins of several widths, against the continuous one."""
+    widths = {"an eighth of a bit": 0.125, "a quarter of a bit": 0.25, "half a bit": 0.5, "continuous complexity": None}
+    return [
+        Row(
+            f"bins-{width}",
+            "bins",
+            f"continuous, {what}",
+            "continuous",
+            TENTH[32],
+            optimiser="muon",
+            learning_rate=2e-2,
+            more={**FLIP, "bin": width},
+            seeds=(0, 1, 2),
+        )
+        for what, width in widths.items()
+    ]
 
 
 def _main() -> list[Row]:
@@ -146,4 +163,4 @@ def _main() -> list[Row]:
     ]
 
 
-ROWS: tuple[Row, ...] = (*SEARCH, *_main(), *_ablation())
+ROWS: tuple[Row, ...] = (*_main(), *_bins(), *_ablation())

@@ -8,7 +8,7 @@ ABOUT = (
     "One quantity at a time around a base case. Complexities are CIFAR-10's: nearly every image gets six layers or "
     "more, so up to there D_max alone decides. Images are 32×32 always: the first layer's stride makes them the map."
 )
-CONTENDERS = ("compile_predict", "static_jax", "train_interpolated", "train_continuous", "train_static_jax")
+CONTENDERS = ("compile_predict", "static_jax", "train_ode", "train_continuous", "train_static_jax")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,9 +61,9 @@ def export(
 
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
-        ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype, platform or ``store``, as many
-            classes as there are not, a path whose folder does not exist, or a model that calls functions outside of
-            XLA; so does the ODE, of which only the kernels can be stored.
+        ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
+            platform or ``store``, another number of classes than logits, a path whose folder does not exist, or a
+            model that calls functions outside of XLA; so does the ODE, of which only the kernels can be stored.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)

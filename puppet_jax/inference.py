@@ -1,8 +1,8 @@
 """Inference without generation: a bank of kernels, and work in proportion to the depths of a batch."""
 
+import copy
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,20 +53,12 @@ class Predictor:
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
         self.bank = self.complexities = None
         if self.measurement.bin is not None:
-            self.make_bank, self.complexities = _baking(model, complexities)
-            # The numbers of sets are no results of the program: they stay Python's.
-            numbers = []
-            graphdef, state = nnx.split(model.puppeteer)
-
-            def kernels(state):
-                bank = self.make_bank(nnx.merge(graphdef, state))
-                numbers.append(bank.firsts)
-                return bank.kernels
-
-            made = jax.jit(kernels)(state)
-            self.bank = Bank(made, numbers[0])
+            self._baking, self.complexities = _baking(model, complexities)
+            self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
         self._whole = complexities is None
         self._chunk = chunk or default_chunk()
+        # Without a bank the puppeteer is a part of the program.
+        self._parts = nnx.split((self.puppet, self.puppeteer if self.bank is None else None))
 
     def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
         """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
@@ -89,19 +81,35 @@ class Predictor:
         parts = []
         for start in range(0, len(images), _LARGEST_BATCH):
             part = images[start : start + _LARGEST_BATCH]
-            size = 1 << (len(part) - 1).bit_length()
-            filled = jnp.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            parts.append(self._run(filled, len(part)))
+            missing = (1 << (len(part) - 1).bit_length()) - len(part)
+            filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
+            found = self._run(filled, len(part))
+            parts.append(Prediction(*(rows[: len(part)] for rows in found)) if missing else found)
         found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
-        found = jax.tree.map(lambda rows: rows[: len(images)], found)
         if not self._whole:
             self._check_held(np.asarray(found.complexity))
         return found
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
-        # Without a bank the puppeteer is a part of the program.
-        graphdef, state = nnx.split((self.puppet, self.puppeteer if self.bank is None else None))
+        graphdef, state = self._parts
         return _predict(graphdef, self.measurement, self._chunk, state, self.bank, images, count)
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays that prediction reads, a pytree: to place them on devices, or to make them arguments of a jitted
+        function instead of constants in it."""
+        return self._parts[1], self.bank
+
+    def with_arrays(self, arrays: Any) -> "Predictor":
+        """The same predictor, with these :attr:`arrays` in the place of its own."""
+        other = copy.copy(self)
+        state, other.bank = arrays
+        other._parts = self._parts[0], state
+        return other
+
+    def make_bank(self, puppeteer: Puppeteer) -> Bank:
+        """The kernels that are baked of a puppeteer; pure."""
+        return self._baking.bank(puppeteer)
 
     def _check_held(self, complexity: np.ndarray) -> None:
         low, high = self.complexities
@@ -155,21 +163,39 @@ def compile_predict(
     return Predictor(model, complexities, chunk)
 
 
-def _baking(
-    model: PuppetCNN, complexities: tuple[float, float] | None
-) -> tuple[Callable[[Puppeteer], Bank], tuple[float, float]]:
-    """What makes the kernels of all bins asked for, of each layer only those that an image is deep enough to use; and
-    the complexities that it covers."""
-    measurement, levels = model.measurement, model.puppet.levels
-    centres = measurement.centres
+class _Baking(NamedTuple):
+    """Which kernel sets are baked: bins from number ``first`` on, by their centres, and how many of the shallowest of
+    them each layer leaves out, because no image in them is deep enough to use it. Hashable, static under ``jit``."""
+
+    first: int
+    complexities: tuple[float, ...]
+    skipped: tuple[int, ...]
+
+    def bank(self, puppeteer: Puppeteer) -> Bank:
+        return make_bank(puppeteer, jnp.asarray(self.complexities), self.first).without(self.skipped)
+
+
+def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
+    """What to bake for the complexities asked for, and those that it covers."""
+    measurement, centres = model.measurement, model.measurement.centres
     first, last = _bins(measurement, complexities)
     covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
     depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
     if measurement.depth == "full":
         depths = np.full_like(depths, model.max_depth)
-    skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in levels)
-    complexities = jnp.asarray(centres[first : last + 1])
-    return lambda puppeteer: make_bank(puppeteer, complexities, first).without(skipped), covered
+    skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
+    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
+
+
+def _bake(baking: _Baking, graphdef, state) -> Bank:
+    kernels = _kernels(baking, graphdef, state)
+    conditioned = getattr(nnx.merge(graphdef, state), "conditioned", True)
+    return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _kernels(baking: _Baking, graphdef, state) -> tuple[Array, ...]:
+    return baking.bank(nnx.merge(graphdef, state)).kernels
 
 
 def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tuple[int, int]:

@@ -43,16 +43,20 @@ def load_pretrained(name: str) -> PuppetCNN:
     """
     arrays, about = _open(name)
     described = about["create"]
-    model = create(
-        described["name"],
-        puppeteer=described["puppeteer"],
-        num_classes=described["num_classes"],
-        in_channels=described["in_channels"],
-        width=described["width"],
-        puppeteer_options=described["puppeteer_options"],
-        measurement=Measure(**described["measurement"]),
-        rngs=nnx.Rngs(0),
-    )
+
+    def made() -> PuppetCNN:
+        return create(
+            described["name"],
+            puppeteer=described["puppeteer"],
+            num_classes=described["num_classes"],
+            in_channels=described["in_channels"],
+            width=described["width"],
+            puppeteer_options=described["puppeteer_options"],
+            measurement=Measure(**described["measurement"]),
+            rngs=nnx.Rngs(0),
+        )
+
+    model = nnx.eval_shape(made)  # parameters to be replaced need not be drawn, which takes seconds to compile
     params = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree.flatten_with_path(params)
     names = [parameter_name(path) for path, _ in leaves]

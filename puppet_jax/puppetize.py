@@ -44,7 +44,7 @@ def puppetize(
         model = pj.puppetize(net, "continuous", image_shape=(32, 32, 3), batch_norm="group", rngs=nnx.Rngs(1))
         logits = model(images)  # as any PuppetCNN: own kernels and depth for each image; jit, grad, vmap
         print(pj.summary(model), model.puppet.kept)  # parameters before and after; what stays stored, and why
-        predict = pj.compile_predict(model)  # kernels baked for each bin; no generation left, blocks beyond D not computed
+        predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
 
     **Kernels.** Generated are the kernels of every ``nnx.Conv`` that the forward calls: two-dimensional, of equal
     sides, with any stride, padding, dilation and number of groups. They are ordered by their first calls, and have

@@ -46,9 +46,10 @@ def drawn(make, seed=1):
 class Block(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
 
     def __call__(self, x):
-        return x + nnx.tanh(self.conv(x))
+        return x + self.dropout(nnx.tanh(self.conv(x)))
 
 
 class Net(nnx.Module):
@@ -62,7 +63,7 @@ class Net(nnx.Module):
         self.head = nnx.Linear(4, 3, rngs=rngs)
 
     def __call__(self, x):
-        x = self.grouped(self.stem(x))
+        x = nnx.avg_pool(self.grouped(self.stem(x)), (2, 2), strides=(2, 2))
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x).mean((1, 2)))
@@ -93,11 +94,13 @@ def _model(puppet, puppeteer, dtype):
         made.compute_in(dtype)
         return pj.PuppetCNN(PUPPETEERS[puppeteer](made.kernel_shapes), made)
 
-    return drawn(make)
+    made = drawn(make)
+    made.eval()
+    return made
 
 
 def model_of(puppet="plain", puppeteer="continuous", dtype=jnp.float32, **measurement):
-    """A model of 2×8×8 images and three classes; a puppet of three layers, of two stages, or somebody else's."""
+    """Of 2×8×8 images and three classes, in evaluation mode; three layers, two stages, or somebody else's net."""
     made = _model(puppet, puppeteer, jnp.dtype(dtype))
     return pj.PuppetCNN(made.puppeteer, made.puppet, pj.Measure(**measurement))
 

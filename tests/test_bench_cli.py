@@ -23,15 +23,15 @@ def run(*arguments):
 def test_speed_quick_runs_end_to_end(tmp_path):
     output = tmp_path / "speed.json"
     # Without those whose compilation takes most of the time.
-    without = "vmap", "train_vmap", "train_exact", "train_torch_batched", "generate_exact_gradient", "diffrax_gradient"
-    without += "generate_interpolated_gradient", "train_interpolated", "train_continuous"
+    without = "vmap", "train_vmap", "train_exact", "train_torch_batched", "generate_bank_gradient", "diffrax_gradient"
+    without += "generate_bank_continuous_gradient", "train_ode", "train_continuous", "bake"
     done = run("speed", "--quick", "--output", str(output), "--without", *without, "scan_gradient")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "| row | measure |" in done.stdout
     result = json.loads(output.read_text())
     assert {"command", "date", "machine", "versions", "revision", "rounds", "measurements", "rows"} <= set(result)
     names = [name.split()[0] for name in result["measurements"]]
-    assert names == ["predict", "train", "generate", "generate", "generate", "diffrax"]
+    assert names == ["predict", "train", "generate", "diffrax"]
     found = {label: c for m in result["measurements"].values() for label, c in m["contenders"].items()}
     for label in ("static_jax", "exact", "train_static_jax", "generate_exact", "diffrax", "scan"):
         assert len(found[label]["calls_s"]) == 2
@@ -49,7 +49,7 @@ def test_speed_quick_runs_end_to_end(tmp_path):
 
 def test_memory_quick_accounts_for_the_step(tmp_path):
     output = tmp_path / "memory.json"
-    without = "train_exact", "train_exact_backsolve", "train_torch_batched", "train_interpolated"
+    without = "train_exact", "train_exact_backsolve", "train_torch_batched", "train_ode"
     done = run("memory", "--quick", "--output", str(output), "--without", *without)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(output.read_text())["contenders"]

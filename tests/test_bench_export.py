@@ -3,9 +3,6 @@
 import json
 
 from bench import export
-from bench.report import page
-from bench.report.results import Results
-from bench.report.words import LANGUAGES
 
 RESULT = {
     "model": "m",
@@ -52,13 +49,6 @@ def test_an_unknown_model_is_refused(monkeypatch, capsys):
     assert "unknown model 'none'" in capsys.readouterr().err
 
 
-def test_the_result_is_shown_in_both_languages(tmp_path):
-    (tmp_path / "export.json").write_text(json.dumps(RESULT))
-    english, japanese = (page.render(Results(tmp_path, say=say)) for say in LANGUAGES)
-    assert "m, 12,345 bytes. Target of the first answer: ≤ 3 s, reached" in english
-    assert '(`store="puppeteer"`): 432 bytes, first answer after 3.50 (2.00 to 4.00) s.' in english
-    assert '(`store="puppeteer"`)は 432 バイト' in japanese
-    assert "| all until the answer | 2.50 (1.00 to 3.00) |" in english
-    assert "| 64 | 60.0 | 90.0 | 1.50 (1.25 to 1.75) | 4.2e-07 |" in english
-    assert "| 64 | 60.0 | 90.0 | 1.50(1.25〜1.75) | 4.2e-07 |" in japanese
-    assert "12,345 bytes" in export.report(RESULT)
+def test_the_result_is_shown():
+    text = export.report(RESULT)
+    assert "12,345 bytes" in text

@@ -9,9 +9,6 @@ import pytest
 from flax import nnx
 
 from bench import puppetize, short_training
-from bench.report.puppetize import render
-from bench.report.told_puppetize import puppetize as told
-from bench.report.words import ENGLISH
 from train.data import Dataset, Split
 from train.errors import UserError
 
@@ -97,38 +94,3 @@ def test_training_learns_and_carries_averages_along():
     right = np.asarray(call(trained, test.images)).argmax(-1) == test.labels  # eval mode: no batch of 500 needed
     assert short_training.accuracy(trained, call, test) == right.mean()
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(trained, nnx.Param)))
-
-
-class Told:
-    say = ENGLISH
-
-    def __init__(self, data):
-        self.data = data
-
-    def told(self, name, render):
-        assert name == "puppetize.json"
-        return render(self.data, ENGLISH)
-
-
-def test_the_report_tells_it():
-    ratio = {"median": 1.25, "low": 1.2, "high": 1.5}
-    times = {"original_seconds": [0.1, 0.2, 0.3], "seconds": [0.25] * 3, "over_original": ratio}
-    trained = {"data": "digits", "net": "Tiny", "train_images": 1442, "epochs": 20}
-    data = {
-        "batch": 64,
-        "rounds": 7,
-        "rows": [{"target": 1.3}],
-        "speed": [{"net": "Tiny", "batch_norm": "running", "depth": "full", **times}],
-        "parameters": {"Tiny": {"static_kernels": 9000, "generator": 900, "static_twin": 10000, "total": 2000}},
-        "accuracy": [
-            {**trained, "kernels": "original", "parameters": 10000, "accuracy": 0.99},
-            {**trained, "kernels": "continuous", "parameters": 2000, "accuracy": 0.985},
-        ],
-    }
-    text = render(data, ENGLISH)
-    assert "| Tiny | `running` | all blocks | 200 | 250 | 1.25 (1.20 to 1.50) |" in text
-    assert "| Tiny | 9,000 | 900 | 10,000 | 2,000 |" in text
-    assert "| digits | Tiny | 1,442 | 20 | 2,000 | continuous, group normalisation | 98.5% |" in text
-    said = told(Told(data))
-    assert "1.25 (1.20 to 1.50) with `running`; it stores 2,000 parameters instead of 10,000, 5.00 times fewer" in said
-    assert "digits 98.5% (itself 99.0%)" in said

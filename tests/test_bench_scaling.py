@@ -151,7 +151,7 @@ def test_the_command_finds_the_exponents_and_draws_them(power_laws, tmp_path, ca
     expected = {"batch": 1.0, "width": 1.8, "depth": 0.0, "image size": 0.5, "cores": -1.0}
     assert list(result["quantities"]) == list(expected)
     for quantity, found in result["quantities"].items():
-        fit = found["contenders"]["train_interpolated"]
+        fit = found["contenders"]["train_ode"]
         assert fit["exponent"] == pytest.approx(expected[quantity], abs=1e-9)
         assert len(fit["rounds_s"]) == 2
         assert len(fit["median_s"]) == len(found["values"]) == len(found["sizes"])
@@ -166,7 +166,7 @@ def test_the_command_finds_the_exponents_and_draws_them(power_laws, tmp_path, ca
     printed = capsys.readouterr().out
     assert "1.80 ± 0.00 (1.80 to 1.80)" in printed
     svg = output.with_suffix(".svg").read_text()
-    for word in ("channels of every layer", "time, ms", "training step, interpolated continuous", "fitted exponent"):
+    for word in ("channels of every layer", "time, ms", "training step, continuous", "fitted exponent"):
         assert word in svg
     assert output.with_suffix(".png").stat().st_size > 5000
 

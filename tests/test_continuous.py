@@ -11,6 +11,7 @@ from small import close, drawn
 import puppet_jax as pj
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices
 from puppet_jax.puppeteers.combine import combine
+from puppet_jax.puppeteers.standardise import standardise
 
 SHAPES = [(6, 2, 3, 3), (6, 6, 5, 5), (4, 6, 3, 3), (4, 4, 1, 1)]
 
@@ -32,28 +33,27 @@ def value(parameter):
     return np.asarray(parameter[...], np.float64)
 
 
-def psi(puppeteer, x, y, s, *more):
+def psi(puppeteer, x, y, s):
     """The implicit function at one point, in float64: (C_out,max, C_in,max)."""
     network, matrices = puppeteer.network, puppeteer.matrices
-    z = np.array([x, y, s, *more], np.float64)
+    z = np.array([x, y, s], np.float64)
     for weight, bias in zip(network.weights, network.biases, strict=True):
         z = np.sin(z @ value(weight) + value(bias))
     return np.tensordot(z @ value(network.coefficients), value(matrices.matrices), axes=1)
 
 
 @pytest.mark.parametrize("h", [0.0, 6.7])
-@pytest.mark.parametrize("conditioning", ["depth", "coordinate", "layer", "none"])
+@pytest.mark.parametrize("conditioning", ["depth", "none"])
 def test_kernels_are_the_function_tap_by_tap(h, conditioning):
     puppeteer = make(standardise=False, conditioning=conditioning)
-    more = {"coordinate": [reference.initial_value(h) / np.e], "layer": [h / 8]}.get(conditioning, [])
     for layer, (kernel, shape) in enumerate(zip(run(puppeteer, h), SHAPES, strict=True), start=1):
         assert kernel.shape == shape
-        s = layer / len(SHAPES) if conditioning in ("layer", "none") else layer * reference.step_size(h)
+        s = layer / len(SHAPES) if conditioning == "none" else layer * reference.step_size(h)
         k = shape[2]
         for row in range(k):
             for column in range(k):
                 x, y = (2 * i / (k - 1) - 1 if k > 1 else 0.0 for i in (column, row))
-                expected = reference.adaptive_average(psi(puppeteer, x, y, s, *more), shape[:2])
+                expected = reference.adaptive_average(psi(puppeteer, x, y, s), shape[:2])
                 np.testing.assert_allclose(kernel[:, :, row, column], expected, rtol=1e-3, atol=2e-4)
 
 
@@ -127,9 +127,7 @@ def test_gradient_against_finite_differences():
         {"omega_depth": -1.0},
         {"rank": 0},
         {"channels": "tensor"},
-        {"network": "relu"},
         {"conditioning": "yes"},
-        {"basis": 3, "channels": "coordinates"},
     ],
 )
 def test_bad_options_are_refused(options):
@@ -137,82 +135,46 @@ def test_bad_options_are_refused(options):
         make(**options)
 
 
-def test_multiplicative_network_at_one_point():
-    network = make(network="multiplicative", hidden_layers=3).network
-    point = np.array([0.5, -1.0, 0.3])
-    z = 1.0
-    for layer, (weight, phase) in enumerate(zip(network.filters, network.phases, strict=True)):
-        wave = np.sqrt(2) * np.sin(point @ value(weight) + value(phase))
-        z = wave * (z @ value(network.weights[layer - 1]) + value(network.biases[layer - 1]) if layer > 0 else 1.0)
-    expected = z @ value(network.coefficients)
-    np.testing.assert_allclose(network(jnp.asarray(point[None], jnp.float32))[0], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("network", ["siren", "multiplicative"])
 @pytest.mark.parametrize("hidden_layers", [1, 3])
-def test_coefficients_start_with_variance_one(network, hidden_layers):
+def test_coefficients_start_with_variance_one(hidden_layers):
     shapes = [(8, 8, 3, 3)] * 8
 
     @jax.jit
     def coefficients(key):
-        options = {"basis": 64, "hidden": 64, "hidden_layers": hidden_layers, "network": network}
+        options = {"basis": 64, "hidden": 64, "hidden_layers": hidden_layers}
         return pj.ContinuousPuppeteer(shapes, **options, rngs=nnx.Rngs(key))._evaluate(jnp.float32(6.7))
 
     variance = np.mean([np.square(coefficients(jax.random.key(seed))).mean() for seed in range(8)])
     assert 0.6 < variance < 1.6
 
 
-@pytest.mark.parametrize(("network", "of"), [("siren", "weights"), ("multiplicative", "filters")])
-def test_frequencies_along_depth_have_a_scale_of_their_own(network, of):
-    options = {"network": network, "hidden": 64, "omega": 5.0}
-    same, other = fresh(**options), fresh(**options, omega_depth=50.0)
-    (a, b) = (value(getattr(made.network, of)[0]) for made in (same, other))
+def test_frequencies_along_depth_have_a_scale_of_their_own():
+    same, other = fresh(hidden=64, omega=5.0), fresh(hidden=64, omega=5.0, omega_depth=50.0)
+    (a, b) = (value(made.network.weights[0]) for made in (same, other))
     np.testing.assert_allclose(b, a * [[1.0], [1.0], [10.0]], rtol=1e-5)
-    share = 1.0 if network == "siren" else 2**-0.5  # two layers of filters add up to omega
     for row in a:  # uniform over (-omega / 3, omega / 3)
-        assert 0.9 * 5.0 / 3 * share < np.abs(row).max() <= 5.0 / 3 * share
+        assert 0.9 * 5.0 / 3 < np.abs(row).max() <= 5.0 / 3
 
 
-def test_modulation_scales_hidden_units_by_the_initial_value():
-    with_it, without = fresh(conditioning="modulation"), fresh()
-    for a, b in zip(run(with_it, 5.0), run(without, 5.0), strict=True):  # learned from 0 on
-        np.testing.assert_array_equal(a, b)
-    for parameter in with_it.network.modulations:
-        parameter[...] = parameter[...] + 0.7
-    condition, network = reference.initial_value(5.0) / np.e, without.network
-    z = np.array([[0.0, 0.0, 0.4]])
-    for weight, bias in zip(network.weights, network.biases, strict=True):
-        z = np.sin(z @ value(weight) + value(bias)) * (1 + 0.7 * condition)
-    found = with_it.network(jnp.array([[0.0, 0.0, 0.4]]), jnp.float32(condition))
-    np.testing.assert_allclose(found, z @ value(network.coefficients), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["basis", "low_rank", "coordinates", "mixed"])
-def test_channel_matrices(kind):
+@pytest.mark.parametrize(("kind", "stored", "rank"), [("basis", 64 * 120, 10), ("low_rank", 64 * 2 * 22, 2)])
+def test_channel_matrices(kind, stored, rank):
     made = ChannelMatrices(kind, 64, 12, 10, scale=0.3, rank=2, rngs=nnx.Rngs(0))
     matrices = np.asarray(made())
     assert matrices.shape == (64, 12, 10)
     assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
-    stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
-    expected = {"basis": 64 * 120, "low_rank": 64 * 2 * 22, "coordinates": 32 * 22, "mixed": 12**2 + 10**2}
-    assert stored == expected[kind]
-    rank = {"basis": 10, "low_rank": 2, "coordinates": 2, "mixed": 10}[kind]
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == stored
     assert all(np.linalg.matrix_rank(m, tol=1e-4) == rank for m in matrices)
-    if kind == "coordinates":
-        angle = value(made.phase_out)[3, 5] + value(made.phase_in)[3, 7]
-        assert matrices[3, 5, 7] == pytest.approx(0.3 * np.sqrt(2) * np.cos(angle), abs=1e-5)
-        assert matrices[32 + 3, 5, 7] == pytest.approx(0.3 * np.sqrt(2) * np.sin(angle), abs=1e-5)
-    elif kind == "mixed":  # nothing of the fixed ones is stored: another model of the same seed has the same
-        again = ChannelMatrices(kind, 64, 12, 10, scale=0.3, rngs=nnx.Rngs(9))
-        for name in ("mixing_out", "mixing_in"):
-            getattr(again, name)[...] = getattr(made, name)[...]
-        np.testing.assert_array_equal(again(), matrices)
 
 
-@pytest.mark.parametrize("channels", ["basis", "low_rank", "coordinates", "mixed"])
-@pytest.mark.parametrize("network", ["siren", "multiplicative"])
-def test_every_parameter_gets_a_finite_gradient(channels, network):
-    puppeteer = make(channels=channels, network=network, basis=4, conditioning="modulation")
+def test_kernels_are_standardised_as_any_other():
+    plain, standardised = make(standardise=False), make()
+    for a, b in zip(run(plain, 5.0), run(standardised, 5.0), strict=True):
+        assert close(b, standardise(a), 2e-3)
+
+
+@pytest.mark.parametrize("channels", ["basis", "low_rank"])
+def test_every_parameter_gets_a_finite_gradient(channels):
+    puppeteer = make(channels=channels, basis=4)
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
     graphdef, state = nnx.split(puppeteer)

@@ -28,9 +28,7 @@ def predict():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_is_the_model_to_rounding(kind):
     model, images = model_of(**KINDS[kind]), images_of()
-    prediction = pj.compile_predict(model, chunk=4)(
-        images
-    )  # ten, filled up to sixteen: the last chunk is filling alone
+    prediction = pj.compile_predict(model, chunk=4)(images)
     assert close(prediction.logits, jax.jit(lambda x: one_by_one(model, x))(images))
     h, depth = measured(model, images)
     np.testing.assert_allclose(prediction.complexity, h, rtol=1e-6)
@@ -108,6 +106,14 @@ def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
     one = pj.compile_predict(model_of(), complexities=(0.1, 0.1))  # deeper layers keep a set that none of them uses
     assert [len(kernels) for kernels in one.bank.kernels] == [1, 1, 1]
     assert close(one(images[2]).logits, expected.logits[2], 1e-5)
+
+
+def test_its_arrays_can_be_arguments(predict):
+    images = images_of()
+    run = jax.jit(lambda arrays, x: predict.with_arrays(arrays)(x).logits)
+    assert close(run(predict.arrays, images), predict(images).logits, 1e-5)
+    spoilt = jax.tree.map(lambda a: a * jnp.nan if jnp.result_type(a) == jnp.float32 else a, predict.arrays)
+    assert np.isnan(run(spoilt, images)).all()
 
 
 @pytest.mark.usefixtures("no_type_checker")

@@ -74,12 +74,13 @@ def test_wider_types_get_plain_convolutions():
 # In a process of its own, whose memory the sanitiser watches. Each map is a program by itself, so that its operands and
 # results are memory by themselves; from small to large, as what the program keeps from call to call grows only.
 WATCHED = """
-import ctypes, itertools, sys
+import ctypes, functools, itertools, sys
 import jax, numpy as np
 from puppet_jax.puppets import bank_convolution as maps, native
+from puppet_jax.puppets.layer import layer_p
 
 library = ctypes.CDLL(sys.argv[1])
-for name in native._MAPS:
+for name in (*native._MAPS, "layer"):
     handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
     jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
 native.available = lambda: True
@@ -93,6 +94,7 @@ cases = [  # image, kernel, stride, padding, channels in and out
     ((9, 9), (3, 3), 4, 0, 1, 3),
     ((7, 5), (3, 3), 2, 1, 5, 16),
     ((5, 5), (3, 3), 1, 1, 4, 37),
+    ((4, 4), (3, 3), 1, 1, 20, 20),
     ((4, 4), (3, 3), 1, 1, 100, 8),
 ]
 choices = [[2, -1, 0, 2, 2, 1], [-1] * 6, [0, 3, 0, 0, 0, 0], [-2] * 6, [2**31 - 1] * 6, [-(2**31)] * 6]
@@ -100,17 +102,21 @@ for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cas
     geometry = maps.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
     static = {"geometry": geometry, "sets": 3, "lowering": lowering}
     bank = draw(3, *kernel, c_in, c_out)
+    groups, same = 2 - c_out % 2, c_in == c_out and image == geometry.output
+    layer = functools.partial(layer_p.bind, groups=groups, relu=True, residual=same)
     for index in choices:
         index = np.array(index, np.int32)
         x, y = draw(len(index), *image, c_in), draw(len(index), *geometry.output, c_out)
         good = ((index >= -1) & (index < 3)).all()
-        for primitive, operands in (
-            (maps.forward_p, (x, index, bank)),
-            (maps.image_gradient_p, (y, index, bank)),
-            (maps.kernel_gradient_p, (x, y, index)),
+        for bind, operands in (
+            (maps.forward_p.bind, (x, index, bank)),
+            (maps.image_gradient_p.bind, (y, index, bank)),
+            (maps.kernel_gradient_p.bind, (x, y, index)),
+            (layer, (x, index, bank, draw(c_out), draw(c_out))),
         ):
             try:
-                assert np.isfinite(primitive.bind(*map(jax.numpy.asarray, operands), **static)).all()
+                results = jax.tree.leaves(bind(*map(jax.numpy.asarray, operands), **static))
+                assert all(np.isfinite(each).all() for each in results)
                 assert good, "an index beyond the bank was taken"
                 ran += 1
             except Exception as error:
@@ -131,11 +137,12 @@ def compiler():
     return name, " ".join(found)
 
 
+@pytest.mark.soak
 def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     name, sanitiser = compiler()
     source = Path(native.__file__).parent / "convolution.cc"
     include = Path(jaxlib.__file__).parent / "include"
-    options = ["-std=c++17", "-O0", "-g1", "-w", "-shared", "-fPIC", "-D_GLIBCXX_SANITIZE_VECTOR"]
+    options = ["-std=c++20", "-O0", "-g1", "-w", "-shared", "-fPIC", "-D_GLIBCXX_SANITIZE_VECTOR"]
     watch = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = [name, *options, *watch, f"-I{include}", str(source), "-o", str(tmp_path / "watched.so")]
     made = subprocess.run(built, capture_output=True, text=True)
@@ -153,4 +160,4 @@ def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ran, refused = map(int, done.stdout.split())
-    assert (ran, refused) == (7 * 3 * 2 * 3, 7 * 3 * 4 * 3)  # cases, lanes, choices, maps
+    assert (ran, refused) == (8 * 3 * 2 * 4, 8 * 3 * 4 * 4)  # cases, lanes, choices, maps

@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat", reason="needs the notebook extra: nbf
 
 PATH = pathlib.Path(__file__).parent.parent / "bench" / "puppet_cnn.ipynb"
 COMMITTED = nbformat.read(PATH, as_version=4)
-FIGURES = ("complexity", "schedule", "kernels", "continuous", "interpolation", "speed")
+FIGURES = ("complexity", "schedule", "kernels", "continuous", "bins", "speed")
 
 
 @pytest.fixture(scope="module")

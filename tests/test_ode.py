@@ -48,16 +48,6 @@ def euler(puppeteer, h, substeps=1, activation=np.tanh):
     return np.stack(states)
 
 
-def tucker_field(puppeteer, state, activation=np.tanh):
-    """G(P) = gain · W act(P ×out U ×in V ×tap T + b) in float64, straight from the definition."""
-    u, v, t, b, w = (
-        np.asarray(getattr(puppeteer, name)[...], np.float64)
-        for name in ("mix_out", "mix_in", "mix_tap", "mix_bias", "back")
-    )
-    inside = np.einsum("po,qi,sk,oik->pqs", u, v, t, state) + b[:, None, None]
-    return float(puppeteer.gain[...]) * np.einsum("op,pqs->oqs", w, activation(inside))
-
-
 def relative(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return np.abs(a - b).max() / np.abs(b).max()
@@ -70,23 +60,10 @@ def test_euler_is_eq_2(initial, substeps):
     assert relative(trajectory(puppeteer), euler(puppeteer, H, substeps)) < 1e-5
 
 
-@pytest.mark.parametrize("initial", ["constant", "low_rank"])
-def test_euler_with_the_tucker_field(initial):
-    puppeteer = make(field="tucker", gain=3.0, initial=initial)
-    state, states = np.asarray(puppeteer.initial_state(H), np.float64), []
-    assert close(puppeteer.field(jnp.asarray(state, jnp.float32)), tucker_field(puppeteer, state))
-    for _ in SHAPES:
-        state = state + reference.step_size(H) * tucker_field(puppeteer, state)
-        states.append(state)
-    assert relative(trajectory(puppeteer), np.stack(states)) < 1e-5
-    assert finite_gradients(puppeteer, 0.0, H)
-
-
-def test_initial_scale_is_the_spread_of_the_learned_start():
-    shapes = [(32, 32, 3, 3)]
-    for options in ({"initial": "full"}, {"rank": 16}):
-        made = pj.OdePuppeteer(shapes, initial_scale=0.2, rngs=nnx.Rngs(0), **options)
-        assert float(jnp.std(made.initial_state(H))) == pytest.approx(0.2, rel=0.15)
+@pytest.mark.parametrize("options", [{"initial": "full"}, {"rank": 16}])
+def test_spread_of_the_learned_start(options):
+    made = jax.jit(lambda: pj.OdePuppeteer([(32, 32, 3, 3)], rngs=nnx.Rngs(0), **options).initial_state(H))()
+    assert float(np.std(made)) == pytest.approx(1.0, rel=0.15)
 
 
 def test_relu_and_identity_fields():
@@ -219,9 +196,6 @@ def test_parameter_counts_of_the_report():
         ({"activation": "gelu"}, ValueError, "activation must be one of"),
         ({"steps_per_layer": 0}, ValueError, "steps_per_layer"),
         ({"rank": 0}, ValueError, "rank"),
-        ({"field": "linear"}, ValueError, "field must be one of"),
-        ({"gain": 2.0}, ValueError, 'gain is for field="tucker"'),
-        ({"initial_scale": 0.0}, ValueError, "initial_scale must be positive"),
     ],
 )
 def test_bad_options_are_refused(options, error, words):

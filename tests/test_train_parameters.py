@@ -88,6 +88,13 @@ def test_other_formats_are_refused(tmp_path):
         parameters.load(tmp_path)
 
 
+def test_what_0_1_0_wrote_is_refused_with_the_version_to_use(tmp_path):
+    path = tmp_path / "params.safetensors"
+    safetensors.numpy.save_file({"w": np.zeros(3, np.float32)}, path, metadata={"format": "puppet-jax parameters 1"})
+    with pytest.raises(UserError, match=r"puppet-jax 0\.1\.0; use that version"):
+        parameters.load(path)
+
+
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     safetensors.numpy.save_file({"w": np.zeros(3, np.float32)}, path)

@@ -25,7 +25,7 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
             dtype=jnp.dtype(config.dtype),
             width=config.width,
             puppeteer_options=json.loads(config.puppeteer_options),
-            measurement=pj.Measure(**json.loads(config.measurement)),
+            measurement=pj.Measure(**{"bin": config.bin, **json.loads(config.measurement)}),
             rngs=nnx.Rngs(config.seed),
         )
     except (TypeError, ValueError) as error:
@@ -33,14 +33,3 @@ def build(config: Config, *, num_classes: int, in_channels: int) -> pj.PuppetCNN
             f"--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r} --measurement "
             f"{config.measurement!r}: {error}"
         ) from error
-
-
-def interpolated(model: pj.PuppetCNN, nodes: int, interval: tuple[float, float]) -> pj.PuppetCNN:
-    """The same model, its kernels generated at ``nodes`` complexities within ``interval``.
-
-    Itself if ``nodes`` is 0, or if there is nothing to interpolate because kernels are stored.
-    """
-    if nodes == 0 or isinstance(model.puppeteer, pj.StoredPuppeteer):
-        return model
-    source = pj.interpolate(model.puppeteer, nodes=nodes, interval=interval, shared=True, levels=model.puppet.levels)
-    return pj.PuppetCNN(source, model.puppet, model.measurement)

@@ -84,9 +84,9 @@ class Config:
     measurement: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """What complexity is and what follows it, a JSON object of puppet_jax.Measure's fields, for example
     '{"pixel_weight": 1}' or '{"depth": "full"}'."""
-    nodes: int = 12
-    """Generate kernels at this many complexities per step and interpolate to each image's (12 suit most models),
-    instead of for every image. 0: for every image, exactly. Evaluation is always exact."""
+    bin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 0.25
+    """Measure complexity to bins of this many bits, so that all images of a bin share kernels and depth. None: the
+    paper's continuous complexity, kernels generated for every image, which is slower."""
     epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.", "INT")] = None
     max_steps: Annotated[int | None, _optional("INT")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
@@ -189,7 +189,7 @@ def resolve(config: Config) -> Config:
     for field in ("checkpoint_steps", "devices", "process_count"):
         at_least_1(field)
     expect("preset", config.preset in pj.PRESETS, f"one of {', '.join(pj.PRESETS)}")
-    expect("nodes", config.nodes >= 0, "0, or at least 1 node")
+    expect("bin", config.bin is None or 0 < config.bin <= 8, "above 0 and at most 8 bits, or None")
     expect("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0")
     expect("warmup", 0 <= config.warmup < 1, "a share in [0, 1)")
     expect("weight_decay", 0 <= config.weight_decay < math.inf, "0 or a number above it")
@@ -217,6 +217,8 @@ def from_json(values: dict[str, Any]) -> Config:
     Raises:
         TypeError: a field that this version does not have.
     """
+    if "nodes" in values:
+        raise TypeError("it is a run of puppet-jax 0.1.0, which interpolated kernels; use that version, or train again")
     config = Config(**{"optimiser": "adamw", **values})  # there was no other
     paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
     return dataclasses.replace(config, **paths)

@@ -95,7 +95,7 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, 
     ``SHARED``. What it returns must be the same on all devices.
 
     The model sorts a batch by depth and gathers from it, and calls programs of its own, which a partitioner would do on
-    all rows on every device; and kernels at the nodes are few, so each device generates them for itself.
+    all rows on every device; and kernels of a few bins are not many, so each device generates them for itself.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=SHARED, check_vma=False)
 

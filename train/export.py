@@ -56,10 +56,11 @@ def run(options: Export) -> int:
     height, width = images.size
     if sys.stderr.isatty():
         print("baking kernels ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
-    try:
-        predict = pj.compile_predict(trained.model)
-    except ValueError as error:
-        raise UserError(f"RUN: its kernels cannot be baked, so there is nothing to export ({error})") from error
+    predict = pj.compile_predict(trained.model)
+    if predict.bank is None:
+        raise UserError(
+            "RUN: trained with --bin None, so that kernels are generated for every image and none can be stored"
+        )
     kind = "grey by luma (ITU-R 601)" if images.channels == 1 else "RGB"
     try:
         pj.export(

@@ -67,12 +67,9 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
     eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
     of_train = measure(model, dataset.train, config.batch_size, mesh)
-    # What the images measure, and room for what augmentation does to them.
-    low, high = float(of_train["complexity"].min()), float(of_train["complexity"].max())
-    interval = (max(low - 0.5, 0.0), min(high + 0.5, 8.0))
 
     # Where the run stands: at its beginning, or where its last good checkpoint says.
-    at = resume.Position(start(params, optimiser, config), empty_tally(), interval, history=[])
+    at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
     with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
             at = _resumed(at, resume.restore(checkpoints, config, dataset, at), total_steps, folder)
@@ -81,7 +78,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
 
         # Compiled ahead by running them once, so that images per second and seconds are those of training.
         say("compiling ...")
-        step = make_train_step(graphdef, optimiser, config, mesh, at.interval)
+        step = make_train_step(graphdef, optimiser, config, mesh)
         own = config.batch_size // jax.process_count()
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
         # What this process may ask the others for, by signal: the step carries it to them.
@@ -155,7 +152,7 @@ def train(config: Config, dataset: data.Dataset, folder: Path | None) -> dict[st
 
                 if stop or done == total_steps or checkpoints.due(done, ends_epoch):
                     so_far = time.perf_counter() - clock
-                    now = resume.Position(state, tally, at.interval, history, train_seconds, so_far)
+                    now = resume.Position(state, tally, history, train_seconds, so_far)
                     if resume.save(checkpoints, config, dataset, now, accuracy):
                         _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
                 if stop:

@@ -17,8 +17,9 @@ from puppet_jax.pretrained import parameter_name
 from train.build import build
 from train.config import Config, from_json
 from train.errors import UserError
+from train.records import printable
 
-FORMAT = "puppet-jax parameters 1"
+FORMAT = "puppet-jax parameters 2"
 
 
 def save(path: Path, params: nnx.State, about: dict[str, Any]) -> None:
@@ -59,11 +60,21 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path}: not a whole safetensors file ({error}); it is truncated, corrupt or of another format. Take "
             "another copy, or train again"
         ) from error
-    if header.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: a safetensors file of another program (format {header.get('format')!r}, expected {FORMAT!r})"
-        )
+    check_format(str(path), header.get("format"))
     return arrays, json.loads(header["about"])
+
+
+def check_format(name: str, found: str | None) -> None:
+    """Refuse a safetensors file that is not of this version.
+
+    Raises:
+        UserError: says whose it is, as far as that can be told.
+    """
+    if found == "puppet-jax parameters 1":
+        raise UserError(f"{name}: written by puppet-jax 0.1.0; use that version, or train again with this one")
+    if found != FORMAT:
+        said = printable(str(found))[:60]
+        raise UserError(f"{name}: a safetensors file of another program (format {said}, expected {FORMAT})")
 
 
 def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:

@@ -1,13 +1,11 @@
 """A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
 
-import copy
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
@@ -28,8 +26,7 @@ class Answers(NamedTuple):
 class Predictor:
     """images ``(B, H, W, C)`` uint8 → :class:`Answers`.
 
-    By :func:`puppet_jax.compile_predict`; a model whose kernels change too fast with H to be interpolated takes the
-    exact path, which is slower. Every device holds the kernels and computes its part of a batch.
+    By :func:`puppet_jax.compile_predict`. Every device holds the kernels and computes its part of a batch.
 
     Args:
         model: with trained parameters.
@@ -40,23 +37,12 @@ class Predictor:
         if sys.stderr.isatty():
             print("compiling ...", file=sys.stderr)  # some seconds in which nothing else is to be seen
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
-        try:
-            predict = pj.compile_predict(model)
-        except ValueError as error:
-            print(f"note: on the exact path, which is slower ({error})", file=sys.stderr)
-            graphdef, arrays = nnx.split(model)
+        predict = pj.compile_predict(model)
 
-            def one_part(arrays, images):
-                model = nnx.merge(graphdef, arrays)
-                return lax.all_gather((model(images), *model.measure(images)), BATCH, tiled=True)
-        else:
-            arrays = predict.tables
+        def one_part(arrays, images):
+            return lax.all_gather(tuple(predict.with_arrays(arrays)(images)), BATCH, tiled=True)
 
-            def one_part(tables, images):
-                own = copy.copy(predict)
-                own.tables = tables  # an argument: as a constant it would be compiled into the program
-                return lax.all_gather(tuple(own(images)), BATCH, tiled=True)
-
+        arrays = predict.arrays  # an argument: as a constant it would be compiled into the program
         self._arrays = shared(self._mesh, arrays)
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
 

@@ -14,7 +14,7 @@ from train.devices import from_first
 from train.errors import UserError
 from train.step import Tally, TrainState
 
-PLAIN = ("interval", "history", "train_seconds", "epoch_seconds")
+PLAIN = ("history", "train_seconds", "epoch_seconds")
 
 
 class Position(NamedTuple):
@@ -22,7 +22,6 @@ class Position(NamedTuple):
 
     Attributes:
         state, tally: what the last step left. The place in the data and the draws follow from the step's number.
-        interval: complexities that the nodes cover, bits.
         history: the lines of ``metrics.jsonl``.
         train_seconds: of training, in all finished epochs.
         epoch_seconds: of training, in the epoch that is under way.
@@ -30,7 +29,6 @@ class Position(NamedTuple):
 
     state: TrainState
     tally: Tally
-    interval: tuple[float, float]
     history: list[dict[str, Any]]
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
@@ -113,4 +111,4 @@ def restore(
             f"--resume: the checkpoint is of another version of this program ({error}); resume with that version"
         ) from error
     plain = {name: saved[name] for name in PLAIN}
-    return Position(tree["state"], tree["tally"], **plain | {"interval": tuple(saved["interval"])}), problems
+    return Position(tree["state"], tree["tally"], **plain), problems

@@ -10,9 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from puppet_jax.puppeteers.interpolate import FULL_RANGE
 from train.augment import augment
-from train.build import interpolated
 from train.config import Config
 from train.devices import BATCH, ROWS, SHARED, alone, on_each_device
 from train.optimiser import averaged
@@ -85,18 +83,16 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     config: Config,
     mesh: Mesh,
-    interval: tuple[float, float] = FULL_RANGE,
 ) -> Callable:
     """The jitted ``(state, tally, rest, images, labels, stop) -> (state, tally)``, the buffers of ``state`` donated.
 
     ``rest`` is the model's state that is not trained; ``images`` are uint8 ``(B, H, W, C)`` and stay so until the
     model reads them, so complexity is measured on the augmented image that the model sees. Images, labels ``(B,)`` and
-    ``stop``, one number a device (:class:`Tally`), are divided over the mesh. ``interval`` is that of ``config.nodes``,
-    in bits.
+    ``stop``, one number a device (:class:`Tally`), are divided over the mesh.
     """
 
     def loss_fn(params, rest, images, labels):
-        model = interpolated(nnx.merge(graphdef, params, rest), config.nodes, interval)
+        model = nnx.merge(graphdef, params, rest)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).sum()

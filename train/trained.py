@@ -131,11 +131,7 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
         raise UserError(
             f"{printable(path)}: not a whole safetensors file ({error}); it is truncated, corrupt or of another format"
         ) from error
-    if header.get("format") != parameters.FORMAT:
-        raise UserError(
-            f"{printable(path)}: a safetensors file of another program (format {_short(header.get('format'))}, "
-            f"expected {parameters.FORMAT!r})"
-        )
+    parameters.check_format(printable(path), header.get("format"))
     return shapes, parse_object(header.get("about", ""), f"{printable(path)}, its header")
 
 

@@ -43,7 +43,7 @@ CONTENDERS: dict[str, tuple[str, str, str]] = {
     "torch_one_by_one": (_TORCH, "one_by_one", "PyTorch, conventional method, image by image"),
     "torch_static": (_TORCH, "static", "PyTorch (oneDNN), static CNN at D_max"),
     # One training step: loss, gradient, AdamW.
-    "train_interpolated": (_JAX, "train_interpolated", "training step, kernels interpolated on nodes in H"),
+    "train_ode": (_JAX, "train_ode", "training step, the ODE's kernels for the bins at hand"),
     "train_continuous": (_JAX, "train_continuous", "the same, from the continuous puppeteer instead of the ODE"),
     "train_exact": (_JAX, "train_exact", "training step, kernels by diffrax for every image"),
     "train_exact_direct": (_JAX, "train_exact_direct", "the same, DirectAdjoint"),
@@ -61,16 +61,16 @@ CONTENDERS: dict[str, tuple[str, str, str]] = {
         "generate_continuous_as_read",
         "generate_continuous, in the order the convolution reads",
     ),
-    "generate_nodes": (_JAX, "generate_nodes", "kernels at the nodes in H, and a batch's weights in them (training)"),
-    "generate_baked": (_JAX, "generate_baked", "every kernel of a batch written out, from baked nodes (inference)"),
-    "bake": (_JAX, "bake", "kernels at the nodes in H, once for a trained model"),
+    "generate_bank": (_JAX, "generate_bank", "the ODE's kernels for as many bins as a batch generates at a time"),
+    "bake": (_JAX, "bake", "compile_predict's kernels, once for a trained model"),
     "generate_exact_gradient": (_JAX, "generate_exact_gradient", "generate_exact, with gradient"),
-    "generate_nodes_gradient": (_JAX, "generate_nodes_gradient", "generate_nodes, with gradient"),
-    "generate_interpolated_gradient": (_JAX, "generate_interpolated_gradient", "the same, every kernel written out"),
+    "generate_bank_gradient": (_JAX, "generate_bank_gradient", "generate_bank, with gradient"),
+    "generate_bank_continuous_gradient": (
+        _JAX,
+        "generate_bank_continuous_gradient",
+        "the same, by the continuous puppeteer",
+    ),
     "torch_generate": (_TORCH, "generate", "kernels of a batch in PyTorch, as the batched method makes them"),
-    # A named preset, for its first call.
-    "preset_predict": (_JAX, "preset_predict", 'pj.compile_predict of pj.create("puppet_s")'),
-    "preset_train": (_JAX, "preset_train", 'training step of pj.create("puppet_s")'),
     # The integrator alone.
     "diffrax": (_JAX, "diffrax", "trajectories by diffrax"),
     "scan": (_JAX, "scan", "trajectories by a hand-written lax.scan"),

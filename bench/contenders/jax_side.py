@@ -1,5 +1,6 @@
 """Contenders in JAX: this library, and its peers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,10 +10,11 @@ import optax
 from flax import nnx
 
 import puppet_jax as pj
-from bench import cifar
 from bench.case import Case, make_model
-from bench.contenders import Contender, Unavailable
+from bench.contenders import Contender
 from bench.peers import scan_jax, static_jax, vmap_jax
+from puppet_jax.bank import make_bank
+from puppet_jax.batch import SLOTS
 
 LEARNING_RATE = 1e-4
 
@@ -21,13 +23,15 @@ LEARNING_RATE = 1e-4
 
 
 def compile_predict(case: Case) -> Contender:
-    predict = _public("compile_predict")(make_model(case.size))
+    predict = pj.compile_predict(make_model(case.size))
     images = jnp.asarray(case.arrays["images"])
     return Contender(lambda: jax.block_until_ready(predict(images)).logits, _logits_error(case))
 
 
 def exact(case: Case) -> Contender:
-    return _forward(case, make_model(case.size), lambda model, images: model(images))
+    # Continuous complexity: kernels for every image, and other ones than a bin's.
+    model = make_model(case.size, measurement=pj.Measure(bin=None))
+    return dataclasses.replace(_forward(case, model, lambda model, images: model(images)), error=None)
 
 
 def plain_vmap(case: Case) -> Contender:
@@ -43,27 +47,23 @@ def static(case: Case) -> Contender:
 
 def complexity(case: Case) -> Contender:
     run, images = jax.jit(pj.complexity), jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(run(images)), _error(case.arrays["h"]))
+    return Contender(lambda: jax.block_until_ready(run(images)), _error(case.arrays["complexity"]))
 
 
 # Training steps.
 
 
-def train_interpolated(case: Case) -> Contender:
-    model = make_model(case.size)
-    source = _interpolated(model, shared=True)
-    contender = _train_model(case, pj.PuppetCNN(source, model.puppet))
-    contender.notes["nodes"] = [len(nodes) for nodes in source.grid.nodes]
-    return contender
+def train_ode(case: Case) -> Contender:
+    return _train_model(case, make_model(case.size))
 
 
 def train_continuous(case: Case) -> Contender:
-    model = make_model(case.size, "continuous")
-    return _train_model(case, pj.PuppetCNN(_interpolated(model, shared=True), model.puppet), answer=None)
+    return _train_model(case, make_model(case.size, "continuous"), answer=None)
 
 
 def train_exact(case: Case, adjoint: str = "recursive") -> Contender:
-    return _train_model(case, make_model(case.size, adjoint=adjoint))
+    model = make_model(case.size, measurement=pj.Measure(bin=None), adjoint=adjoint)
+    return _train_model(case, model, answer=None)
 
 
 def train_exact_direct(case: Case) -> Contender:
@@ -110,56 +110,26 @@ def _as_read(puppeteer, h):
     return tuple(jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in puppeteer(h))
 
 
-def generate_nodes(case: Case, gradient: bool = False) -> Contender:
-    # All that a batch needs of generation: the table of nodes, and each image's weights in it.
-    source = _interpolated(make_model(case.size), shared=True)
-    return _generate(case, source, _tables_and_weights, gradient, axes=(None, 0))
+def generate_bank(case: Case, gradient: bool = False) -> Contender:
+    # All that a batch needs of generation: the kernels of as many bins as it may meet at a time.
+    return _bank(case, make_model(case.size).puppeteer, gradient)
 
 
-def generate_nodes_gradient(case: Case) -> Contender:
-    return generate_nodes(case, gradient=True)
+def generate_bank_gradient(case: Case) -> Contender:
+    return generate_bank(case, gradient=True)
+
+
+def generate_bank_continuous_gradient(case: Case) -> Contender:
+    return _bank(case, make_model(case.size, "continuous").puppeteer, gradient=True)
 
 
 def bake(case: Case) -> Contender:
-    source = _interpolated(make_model(case.size), shared=False)
-    return _generate(case, source, lambda source, h: source.tables(), axes=None)
-
-
-def generate_baked(case: Case) -> Contender:
-    source = _interpolated(make_model(case.size), shared=False)
-    tables, h = jax.jit(source.tables)(), jnp.asarray(case.arrays["h"])
-
-    @jax.jit
-    def run(tables, h):
-        weights = jax.vmap(source.grid.weights)(h)
-        return tuple(jnp.tensordot(w, table, axes=1) for w, table in zip(weights, tables, strict=True))
-
-    return Contender(
-        lambda: jax.block_until_ready(run(tables, h)), notes={"nodes": [len(n) for n in source.grid.nodes]}
-    )
+    model = make_model(case.size)
+    return Contender(lambda: jax.block_until_ready(pj.compile_predict(model).bank))
 
 
 def generate_exact_gradient(case: Case) -> Contender:
     return _generate(case, make_model(case.size).puppeteer, gradient=True)
-
-
-def generate_interpolated_gradient(case: Case) -> Contender:
-    return _generate(case, _interpolated(make_model(case.size), shared=True), gradient=True)
-
-
-# A named preset.
-
-
-def preset_predict(case: Case) -> Contender:
-    predict = _public("compile_predict")(pj.create("puppet_s", rngs=nnx.Rngs(0)))
-    images = jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(predict(images)))
-
-
-def preset_train(case: Case) -> Contender:
-    model = pj.create("puppet_s", rngs=nnx.Rngs(0))
-    model = pj.PuppetCNN(_interpolated(model, shared=True), model.puppet)
-    return _train_model(case, model, answer=None)
 
 
 # The integrator alone.
@@ -179,20 +149,6 @@ def diffrax_gradient(case: Case) -> Contender:
 
 def scan_gradient(case: Case) -> Contender:
     return scan(case, gradient=True)
-
-
-def _public(name: str):
-    if not hasattr(pj, name):
-        raise Unavailable(f"puppet_jax has no {name}")
-    return getattr(pj, name)
-
-
-def _interpolated(model, shared: bool):
-    return _public("interpolate")(model.puppeteer, interval=cifar.INTERVAL, shared=shared)
-
-
-def _tables_and_weights(source, h):
-    return source.tables(), source.grid.weights(h)
 
 
 def _static_weights(case: Case) -> dict:
@@ -236,23 +192,25 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
     return Contender(call, error, compiled=lambda: step.lower(*held, images, labels).compile())
 
 
-def _generate(
-    case: Case, puppeteer, function=lambda puppeteer, h: puppeteer(h), gradient: bool = False, axes=0
-) -> Contender:
+def _generate(case: Case, puppeteer, function=lambda puppeteer, h: puppeteer(h), gradient: bool = False) -> Contender:
     graphdef, params, rest = nnx.split(puppeteer, nnx.Param, ...)
     h = jnp.asarray(case.arrays["h"])
-
-    def kernels(params, h):
-        # What does not depend on h is computed and returned once, not for every image.
-        puppeteer = nnx.merge(graphdef, params, rest)
-        return jax.vmap(lambda h: function(puppeteer, h), out_axes=axes)(h)
-
-    def cubes(params, h):
-        # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
-        return sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h)))
-
-    run = jax.jit(jax.grad(cubes) if gradient else kernels)
+    kernels = lambda params, h: jax.vmap(lambda h: function(nnx.merge(graphdef, params, rest), h))(h)  # noqa: E731
+    run = jax.jit(_gradient(kernels) if gradient else kernels)
     return Contender(lambda: jax.block_until_ready(run(params, h)))
+
+
+def _bank(case: Case, puppeteer, gradient: bool) -> Contender:
+    graphdef, params, rest = nnx.split(puppeteer, nnx.Param, ...)
+    h = jnp.linspace(*np.quantile(case.arrays["h"], (0.0, 1.0)), SLOTS)
+    kernels = lambda params, h: make_bank(nnx.merge(graphdef, params, rest), h).kernels  # noqa: E731
+    run = jax.jit(_gradient(kernels) if gradient else kernels)
+    return Contender(lambda: jax.block_until_ready(run(params, h)), notes={"sets": SLOTS})
+
+
+def _gradient(kernels):
+    # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
+    return jax.grad(lambda params, h: sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h))))
 
 
 def _error(answer):

@@ -86,6 +86,8 @@ class ConventionalPuppet(nn.Module):
         if h is None:
             with torch.no_grad():
                 h = complexity(images)
+        if bin := self.config["bin"]:  # all that it changes is which kernels and depth an image gets
+            h = (torch.floor(h / bin) + 0.5) * bin
         return h, depth(h, len(self.config["layers"]))
 
     def _kernels(self, h: torch.Tensor, active: list[int]):

@@ -28,6 +28,7 @@ def export(model) -> tuple[dict, dict[str, np.ndarray]]:
         "kernel_shapes": [list(shape) for shape in puppet.kernel_shapes],
         "norm_groups": puppet.norm_groups,
         "residual": puppet.residual,
+        "bin": model.measurement.bin,
         "standardise": puppeteer.standardise,
     }
     arrays = {"head": puppet.head, "head_bias": puppet.head_bias}

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 def combine(
     coefficients: Float[Array, "rows basis"], matrices: Float[Array, "basis columns"]
 ) -> Float[Array, "rows columns"]:
-    """Σ_b coefficients[r, b] matrices[b, c]; differentiable to any order, under ``vmap`` over coefficients one product."""
+    """Σ_b coefficients[r, b] matrices[b, c]; under ``vmap`` over coefficients still one product."""
     return _combine_p.bind(coefficients, matrices)
 
 

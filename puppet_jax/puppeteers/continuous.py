@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Real
 
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
 from puppet_jax.puppeteers.combine import combine
-from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork, Network
+from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, scale
-from puppet_jax.schedule import initial_value, step_size
+from puppet_jax.schedule import step_size
 
-Conditioning = Literal["depth", "coordinate", "modulation", "layer", "none"]
+Conditioning = Literal["depth", "none"]
 
 
 class ContinuousPuppeteer(nnx.Module):
@@ -31,9 +31,8 @@ class ContinuousPuppeteer(nnx.Module):
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
-        channels: how the matrices B_b are stored, most of all that is stored: whole (``"basis"``), as products of
-            factors (``"low_rank"``), as waves in learned channel coordinates (``"coordinates"``) or as learned
-            mixtures of fixed random ones (``"mixed"``); see :class:`ChannelMatrices`.
+        channels: how the matrices B_b are stored, most of all that is stored: whole (``"basis"``) or as products of
+            factors (``"low_rank"``); see :class:`ChannelMatrices`.
         basis: number of matrices B_b.
         rank: of each ``"low_rank"`` matrix.
         hidden: width of the network.
@@ -42,12 +41,8 @@ class ContinuousPuppeteer(nnx.Module):
         omega_depth: the same over the depth coordinate; ``None``: ``omega``. Layers are 1 / D apart in it where taps
             are 1 apart in x: more makes neighbouring layers less alike, and the kernels less alike that images of
             different complexity get.
-        network: ``"siren"``, or ``"multiplicative"`` for a Fourier multiplicative filter network; see
-            :class:`CoordinateNetwork`.
-        conditioning: how the kernels depend on H besides D. ``"depth"``: through s alone. ``"coordinate"``: also P0(H)
-            / e as a fourth coordinate. ``"modulation"``: also by scaling each hidden unit with a learned linear
-            function of P0(H). ``"layer"``: s = l / L whatever H, and H / 8 as a fourth coordinate, so that layers may
-            differ much where images' kernels differ little. ``"none"``: s = l / L, the same kernels for every image.
+        conditioning: how the kernels depend on H. ``"depth"``: through s = l·dl(H). ``"none"``: s = l / L, the same
+            kernels for every image.
         standardise: standardise each kernel before use.
         rngs: Flax random streams; ``params`` is used.
 
@@ -66,7 +61,6 @@ class ContinuousPuppeteer(nnx.Module):
         hidden_layers: int = 2,
         omega: float = 10.0,
         omega_depth: float | None = None,
-        network: Network = "siren",
         conditioning: Conditioning = "depth",
         standardise: bool = True,
         rngs: nnx.Rngs,
@@ -79,30 +73,14 @@ class ContinuousPuppeteer(nnx.Module):
         for name, value in (("omega", omega), ("omega_depth", omega_depth)):
             if not value > 0:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {value}")
-        choices = (("channels", channels, Channels), ("network", network, Network))
-        for name, value, allowed in (*choices, ("conditioning", conditioning, Conditioning)):
+        for name, value, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
             if value not in get_args(allowed):
                 raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {value!r}")
-        if channels == "coordinates" and basis % 2:
-            raise ValueError(
-                f'ContinuousPuppeteer: basis must be even with channels="coordinates" (cosines and sines), got {basis}'
-            )
         if standardise:
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
-        self.conditioning = conditioning
         self.conditioned = conditioning != "none"
-        frequencies = [omega, omega, omega_depth] + [omega] * (conditioning in ("coordinate", "layer"))
-        self.network = CoordinateNetwork(
-            len(frequencies),
-            hidden,
-            hidden_layers,
-            basis,
-            omega=frequencies,
-            network=network,
-            modulated=conditioning == "modulation",
-            rngs=rngs,
-        )
+        self.network = CoordinateNetwork(hidden, hidden_layers, basis, omega=(omega, omega, omega_depth), rngs=rngs)
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))
@@ -141,15 +119,8 @@ class ContinuousPuppeteer(nnx.Module):
 
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
         positions, layers = _tap_coordinates(self.kernel_shapes)
-        fixed = self.conditioning in ("layer", "none")
-        s = jnp.asarray(layers / layers[-1]) if fixed else layers * step_size(h)
-        columns = [jnp.asarray(positions), s[:, None]]
-        if self.conditioning == "coordinate":
-            columns.append(jnp.full((len(layers), 1), initial_value(h) / math.e))
-        if self.conditioning == "layer":
-            columns.append(jnp.full((len(layers), 1), h / 8.0))
-        condition = initial_value(h) / math.e if self.conditioning == "modulation" else None
-        return self.network(jnp.concatenate(columns, axis=1), condition)
+        s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
+        return self.network(jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1))
 
 
 def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:

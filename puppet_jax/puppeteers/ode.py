@@ -21,7 +21,6 @@ from puppet_jax.schedule import initial_value, step_size
 Initial = Literal["constant", "low_rank", "full"]
 Adjoint = Literal["recursive", "backsolve", "direct"]
 Activation = Literal["tanh", "relu", "identity"]
-Field = Literal["separable", "tucker"]
 
 _ADJOINTS = {
     "recursive": diffrax.RecursiveCheckpointAdjoint,
@@ -47,12 +46,6 @@ class OdePuppeteer(nnx.Module):
             adds a learned sum of ``rank`` outer products, ``"full"`` a learned tensor. From a constant state a 3×3
             stencil tells input channels apart only from the borders inwards, so the printed form learns little.
         rank: of the ``"low_rank"`` tensor.
-        field: ``"separable"`` is the published G. ``"tucker"`` mixes each axis by a matrix of its own, G(P) = gain · W
-            act(P ×out U ×in V ×tap T + b), b one number a channel: no channel or tap is then like its neighbour.
-        gain: initial scale of G, learned with ``"tucker"``. From one layer to the next the state moves by dl·G, about
-            gain / 6 of its own size: where that is small all layers' kernels are nearly the same.
-        initial_scale: standard deviation of the learned initial tensor's entries. The smaller, the further an
-            optimiser's step moves it: standardised kernels do not depend on the scale itself.
         activation: inside G. ``"relu"`` costs smoothness in H; with anything but ``"tanh"`` G is unbounded.
         standardise: standardise each kernel before use; the printed form does not.
         solver: name of any diffrax ODE solver ("Euler", "Heun", "Tsit5", "Kvaerno5", …) or an instance of one.
@@ -76,9 +69,6 @@ class OdePuppeteer(nnx.Module):
         *,
         initial: Initial = "low_rank",
         rank: int = 4,
-        field: Field = "separable",
-        gain: float = 1.0,
-        initial_scale: float = 1.0,
         activation: Activation = "tanh",
         standardise: bool = True,
         solver: str | diffrax.AbstractSolver = "Euler",
@@ -91,14 +81,8 @@ class OdePuppeteer(nnx.Module):
         _check_choice("initial", initial, Initial)
         _check_choice("activation", activation, Activation)
         _check_choice("adjoint", adjoint, Adjoint)
-        _check_choice("field", field, Field)
         if rank < 1:
             raise ValueError(f"OdePuppeteer: rank must be at least 1, got {rank}")
-        for name, value in (("gain", gain), ("initial_scale", initial_scale)):
-            if not value > 0:
-                raise ValueError(f"OdePuppeteer: {name} must be positive, got {value}")
-        if gain != 1.0 and field == "separable":
-            raise ValueError(f'OdePuppeteer: gain is for field="tucker", got {gain} with field="separable"')
         if steps_per_layer < 1:
             raise ValueError(f"OdePuppeteer: steps_per_layer must be at least 1, got {steps_per_layer}")
         if standardise:
@@ -113,27 +97,18 @@ class OdePuppeteer(nnx.Module):
         c_out, c_in, k2 = self.state_shape
         draw = lambda *shape: jax.random.normal(rngs.params(), shape)  # noqa: E731
         # LeCun normal: each linear map keeps the variance of what it reads.
-        self.kind = field
-        if field == "separable":
-            self.depthwise = nnx.Param(draw(c_out, 3, 3) / 3.0)
-            self.depthwise_bias = nnx.Param(jnp.zeros((c_out,)))
-            self.pointwise = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
-            self.pointwise_bias = nnx.Param(jnp.zeros((c_out,)))
-        else:
-            self.mix_out = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
-            self.mix_in = nnx.Param(draw(c_in, c_in) / math.sqrt(c_in))
-            self.mix_tap = nnx.Param(draw(k2, k2) / math.sqrt(k2))
-            self.mix_bias = nnx.Param(jnp.zeros((c_out,)))
-            self.back = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
-            self.gain = nnx.Param(jnp.float32(gain))
+        self.depthwise = nnx.Param(draw(c_out, 3, 3) / 3.0)
+        self.depthwise_bias = nnx.Param(jnp.zeros((c_out,)))
+        self.pointwise = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
+        self.pointwise_bias = nnx.Param(jnp.zeros((c_out,)))
         self.initial = initial
         if initial == "low_rank":
-            scale = (initial_scale / math.sqrt(rank)) ** (1 / 3)  # three factors, `rank` terms
+            scale = rank ** (-1 / 6)  # three factors, `rank` terms: entries of standard deviation 1
             self.initial_out = nnx.Param(scale * draw(rank, c_out))
             self.initial_in = nnx.Param(scale * draw(rank, c_in))
             self.initial_tap = nnx.Param(scale * draw(rank, k2))
         elif initial == "full":
-            self.initial_full = nnx.Param(initial_scale * draw(c_out, c_in, k2))
+            self.initial_full = nnx.Param(draw(c_out, c_in, k2))
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -174,9 +149,9 @@ class OdePuppeteer(nnx.Module):
         layers = len(self.kernel_shapes)
         # In units of layers, τ = t / dl, every image is read at the same times 1 … L: dP/dτ = dl·G(P). The times are
         # then constants of the program and one Euler step is eq. (2) to the letter.
-        args = {"dl": step_size(h), **{name: getattr(self, name)[...] for name in _FIELD_PARAMETERS[self.kind]}}
+        args = {"dl": step_size(h), **self._parameters()}
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(self._field),
+            diffrax.ODETerm(self._slope),
             self.solver,
             t0=0.0,
             t1=float(layers),
@@ -197,14 +172,17 @@ class OdePuppeteer(nnx.Module):
         return state + self.initial_full[...] if self.initial == "full" else state
 
     def field(self, state: Float[Array, "c_out c_in k2"]) -> Float[Array, "c_out c_in k2"]:
-        """G(P), as ``field`` says."""
-        parameters = {name: getattr(self, name)[...] for name in _FIELD_PARAMETERS[self.kind]}
-        return _channels_last(_FIELDS[self.kind](_channels_last(state), _ACTIVATIONS[self.activation], **parameters))
+        """G(P)."""
+        return _channels_last(_field(_channels_last(state), _ACTIVATIONS[self.activation], **self._parameters()))
 
-    def _field(self, t, state, args):
+    def _parameters(self) -> dict[str, Array]:
+        names = "depthwise", "depthwise_bias", "pointwise", "pointwise_bias"
+        return {name: getattr(self, name)[...] for name in names}
+
+    def _slope(self, t, state, args):
         del t
         dl, parameters = args["dl"], {name: value for name, value in args.items() if name != "dl"}
-        return dl * _FIELDS[self.kind](state, _ACTIVATIONS[self.activation], **parameters)
+        return dl * _field(state, _ACTIVATIONS[self.activation], **parameters)
 
     def _stepping(self, layers: int) -> dict:
         at_layers = diffrax.SaveAt(ts=np.arange(1, layers + 1, dtype=np.float32))
@@ -230,7 +208,7 @@ def _channels_last(state):
     return jnp.transpose(state, (2, 1, 0))
 
 
-def _separable_convolution(state, activation, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
+def _field(state, activation, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
     # The depthwise part as nine shifted products: elementwise, so XLA fuses it on every platform, where a grouped
     # convolution of one channel a group is slow on most.
     columns, rows, _ = state.shape
@@ -240,20 +218,6 @@ def _separable_convolution(state, activation, *, depthwise, depthwise_bias, poin
         for j in range(3):
             mixed = mixed + depthwise[:, i, j] * padded[j : j + columns, i : i + rows]
     return activation(mixed) @ pointwise.T + pointwise_bias
-
-
-def _tucker_product(state, activation, *, mix_out, mix_in, mix_tap, mix_bias, back, gain):
-    # The taps first, which are few; then each tap's (C_in, C_out) from both sides.
-    mixed = jnp.einsum("sk,kio->sio", mix_tap, state)
-    mixed = jnp.einsum("ji,kio->kjo", mix_in, mixed) @ mix_out.T
-    return gain * (activation(mixed + mix_bias) @ back.T)
-
-
-_FIELDS = {"separable": _separable_convolution, "tucker": _tucker_product}
-_FIELD_PARAMETERS = {
-    "separable": ("depthwise", "depthwise_bias", "pointwise", "pointwise_bias"),
-    "tucker": ("mix_out", "mix_in", "mix_tap", "mix_bias", "back", "gain"),
-}
 
 
 def _check_choice(name: str, value, choices) -> None:

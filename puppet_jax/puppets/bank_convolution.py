@@ -172,7 +172,7 @@ def _gathered_image_gradient(cotangents, index, bank, sets, geo):
 
 
 def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
-    """Each image's own gradient, one product a tap; summed over a kernel's images by a product, not by atomics."""
+    """Each image's own gradient, one product for each tap; summed over a kernel's images by a product: no atomics."""
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
     of_taps = []
     for *_, seen in _taps(images, geo):
@@ -181,7 +181,7 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
 
-# ---- Ragged: images in the order of their kernels, each tap one ragged product that reads a kernel once for all
+# ---- Ragged: images in the order of their kernels; each tap is one ragged product, which reads a kernel once
 
 
 _RAGGED_SUM = lax.RaggedDotDimensionNumbers(

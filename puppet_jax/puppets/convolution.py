@@ -58,6 +58,21 @@ def convolve(
     Raises:
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
+    options = {"stride": stride, "padding": padding, "layout": layout, "lowering": lowering}
+    image, index, bank, static = operands_of(image, kernel, **options)
+    return forward_p.bind(image, index, bank, **static)[0]
+
+
+def operands_of(
+    image: Float[Array, "h w c_in"],
+    kernel: Float[Array, "_ _ _ _"] | Choice,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME",
+    layout: str = "OIHW",
+    lowering: str | None = None,
+) -> tuple[Array, Array, Array, dict]:
+    """What :func:`convolve` gives to the primitive, for batches of one: images, index, bank, and what is static."""
     if layout not in ("OIHW", "HWIO"):
         raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
     if lowering is not None and lowering not in LOWERINGS:
@@ -89,7 +104,7 @@ def convolve(
     dtype = jnp.promote_types(image.dtype, kernel.dtype)
     bank = (kernel[None] if bank is None else bank).astype(dtype)
     static = {"geometry": geometry, "sets": len(bank), "lowering": lowering}
-    return forward_p.bind(image.astype(dtype)[None], index[None].astype(jnp.int32), bank, **static)[0]
+    return image.astype(dtype)[None], index[None].astype(jnp.int32), bank, static
 
 
 def _geometry(image, kernel, stride, padding):

@@ -4,9 +4,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+EPSILON = 1e-5
+"""Added to variances."""
+
 
 def group_norm(
-    x: Float[Array, "h w c"], groups: int, scale: Float[Array, " c"], shift: Float[Array, " c"], epsilon: float = 1e-5
+    x: Float[Array, "h w c"],
+    groups: int,
+    scale: Float[Array, " c"],
+    shift: Float[Array, " c"],
+    epsilon: float = EPSILON,
 ) -> Float[Array, "h w c"]:
     """Group normalisation of one image's map, over ``groups`` groups of channels; statistics in float32."""
     # Sums down the columns first, channels lie side by side in memory, then over a group's few: XLA:CPU takes two to

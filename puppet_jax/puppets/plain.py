@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
-from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
+from puppet_jax.puppets.layer import layer, recomputed, stem
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
 from puppet_jax.puppets.pool import pool
 
@@ -107,8 +107,8 @@ class PlainPuppet(nnx.Module):
         x = stem(image, self.dtype)
         features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
         for index in range(last):
-            x = self.layer(x, kernels[index], index)
-            features = jnp.where(depth == index + 1, self.pooled(x), features)
+            x, mean = self.layer(x, kernels[index], index)
+            features = jnp.where(depth == index + 1, mean, features)
         return features
 
     def batch(
@@ -138,10 +138,9 @@ class PlainPuppet(nnx.Module):
             own = jnp.where(depths > place, indices[place], -1)
 
             def run(x, features, own, kernels, place=place):
-                layer = functools.partial(self.layer, index=place, lowering=lowering)
-                y = jax.vmap(layer, in_axes=(0, Choice(0, None)))(x, Choice(own, kernels))
-                leaving = (depths == place + 1)[:, None]
-                return y, jnp.where(leaving, jax.vmap(self.pooled)(y), features)
+                one = functools.partial(self.layer, index=place, lowering=lowering)
+                y, means = jax.vmap(one, in_axes=(0, Choice(0, None)))(x, Choice(own, kernels))
+                return y, jnp.where((depths == place + 1)[:, None], means, features)
 
             out = jax.eval_shape(run, x, features, own, kernels)[0]
 
@@ -153,11 +152,6 @@ class PlainPuppet(nnx.Module):
             x, features = layer_or_none(x, features, own, kernels)
         return jax.vmap(self.classify)(features)
 
-    def pooled(self, x: Float[Array, "h w c"]) -> Float[Array, " features"]:
-        """The mean over the map in float32, padded with zeros to the widest layer's channels."""
-        mean = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
-        return jnp.pad(mean, (0, self.head[...].shape[0] - mean.shape[0]))
-
     def classify(self, features: Float[Array, " features"]) -> Float[Array, " num_classes"]:
         """The head: logits of an image's features."""
         return features @ self.head[...] + self.head_bias[...]
@@ -168,16 +162,17 @@ class PlainPuppet(nnx.Module):
         kernel: Float[Array, "c_out c_in k k"] | Choice,
         index: int,
         lowering: str | None = None,
-    ) -> Float[Array, "h_out w_out c_out"]:
+    ) -> tuple[Float[Array, "h_out w_out c_out"], Float[Array, " features"]]:
         """Layer ``index`` (from 0) of one image: convolution (its ``lowering`` as :func:`convolve` takes it),
-        normalisation, activation, residual, pooling."""
+        normalisation, activation, residual, pooling; and its mean over the map, padded to the widest layer."""
         spec = self.layers[index]
         norm = self.norm_scale[index][...], self.norm_shift[index][...]
-        options = {"groups": self.norm_groups, "dtype": self.dtype, "lowering": lowering}
-        y = jax.nn.relu(convolve_and_normalise(x, kernel, *norm, stride=spec.stride, **options))
-        if self.residual and y.shape == x.shape:
-            y = y + x
-        return pool(y, spec.pool, spec.pool_kind)
+        options = {"groups": self.norm_groups, "dtype": self.dtype, "residual": self.residual, "lowering": lowering}
+        y, mean = layer(x, kernel, *norm, stride=spec.stride, **options)
+        if spec.pool > 1:
+            y = pool(y, spec.pool, spec.pool_kind)
+            mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
+        return y, jnp.pad(mean, (0, self.head[...].shape[0] - len(mean)))
 
     def advance(self) -> None:
         """Nothing: there are no random streams."""

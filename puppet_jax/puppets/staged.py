@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from puppet_jax.depth_levels import number_of_depths
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
-from puppet_jax.puppets.convolution_block import convolve_and_normalise, recomputed, stem
+from puppet_jax.puppets.layer import layer, recomputed, stem
 from puppet_jax.puppets.pool import pool
 from puppet_jax.puppets.stages import Block, BlockKind, StageSpec, blocks_of, kernel_shapes, least_size
 
@@ -174,17 +174,17 @@ class StagedPuppet(nnx.Module):
     ) -> Float[Array, "h_out w_out c_out"]:
         """One image through one block, with the block's own kernels; ``lowering`` as :func:`convolve` takes it."""
 
-        def unit(x, place, stride=1):
+        def unit(x, place, stride=1, relu=True):
             index = block.convolutions[place]
             norm = self.norm_scale[index][...], self.norm_shift[index][...]
             options = {"groups": self.norm_groups, "dtype": self.dtype, "stride": stride, "lowering": lowering}
-            return convolve_and_normalise(x, kernels[place], *norm, **options)
+            return layer(x, kernels[place], *norm, relu=relu, **options)[0]
 
         if block.kind == "stem":
-            return jax.nn.relu(unit(x, 0, block.stride))
+            return unit(x, 0, block.stride)
         if block.kind == "convolution":
-            return jax.nn.relu(unit(pool(x, block.stride), 0))
-        y = unit(jax.nn.relu(unit(x, 0, block.stride)), 1)
+            return unit(pool(x, block.stride), 0)
+        y = unit(unit(x, 0, block.stride), 1, relu=False)
         shortcut = x[:: block.stride, :: block.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, y.shape[2] - x.shape[2])))
         return jax.nn.relu(y + shortcut)

@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from puppet_jax.puppets.group_norm import EPSILON
+
 LANES = {"native": 16, "native_8": 8, "native_4": 4}
 """Lowerings by name, and the floats in their vectors at most; the processor may have shorter ones."""
 
@@ -28,7 +30,7 @@ def available() -> bool:
     if not found:
         return False
     library = ctypes.CDLL(str(found[0]))
-    for name in _MAPS:
+    for name in (*_MAPS, "layer"):
         handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
         jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
     return True
@@ -37,7 +39,19 @@ def available() -> bool:
 def call(which: int, operands, shape: tuple[int, ...], stride, padding, lanes: int = 16):
     """One of the three maps (see ``bank_convolution.py``) of float32 operands and an int32 index, with vectors of at
     most ``lanes`` floats. An index that is neither −1 nor a place in the bank is an error when the program runs."""
+    run = jax.ffi.ffi_call(f"puppet_jax_{_MAPS[which]}", jax.ShapeDtypeStruct(shape, np.float32))
+    return run(*operands, **_geometry(stride, padding, lanes))
+
+
+def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: bool, residual: bool, lanes: int = 16):
+    """A whole layer (see ``layer.py``): its output, and the means over its map."""
+    results = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
+    more = {"groups": np.int64(groups), "relu": np.int64(relu), "residual": np.int64(residual)}
+    numbers = {**_geometry(stride, padding, lanes), **more, "epsilon": np.float32(EPSILON)}
+    return jax.ffi.ffi_call("puppet_jax_layer", results)(*operands, **numbers)
+
+
+def _geometry(stride, padding, lanes):
     (top, _), (left, _) = padding
     numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": top, "left": left, "lanes": lanes}
-    run = jax.ffi.ffi_call(f"puppet_jax_{_MAPS[which]}", jax.ShapeDtypeStruct(shape, np.float32))
-    return run(*operands, **{name: np.int64(value) for name, value in numbers.items()})
+    return {name: np.int64(value) for name, value in numbers.items()}

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -64,6 +65,7 @@ struct Set {
   int64_t lanes, wide;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
+  decltype(&baseline::Finish) finish;
 };
 
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
@@ -74,11 +76,11 @@ Set Choose(int64_t most) {
   __builtin_cpu_init();
   if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return {avx512::kLanes, avx512::kWide, &avx512::Forward, &avx512::KernelGradient};
+    return {avx512::kLanes, avx512::kWide, &avx512::Forward, &avx512::KernelGradient, &avx512::Finish};
   if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {avx2::kLanes, avx2::kWide, &avx2::Forward, &avx2::KernelGradient};
+    return {avx2::kLanes, avx2::kWide, &avx2::Forward, &avx2::KernelGradient, &avx2::Finish};
 #endif
-  return {baseline::kLanes, baseline::kWide, &baseline::Forward, &baseline::KernelGradient};
+  return {baseline::kLanes, baseline::kWide, &baseline::Forward, &baseline::KernelGradient, &baseline::Finish};
 }
 
 // Runs task(i) for i < count on the pool's threads and this one, and returns when all are done. This thread takes tasks
@@ -213,8 +215,10 @@ ffi::ErrorOr<Chosen> Choose(const Index& index, int64_t sets) {
 
 // Forward, and the image gradient, which is a forward map of the cotangents (`step` apart) with kernels turned by 180
 // degrees, their channels exchanged.
+// `finish(image)`, if there is one, is called once all of an image's output is there.
 ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images, const Index& index, const Bank& bank,
-                     Array& out, bool turned, Pair stride, Pair before, Pair step) {
+                     Array& out, bool turned, Pair stride, Pair before, Pair step,
+                     const std::function<void(int64_t)>& finish = nullptr) {
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
   const int64_t c_in = x[3], c_out = y[3], sets = k[0], rows = taps.h * taps.w * c_in, pixels = map.h * map.w;
@@ -262,13 +266,35 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
     const bool own = places[s] < 0;
     set.forward(padded, width, c_in, own ? bank.typed_data() + s * rows * c_out : kernels + places[s] * packed_size,
                 own, taps, c_out, stride, first, last, map.w, out.typed_data() + image * pixels * c_out);
+    if (finish && pieces == 1) finish(image);
   });
+  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(chosen.images[i]); });
   return ffi::Error::Success();
 }
 
 ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, ffi::Result<Array> out,
                           int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
   return Correlate(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1});
+}
+
+using Vector1 = ffi::Buffer<ffi::F32, 1>;
+
+// A layer: forward, normalisation over groups of channels, ReLU, the layer's input added (each of the last two if asked
+// for); and the mean over the map.
+ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Vector1 scale, Vector1 shift,
+                        ffi::Result<Array> out, ffi::Result<ffi::Buffer<ffi::F32, 2>> means, int64_t stride_h,
+                        int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
+                        int64_t residual, float epsilon) {
+  const Set set = Choose(lanes);
+  const auto y = out->dimensions();
+  const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
+  std::memset(means->typed_data(), 0, means->size_bytes());
+  return Correlate(pool, set, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
+                   [&](int64_t image) {
+                     set.finish(out->typed_data() + image * size, pixels, c, groups, scale.typed_data(),
+                                shift.typed_data(), epsilon, relu, residual ? images.typed_data() + image * size : nullptr,
+                                means->typed_data() + image * c, Scratch(1, 3 * c));
+                   });
 }
 
 ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Bank bank, ffi::Result<Array> out,
@@ -326,14 +352,8 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
   return ffi::Error::Success();
 }
 
-template <typename First, typename Second, typename Third, typename Out>
-auto Binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .template Arg<First>()
-      .template Arg<Second>()
-      .template Arg<Third>()
-      .template Ret<Out>()
+auto WithGeometry(auto binding) {
+  return std::move(binding)
       .template Attr<int64_t>("stride_h")
       .template Attr<int64_t>("stride_w")
       .template Attr<int64_t>("top")
@@ -341,9 +361,26 @@ auto Binding() {
       .template Attr<int64_t>("lanes");
 }
 
+auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler, (Binding<Array, Index, Bank, Array>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler, (Binding<Array, Index, Bank, Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
-                              (Binding<Array, Array, Index, Bank>()));
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_layer, LayerHandler,
+                              WithGeometry(Bind()
+                                               .Arg<Array>()
+                                               .Arg<Index>()
+                                               .Arg<Bank>()
+                                               .Arg<Vector1>()
+                                               .Arg<Vector1>()
+                                               .Ret<Array>()
+                                               .Ret<ffi::Buffer<ffi::F32, 2>>())
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("relu")
+                                  .Attr<int64_t>("residual")
+                                  .Attr<float>("epsilon"));

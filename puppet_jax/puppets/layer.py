@@ -1,0 +1,136 @@
+"""What puppets are made of: a convolution, normalisation, activation and the input added, as one JAX primitive.
+
+On a CPU, where it was built, the C++ program does all of it for an image while the map is in the cache. Elsewhere, and
+under differentiation, it is its parts.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from puppet_jax.puppets import native
+from puppet_jax.puppets.bank_convolution import default_lowering, forward_p
+from puppet_jax.puppets.convolution import Choice, operands_of
+from puppet_jax.puppets.group_norm import group_norm
+
+_CONVOLVED = "puppet_jax.convolved"
+
+recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED))
+"""``jax.checkpoint`` that keeps the convolutions' results, and recomputes the rest backwards."""
+
+
+def stem(image: Float[Array, "*batch h w c"], dtype: DTypeLike) -> Float[Array, "*batch h w c"]:
+    """What a first layer reads: pixels, of mean near 1/2 and standard deviation near 1/4, shifted and scaled."""
+    return ((image - 0.5) * 4.0).astype(dtype)
+
+
+def layer(
+    x: Float[Array, "h w c_in"],
+    kernel: Float[Array, "c_out c_in k k"] | Choice,
+    scale: Float[Array, " c_out"],
+    shift: Float[Array, " c_out"],
+    *,
+    groups: int,
+    dtype: DTypeLike,
+    stride: int = 1,
+    relu: bool = True,
+    residual: bool = False,
+    lowering: str | None = None,
+) -> tuple[Float[Array, "h_out w_out c_out"], Float[Array, " c_out"]]:
+    """Of one image: convolution, computed in ``dtype``; group normalisation; ReLU; ``x`` added.
+
+    Args:
+        x: the layer's input.
+        kernel: as :func:`convolve` takes it.
+        scale, shift: of the normalisation.
+        groups: of channels; where they do not divide the width, their greatest common divisor.
+        stride: of the convolution.
+        relu, residual: whether there is a ReLU, and whether the input is added after it, if the shapes are equal.
+        lowering: as :func:`convolve` takes it.
+
+    Returns:
+        the output, and its mean over the map in float32.
+    """
+    image, index, bank, static = operands_of(x, kernel.astype(dtype), stride=stride, lowering=lowering)
+    shape = (*static["geometry"].output, bank.shape[-1])
+    static |= {"groups": math.gcd(len(scale), groups), "relu": relu, "residual": residual and shape == x.shape}
+    y, mean = layer_p.bind(image, index, bank, scale, shift, **static)
+    return y[0], mean[0]
+
+
+def _parts(images, index, bank, scale, shift, *, groups, relu, residual, **static):
+    y = checkpoint_name(forward_p.bind(images, index, bank, **static), _CONVOLVED)
+    y = jax.vmap(lambda y: group_norm(y, groups, scale, shift))(y)
+    y = jax.nn.relu(y) if relu else y
+    y = y + images if residual else y
+    return y, jnp.mean(y, axis=(1, 2), dtype=jnp.float32)
+
+
+layer_p = Primitive("puppet_layer")
+layer_p.multiple_results = True
+
+
+@functools.cache
+def _compiled(**static):
+    return jax.jit(lambda *operands: layer_p.bind(*operands, **static))
+
+
+def _lower(platform):
+    def run(*operands, geometry, sets, lowering, groups, relu, residual):
+        images, bank, scale = operands[0], operands[2], operands[3]
+        chosen = lowering or default_lowering(platform)
+        if platform == "cpu" and chosen.startswith("native") and images.dtype == scale.dtype == jnp.float32:
+            shape = (images.shape[0], *geometry.output, bank.shape[-1])
+            more = groups, relu, residual, native.LANES[chosen]
+            return native.layer(operands, shape, geometry.stride, geometry.padding, *more)
+        static = {"geometry": geometry, "sets": sets, "lowering": lowering}
+        return _parts(*operands, groups=groups, relu=relu, residual=residual, **static)
+
+    mlir.register_lowering(layer_p, mlir.lower_fun(run, multiple_results=True), platform=platform)
+
+
+for _platform in ("cpu", None):
+    _lower(_platform)
+
+
+def _batch(operands, dims, **static):
+    if any(d is not None for d in dims[2:]):  # ensembles: nothing is shared
+        return jax.vmap(functools.partial(_parts, **static), dims)(*operands), (0, 0)
+    size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
+    images, index = (
+        jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
+        for a, d in zip(operands[:2], dims[:2], strict=True)
+    )
+    flat = (a.reshape(-1, *a.shape[2:]) for a in (images, index))
+    results = layer_p.bind(*flat, *operands[2:], **static)
+    return [each.reshape(size, -1, *each.shape[1:]) for each in results], (0, 0)
+
+
+def _jvp(primals, tangents, **static):
+    moving = [i for i, tangent in enumerate(tangents) if i != 1 and type(tangent) is not ad.Zero]
+
+    def parts(*moved):
+        operands = list(primals)
+        for i, operand in zip(moving, moved, strict=True):
+            operands[i] = operand
+        return _parts(*operands, **static)
+
+    return jax.jvp(parts, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))
+
+
+layer_p.def_impl(lambda *operands, **static: _compiled(**static)(*operands))
+layer_p.def_abstract_eval(
+    lambda images, index, bank, scale, shift, **static: [
+        images.update(shape=(images.shape[0], *static["geometry"].output, bank.shape[-1])),
+        images.update(shape=(images.shape[0], bank.shape[-1]), dtype=jnp.dtype(jnp.float32)),
+    ]
+)
+batching.primitive_batchers[layer_p] = _batch
+ad.primitive_jvps[layer_p] = _jvp

@@ -1,0 +1,105 @@
+"""A layer as one program, against its parts; and what is differentiated."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from puppet_jax.puppets import native
+from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.puppets.group_norm import group_norm
+from puppet_jax.puppets.layer import layer
+
+# batch, image, channels in and out, kernel, stride, groups
+CASES = [
+    (1, (9, 7), 3, 8, 3, 1, 4),
+    (12, (6, 5), 8, 8, 3, 1, 8),
+    (5, (8, 8), 4, 37, 5, 2, 8),
+    (2, (4, 4), 20, 20, 1, 1, 8),
+]
+
+
+def by_parts(x, kernel, scale, shift, *, groups, dtype, stride=1, relu=True, residual=False, lowering=None):
+    y = convolve(x, kernel.astype(dtype), stride=stride, lowering=lowering)
+    y = group_norm(y, int(np.gcd(len(scale), groups)), scale, shift)
+    y = jax.nn.relu(y) if relu else y
+    y = y + x if residual and y.shape == x.shape else y
+    return y, jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
+
+
+def draw(rng, case):
+    b, size, c_in, c_out, k, _, _ = case
+    shapes = (b, *size, c_in), (3, k, k, c_in, c_out), (c_out,), (c_out,)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def batch(function, case, x, bank, scale, shift, index, **options):
+    one = functools.partial(function, groups=case[6], stride=case[5], dtype=x.dtype, **options)
+    run = jax.vmap(lambda x, i: one(x, Choice(i, bank), scale, shift))
+    return run(x, index)
+
+
+@pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("lanes", ["native", "native_8", "native_4"])
+def test_the_cpu_program_is_its_parts(case, lanes, rng):
+    operands, index = draw(rng, case), jnp.asarray(np.arange(case[0]) % 3)
+    for relu, residual in ((True, True), (False, False)):
+        options = {"relu": relu, "residual": residual}
+        found = jax.jit(lambda *a, o=options: batch(layer, case, *a, index, lowering=lanes, **o))(*operands)
+        wanted = jax.jit(lambda *a, o=options: batch(by_parts, case, *a, index, lowering="independent", **o))(*operands)
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_an_image_without_a_kernel_is_zeros_and_does_not_disturb_the_others(rng):
+    case = CASES[1]
+    operands, index = draw(rng, case), jnp.asarray(np.arange(12) % 3)
+    run = jax.jit(lambda index: batch(layer, case, *operands, index, residual=True))
+    some = jnp.where(jnp.arange(12) % 2 == 0, index, -1)
+    for a, b in zip(run(some), run(index), strict=True):
+        np.testing.assert_array_equal(a[::2], b[::2])
+        assert np.isfinite(a).all()
+
+
+def test_derivatives_are_those_of_the_parts(rng):
+    case = (3, (4, 4), 4, 4, 3, 1, 2)
+    operands, index = draw(rng, case), jnp.asarray([0, 2, -1])
+
+    def everything(function, x, bank, scale, shift):
+        def loss(*a):
+            y, mean = batch(function, case, *a, index, residual=True)
+            return jnp.sum(jnp.where((index >= 0)[:, None, None, None], y, 0.0) ** 3) + jnp.sum(mean[:2] ** 2)
+
+        gradient = jax.grad(loss, (0, 1, 2, 3))
+        of_one = jax.grad(lambda s: loss(x, bank, s, shift))  # nothing else moves
+        second = jax.jvp(gradient, (x, bank, scale, shift), (x, bank, scale, shift))[1]
+        return gradient(x, bank, scale, shift), of_one(scale), second
+
+    found, wanted = (jax.jit(functools.partial(everything, f))(*operands) for f in (layer, by_parts))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()) + 1e-6)
+
+
+def test_ensembles_and_bfloat16(rng):
+    case = (2, (4, 4), 4, 4, 3, 1, 2)
+    x, bank, scale, shift = draw(rng, case)
+    index = jnp.asarray([0, 2])
+    scales = jnp.stack([scale, -scale])
+    of = lambda f: jax.vmap(lambda s: batch(f, case, x, bank, s, shift, index)[0])(scales)  # noqa: E731
+    np.testing.assert_allclose(of(layer), of(by_parts), rtol=1e-4, atol=1e-5)
+    half = batch(layer, case, x.astype(jnp.bfloat16), bank, scale, shift, index)
+    assert half[0].dtype == jnp.bfloat16
+    assert half[1].dtype == jnp.float32
+    np.testing.assert_allclose(half[1], batch(by_parts, case, x, bank, scale, shift, index)[1], atol=0.1)
+
+
+def test_a_nan_is_not_hidden_by_the_activation():
+    x = jnp.full((2, 4, 4, 3), jnp.nan)
+    y, mean = batch(
+        layer, (2, (4, 4), 3, 4, 3, 1, 2), x, jnp.ones((3, 3, 3, 3, 4)), jnp.ones(4), jnp.ones(4), jnp.zeros(2, int)
+    )
+    assert np.isnan(y).all()
+    assert np.isnan(mean).all()
