@@ -1,5 +1,7 @@
 """A batch through the puppet: the same as each image by itself, at the price of the bins and depths that are in it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +30,14 @@ def value_and_gradients(forward, model, images):
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, jnp.asarray(images / 255, jnp.float32))
 
 
+@functools.cache
+def expected_of(puppet, puppeteer, bin_):
+    return value_and_gradients(one_by_one, model_of(puppet, puppeteer, bin=bin_), images_of())
+
+
 MODELS = [
     ("plain", "continuous", 0.25),
     ("plain", "continuous", None),
-    ("plain", "ode", 1.0),
     ("plain", "stored", 0.25),
     ("staged", "continuous", 0.25),
     ("foreign", "continuous", 0.25),
@@ -43,16 +49,16 @@ def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppe
     model, images = model_of(puppet, puppeteer, bin=bin_), images_of()
     assert len(set(np.asarray(measured(model, images)[1]))) >= 2
     found = value_and_gradients(of_batch, model, images)
-    assert close(found, value_and_gradients(one_by_one, model, images), 3e-4)
+    assert close(found, expected_of(puppet, puppeteer, bin_), 3e-4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
 @pytest.mark.parametrize("puppet", ["plain", "foreign"])
 def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
     model, images = model_of(puppet), images_of()
-    expected = value_and_gradients(of_batch, model, images)
+    expected = expected_of(puppet, "continuous", 0.25)
     monkeypatch.setattr(batch, "SLOTS", 3)  # for ten images: four passes, the last of which is not full
-    assert close(value_and_gradients(of_batch, model, images), expected)
+    assert close(value_and_gradients(of_batch, model, images), expected, 3e-4)
     few = np.array([1, 2, 1, 2, 2, 1, 1, 1, 2, 2])  # two bins: one pass, in a program that has both ways
     assert close(jax.jit(lambda x: of_batch(model, x))(images[few]), expected[0][1][few])
 

@@ -15,7 +15,7 @@ KINDS = {
     "stored": {"puppeteer": "stored"},
     "without bins": {"bin": None},
     "full depth": {"depth": "full"},
-    "staged": {"puppet": "staged"},
+    "staged": {"puppet": "residual"},
     "foreign": {"puppet": "foreign"},
 }
 
@@ -80,31 +80,31 @@ def test_bfloat16_is_asked_for_and_the_model_is_left_alone(predict):
 
 
 def test_a_layer_has_kernels_for_the_bins_that_reach_it(predict):
-    depths = np.asarray(pj.depth(model_of().measurement.centres, 3))
-    assert [len(kernels) for kernels in predict.bank.kernels] == [(depths >= layer).sum() for layer in (1, 2, 3)]
+    depths = np.asarray(pj.depth(model_of().measurement.centres, 2))
+    assert [len(kernels) for kernels in predict.bank.kernels] == [(depths >= layer).sum() for layer in (1, 2)]
     assert predict.complexities == (0.0, 8.0)
     stored, full = (pj.compile_predict(model_of(**KINDS[kind])).bank for kind in ("stored", "full depth"))
-    assert [len(kernels) for kernels in stored.kernels] == [1, 1, 1]
-    assert [len(kernels) for kernels in full.kernels] == [32, 32, 32]
+    assert [len(kernels) for kernels in stored.kernels] == [1, 1]
+    assert [len(kernels) for kernels in full.kernels] == [32, 32]
 
 
 def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
     images = images_of()
     expected, h = predict(images), measured(model_of(), images)[0]
-    low, high = 2.5, 4.4
+    low, high = 1.0, 4.4
     inside = (h > low) & (h < high)
     assert 0 < inside.sum() < 10
     narrow = pj.compile_predict(model_of(), complexities=(low, high))
-    assert [len(kernels) for kernels in narrow.bank.kernels] == [8, 8, 6]
-    assert narrow.complexities == (2.5, 4.5)  # the bins that these lie in
+    assert [len(kernels) for kernels in narrow.bank.kernels] == [14, 11]
+    assert narrow.complexities == (1.0, 4.5)  # the bins that these lie in
     assert close(narrow(images[inside]).logits, expected.logits[inside], 1e-5)
-    with pytest.raises(ValueError, match=r"image 0 has a complexity near .* for 2\.5 to 4\.5; call compile_predict"):
+    with pytest.raises(ValueError, match=r"image 0 has a complexity near .* for 1 to 4\.5; call compile_predict"):
         narrow(images[~inside])
     under_jit = np.asarray(jax.jit(lambda x: narrow(x).logits)(images))
     assert np.isnan(under_jit[~inside]).all()
     assert close(under_jit[inside], expected.logits[inside], 1e-5)
     one = pj.compile_predict(model_of(), complexities=(0.1, 0.1))  # deeper layers keep a set that none of them uses
-    assert [len(kernels) for kernels in one.bank.kernels] == [1, 1, 1]
+    assert [len(kernels) for kernels in one.bank.kernels] == [1, 1]
     assert close(one(images[2]).logits, expected.logits[2], 1e-5)
 
 

@@ -57,7 +57,7 @@ def test_a_model_measures_to_the_middle_of_the_bin(options):
     else:
         np.testing.assert_allclose(h, (np.floor(np.asarray(exact) / width) + 0.5) * width, rtol=1e-6)
     full = options.get("depth") == "full"
-    np.testing.assert_array_equal(depth, 3 if full else pj.depth(h, 3))  # that of the bin, not the image's own
+    np.testing.assert_array_equal(depth, 2 if full else pj.depth(h, 2))  # that of the bin, not the image's own
 
 
 @pytest.mark.usefixtures("no_type_checker")
