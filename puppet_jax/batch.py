@@ -20,7 +20,7 @@ from puppet_jax.measure import Measure
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
 
-SLOTS = 12
+SLOTS = 16
 """Kernel sets that a batch generates at most at a time."""
 
 

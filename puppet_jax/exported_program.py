@@ -34,19 +34,25 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
         bank = Bank(held[KERNELS], predict.bank.firsts)
         samples = jnp.arange(images.shape[0])
 
-        def run(images, h, d, samples, lowering):
-            bins = predict.measurement.index(h)
+        def run(bank, images, bins, d, samples):
             there = bank.holds(bins)
-            layers = jnp.where(there, d, 0)
             puppet = nnx.merge(graphdef, held["puppet"])
-            logits = puppet.batch(as_unit(images), bank.indices(bins), bank.kernels, layers, samples, lowering)
-            return jnp.where(there[:, None], logits, jnp.nan)
+            places = as_unit(images), bank.indices(bins), bank.kernels, jnp.where(there, d, 0), samples
+            return jnp.where(there[:, None], puppet.batch(*places, "gathered"), jnp.nan)
 
-        def one_by_one(*batch):
-            return lax.map(lambda row: run(*(each[None] for each in row), "independent")[0], batch)
+        def alone(row):
+            image, of_bin, *rest = (each[None] for each in row)
+            # Of each layer the one kernel that it uses: an ordinary convolution.
+            own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
+            logits = run(Bank(tuple(own), None), image, of_bin, *rest)[0]
+            return jnp.where(bank.holds(of_bin), logits, jnp.nan)
 
-        together = functools.partial(run, lowering="gathered")
-        logits = lax.platform_dependent(images, h, d, samples, cpu=one_by_one, default=together)
+        bins = predict.measurement.index(h)
+        logits = lax.platform_dependent(
+            *(images, bins, d, samples),
+            cpu=lambda *batch: lax.map(alone, batch),
+            default=functools.partial(run, bank),
+        )
         return logits, h, d
 
     return function, arrays

@@ -64,7 +64,7 @@ def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("puppeteer", "bin_", "sets"), [("continuous", 0.25, 12), ("continuous", None, 20), ("stored", 0.25, 1)]
+    ("puppeteer", "bin_", "sets"), [("continuous", 0.25, batch.SLOTS), ("continuous", None, 20), ("stored", 0.25, 1)]
 )
 def test_as_many_kernel_sets_are_generated_as_there_are_slots(puppeteer, bin_, sets, monkeypatch):
     made = []

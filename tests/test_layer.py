@@ -49,7 +49,7 @@ def test_the_cpu_program_is_its_parts(case, lanes, rng):
     for relu, residual in ((True, True), (False, False)):
         options = {"relu": relu, "residual": residual}
         found = jax.jit(lambda *a, o=options: batch(layer, case, *a, index, lowering=lanes, **o))(*operands)
-        wanted = jax.jit(lambda *a, o=options: batch(by_parts, case, *a, index, lowering="independent", **o))(*operands)
+        wanted = jax.jit(lambda *a, o=options: batch(by_parts, case, *a, index, lowering="gathered", **o))(*operands)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 

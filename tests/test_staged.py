@@ -125,7 +125,7 @@ def test_presets_are_resnet_20_and_a_vgg():
 def test_bad_input_is_refused():
     puppet, kernels = puppet_of("residual"), kernels_of("residual")
     for image, depth, words in (
-        (np.zeros((3, 9, 2)), 1, "3×9 pixels is smaller than the stages' strides allow, 4×4"),
+        (np.zeros((3, 9, 2)), 1, "3×9 pixels is smaller than strides and pooling allow, 4×4"),
         (np.zeros((8, 8, 3)), 1, "in_channels=3"),
         (np.zeros((8, 8, 2)), 5, r"depth must lie in 1\.\.4, got 5"),
     ):

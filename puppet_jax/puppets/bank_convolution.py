@@ -97,37 +97,6 @@ def _masked(array, index):
     return jnp.where((index >= 0)[:, None, None, None], array, jnp.zeros((), array.dtype))
 
 
-# ---- Image by image: ordinary convolutions, for CPUs without the C++ program
-
-
-def _one_by_one(function):
-    def run(left, index, bank, sets, geo):
-        del sets
-
-        def one(image):
-            kernel = lax.dynamic_index_in_dim(bank, image[1], keepdims=False)
-            return function(image[0][None], kernel, geo)[0]
-
-        out = jax.eval_shape(one, (left[0], index[0]))
-        none = lambda image: jnp.zeros(out.shape, out.dtype)  # noqa: E731
-        return lax.map(lambda image: lax.cond(image[1] >= 0, one, none, image), (left, index))
-
-    return run
-
-
-def _sums_one_by_one(images, cotangents, index, sets, geo):
-    def one(bank, each):
-        image, cotangent, place = each
-
-        def add(bank):
-            return bank.at[place].add(_kernel_gradient(image[None], cotangent[None], geo))
-
-        return lax.cond(place >= 0, add, lambda bank: bank, bank), None
-
-    bank = jnp.zeros((sets, *geo.kernel, images.shape[-1], cotangents.shape[-1]), images.dtype)
-    return lax.scan(one, bank, (images, cotangents, index))[0]
-
-
 # ---- By taps: a sum over the kernel's taps of matrix products. No patches are formed.
 
 
@@ -231,16 +200,13 @@ def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
 
 
 def _native(lanes):
-    """float32; bfloat16 is computed in it, as XLA:CPU does too, and wider types get XLA's own convolutions."""
+    """float32; bfloat16 is computed in it, as XLA:CPU does too."""
 
     def of(which):
         def run(left, middle, right, sets, geo):
-            dtype = left.dtype
-            if dtype.itemsize > 4:
-                return LOWERINGS["independent"][which](left, middle, right, sets, geo)
             shape = _shape(which, left, middle, right, sets, geo)
             operands = [a if a.ndim == 1 else a.astype(jnp.float32) for a in (left, middle, right)]
-            return native.call(which, operands, shape, geo.stride, geo.padding, lanes).astype(dtype)
+            return native.call(which, operands, shape, geo.stride, geo.padding, lanes).astype(left.dtype)
 
         return run
 
@@ -249,7 +215,6 @@ def _native(lanes):
 
 LOWERINGS = {
     **{name: _native(lanes) for name, lanes in native.LANES.items()},
-    "independent": (_one_by_one(_forward), _one_by_one(_image_gradient), _sums_one_by_one),
     "gathered": (_gathered_forward, _gathered_image_gradient, _gathered_kernel_gradient),
     "ragged": (_ragged_forward, _ragged_image_gradient, _ragged_kernel_gradient),
 }
@@ -258,13 +223,14 @@ LOWERINGS = {
 def default_lowering(platform: str | None) -> str:
     """The lowering that ``convolve`` takes on a platform.
 
-    CPU: the native program, where it was built. TPU: ragged products, which it has a program for. Elsewhere batched
-    products of gathered kernels: XLA takes a ragged product there for S dense ones, S times the arithmetic, where a
-    gathered kernel costs one more reading and writing of K² C_in C_out numbers for each image, a few times its map's.
-    Those for accelerators follow from these counts and are tested on CPUs; ``bench/gpu.py`` measures both.
+    CPU: the native program, where it was built. TPU: ragged products, which it has a program for. Elsewhere, also on
+    CPUs without that program, batched products of gathered kernels: XLA takes a ragged product there for S dense ones,
+    S times the arithmetic, where a gathered kernel costs one more reading and writing of K² C_in C_out numbers for each
+    image, a few times its map's. Those for accelerators follow from these counts and are tested on CPUs;
+    ``bench/gpu.py`` measures both.
     """
-    if platform == "cpu":
-        return "native" if native.available() else "independent"
+    if platform == "cpu" and native.available():
+        return "native"
     return "ragged" if platform == "tpu" else "gathered"
 
 
@@ -282,9 +248,7 @@ def _shape(which, left, middle, right, sets, geo):
 def _shared(which):
     """A bank of one kernel: one ordinary convolution."""
     if which == 2:
-        return lambda images, cotangents, index, sets, geo: _kernel_gradient(_masked(images, index), cotangents, geo)[
-            None
-        ]
+        return lambda images, cotangents, index, _, geo: _kernel_gradient(_masked(images, index), cotangents, geo)[None]
     map_of = (_forward, _image_gradient)[which]
     return lambda left, index, bank, sets, geo: _masked(map_of(left, bank[0], geo), index)
 
@@ -305,6 +269,8 @@ def _make(which, name):
     def lower(platform):
         def run(*operands, geometry, sets, lowering):
             chosen = lowering or default_lowering(platform)
+            if chosen.startswith("native") and operands[0].dtype.itemsize > 4:
+                chosen = "gathered"
             native_one = chosen.startswith("native")
             if native_one and platform != "cpu":
                 raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")

@@ -1,7 +1,6 @@
 """PlainPuppet: a chain of convolution layers in which any depth is an exit."""
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -14,11 +13,12 @@ from jaxtyping import Array, Float, Int
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
 from puppet_jax.puppets.layer import layer, recomputed, stem
+from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
 from puppet_jax.puppets.pool import pool
 
 
-class PlainPuppet(nnx.Module):
+class PlainPuppet(LayeredPuppet):
     """Convolution, normalisation, activation, D times; then the mean over the map, and a linear head.
 
     Layer l computes ``y = relu(norm_l(conv(x, P_l)))``, adds x where the shapes are equal (``residual``), and pools if
@@ -54,24 +54,20 @@ class PlainPuppet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"PlainPuppet: {name} must be at least 1, got {value}")
         if len(layers) == 0:
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
         self.layers = tuple(layers)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.norm_groups = norm_groups
         self.residual = residual
-        self.dtype = jnp.dtype(dtype)
-        self.kernel_shapes = kernel_shapes(self.layers, in_channels)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones((layer.width,))) for layer in self.layers])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros((layer.width,))) for layer in self.layers])
-        features = max(layer.width for layer in self.layers)
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (features, num_classes)) / math.sqrt(features))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        super().__init__(
+            kernel_shapes(self.layers, in_channels),
+            least_size(self.layers),
+            max(layer.width for layer in self.layers),
+            in_channels=in_channels,
+            num_classes=num_classes,
+            norm_groups=norm_groups,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     @property
     def max_depth(self) -> int:
@@ -174,34 +170,5 @@ class PlainPuppet(nnx.Module):
             mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
         return y, jnp.pad(mean, (0, self.head[...].shape[0] - len(mean)))
 
-    def advance(self) -> None:
-        """Nothing: there are no random streams."""
-
-    def compute_in(self, dtype: DTypeLike) -> None:
-        """Set the compute type of the convolutions."""
-        self.dtype = jnp.dtype(dtype)
-
-    def normalisation_count(self) -> int:
-        """Stored scales and shifts."""
-        return sum(each.size for each in (*self.norm_scale, *self.norm_shift))
-
-    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
-        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through the first ``last`` layers."""
-        least = least_size(self.layers)
-        if min(image_shape[:2]) < least:
-            raise ValueError(
-                f"PlainPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than the layers' strides "
-                f"and pooling allow, {least}×{least}; enlarge the image or use layers with fewer of them"
-            )
-        if image_shape[2] != self.in_channels:
-            raise ValueError(
-                f"PlainPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
-                f"create it with in_channels={image_shape[2]}"
-            )
-        if not 1 <= last <= self.max_depth:
-            raise ValueError(f"PlainPuppet: depth must lie in 1..{self.max_depth}, got {last}")
-        if len(shapes) < last or tuple(shapes[:last]) != self.kernel_shapes[:last]:
-            raise ValueError(
-                f"PlainPuppet: kernels must have shapes {self.kernel_shapes[:last]}, got {tuple(shapes)}; "
-                "make the puppeteer from puppet.kernel_shapes"
-            )
+    def used(self, last: int) -> int:
+        return last

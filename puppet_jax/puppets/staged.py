@@ -1,7 +1,6 @@
 """StagedPuppet: VGG-like and ResNet-like CNNs, whose widths grow and whose maps shrink from stage to stage."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import get_args
 
@@ -16,11 +15,12 @@ from puppet_jax.depth_levels import number_of_depths
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
 from puppet_jax.puppets.layer import layer, recomputed, stem
+from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.pool import pool
 from puppet_jax.puppets.stages import Block, BlockKind, StageSpec, blocks_of, kernel_shapes, least_size
 
 
-class StagedPuppet(nnx.Module):
+class StagedPuppet(LayeredPuppet):
     """Stages of blocks; an image passes the blocks beyond its depth unchanged. Then the mean over the map, and a head.
 
     A stage begins with its *entrance*, which changes width and map and always runs; n_s blocks follow it, whose result
@@ -74,10 +74,6 @@ class StagedPuppet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"StagedPuppet: {name} must be at least 1, got {value}")
         if len(stages) == 0:
             raise ValueError("StagedPuppet: stages is empty; a puppet has one stage or more")
         if block not in get_args(BlockKind):
@@ -87,18 +83,19 @@ class StagedPuppet(nnx.Module):
             raise ValueError(f"StagedPuppet: widths of stages must not fall, got {widths}")
         self.stages = tuple(stages)
         self.block = block
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.norm_groups = norm_groups
-        self.dtype = jnp.dtype(dtype)
         self.max_depth = number_of_depths(sum(stage.blocks for stage in stages), max_depth, "StagedPuppet")
         self.blocks = blocks_of(self.stages, block, self.max_depth)
-        self.kernel_shapes = kernel_shapes(self.stages, block, in_channels)
         self.levels = tuple(each.level for each in self.blocks for _ in each.convolutions)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1])) for shape in self.kernel_shapes])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1])) for shape in self.kernel_shapes])
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (widths[-1], num_classes)) / math.sqrt(widths[-1]))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        super().__init__(
+            kernel_shapes(self.stages, block, in_channels),
+            least_size(self.stages),
+            widths[-1],
+            in_channels=in_channels,
+            num_classes=num_classes,
+            norm_groups=norm_groups,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def __call__(
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
@@ -188,35 +185,3 @@ class StagedPuppet(nnx.Module):
         shortcut = x[:: block.stride, :: block.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, y.shape[2] - x.shape[2])))
         return jax.nn.relu(y + shortcut)
-
-    def advance(self) -> None:
-        """Nothing: there are no random streams."""
-
-    def compute_in(self, dtype: DTypeLike) -> None:
-        """Set the compute type of the convolutions."""
-        self.dtype = jnp.dtype(dtype)
-
-    def normalisation_count(self) -> int:
-        """Stored scales and shifts."""
-        return sum(each.size for each in (*self.norm_scale, *self.norm_shift))
-
-    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
-        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``."""
-        least = least_size(self.stages)
-        if min(image_shape[:2]) < least:
-            raise ValueError(
-                f"StagedPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than the stages' strides "
-                f"allow, {least}×{least}; enlarge the image or use fewer stages"
-            )
-        if image_shape[2] != self.in_channels:
-            raise ValueError(
-                f"StagedPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
-                f"create it with in_channels={image_shape[2]}"
-            )
-        if not 1 <= last <= self.max_depth:
-            raise ValueError(f"StagedPuppet: depth must lie in 1..{self.max_depth}, got {last}")
-        if tuple(shapes) != self.kernel_shapes:
-            raise ValueError(
-                f"StagedPuppet: kernels must have shapes {self.kernel_shapes}, got {tuple(shapes)}; "
-                "make the puppeteer from puppet.kernel_shapes"
-            )
