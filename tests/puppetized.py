@@ -35,11 +35,11 @@ class Block(nnx.Module):
 
 
 class Small(nnx.Module):
-    """Of everything a little: a strided stem, three residual blocks, dropout."""
+    """Of everything a little: a strided stem, two residual blocks, dropout."""
 
     def __init__(self, rngs):
         self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
-        self.blocks = nnx.List([Block(rngs) for _ in range(3)])
+        self.blocks = nnx.List([Block(rngs) for _ in range(2)])
         self.head = nnx.Linear(4, 4, rngs=rngs)
 
     def __call__(self, x):

@@ -104,7 +104,7 @@ def makes(*names):
         (part("generator.stablehlo", b"\x10" * 400), "cannot read the program"),
         (part("generator.stablehlo", lambda: program_of(jnp.sin)), "takes or makes something else"),
         (part("generator.stablehlo", lambda: program_of(jnp.linalg.eigvalsh)), "not safe to run"),
-        (part("generator/puppeteer.matrices.factor_in.npy", PICKLED), "no array of numbers"),
+        (part("generator/matrices.factor_in.npy", PICKLED), "no array of numbers"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words):

@@ -39,7 +39,7 @@ def test_any_number_in_the_order_given_and_neighbours_do_not_matter(predict, mon
     images = np.asarray(images_of())
     everything = predict(images)
 
-    @given(order=st.permutations(range(10)), take=st.sampled_from([1, 2, 3, 10]))
+    @given(order=st.permutations(range(10)), take=st.sampled_from([1, 3, 10]))
     def check(order, take):
         chosen = np.array(order[:take])
         found = predict(images[chosen])
@@ -94,14 +94,17 @@ def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
     low, high = 1.0, 4.4
     inside = (h > low) & (h < high)
     assert 0 < inside.sum() < 10
+    fit, outside = images[np.where(inside, np.arange(10), inside.argmax())], ~inside
     narrow = pj.compile_predict(model_of(), complexities=(low, high))
     assert [len(kernels) for kernels in narrow.bank.kernels] == [14, 11]
     assert narrow.complexities == (1.0, 4.5)  # the bins that these lie in
-    assert close(narrow(images[inside]).logits, expected.logits[inside], 1e-5)
-    with pytest.raises(ValueError, match=r"image 0 has a complexity near .* for 1 to 4\.5; call compile_predict"):
-        narrow(images[~inside])
+    assert close(narrow(fit).logits[inside], expected.logits[inside], 1e-5)
+    with pytest.raises(
+        ValueError, match=rf"image {outside.argmax()} has a complexity near .* for 1 to 4\.5; call compile"
+    ):
+        narrow(images)
     under_jit = np.asarray(jax.jit(lambda x: narrow(x).logits)(images))
-    assert np.isnan(under_jit[~inside]).all()
+    assert np.isnan(under_jit[outside]).all()
     assert close(under_jit[inside], expected.logits[inside], 1e-5)
     one = pj.compile_predict(model_of(), complexities=(0.1, 0.1))  # deeper layers keep a set that none of them uses
     assert [len(kernels) for kernels in one.bank.kernels] == [1, 1]

@@ -156,7 +156,7 @@ def test_gradient_against_finite_differences():
 
 @pytest.mark.parametrize(
     "options",
-    [{"initial": "constant", "standardise": False}, {"initial": "constant"}, {"adjoint": "backsolve"}],
+    [{"initial": "constant", "standardise": False}, {"adjoint": "backsolve"}],
     ids=str,
 )
 def test_zero_complexity_is_finite_in_value_and_gradient(options):
