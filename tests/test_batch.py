@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from small import close, images_of, measured, model_of, one_by_one
 
-from puppet_jax import batch, inference
+from puppet_jax import batch
 from puppet_jax.bank import make_bank
 from puppet_jax.batch import logits_from_bank, logits_of_batch
 from puppet_jax.puppets import Puppet, foreign, plain, staged
@@ -109,22 +109,6 @@ def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, m
     assert min(d) < max(levels)
 
 
-def test_rows_that_fill_up_have_no_gradient():
-    model, images = model_of(), images_of()
-    h, d = map(jnp.asarray, measured(model, images))
-    places = model.measurement.index(h)
-    bank = make_bank(model.puppeteer, jnp.asarray(model.measurement.centres))
-
-    def loss(kernels, images, places, depths):
-        rows = depths > 0
-        logits = logits_from_bank(model.puppet, bank._replace(kernels=kernels), images, places, depths, 4)
-        return jnp.sum(jnp.where(rows[:, None], jnp.tanh(logits), 0.0) ** 2)
-
-    gradient = jax.jit(jax.grad(loss))
-    filled = gradient(bank.kernels, images, places, jnp.where(jnp.arange(10) < 6, d, 0))
-    assert close(filled, gradient(bank.kernels, images[:6], places[:6], d[:6]))
-
-
 @pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
 def test_puppets_keep_their_protocol(puppet):
     puppet = model_of(puppet).puppet
@@ -140,19 +124,3 @@ def test_puppets_keep_their_protocol(puppet):
     assert 0 < puppet.normalisation_count() < sum(leaf.size for leaf in norms)
     if not hasattr(puppet, "stream"):
         puppet.advance()  # there is none
-
-
-def test_a_predictors_branches_are_the_batchs(monkeypatch):
-    """``compile_predict`` fills a batch up to a power of two: what it adds is not convolved either."""
-    runs, layer, model, images = [], type(model_of().puppet).layer, model_of(), images_of()
-
-    def counting(self, x, kernel, index, lowering):
-        jax.debug.callback(lambda: runs.append(index))
-        return layer(self, x, kernel, index, lowering)
-
-    monkeypatch.setattr(type(model.puppet), "layer", counting)
-    inference._predict.clear_cache()
-    prediction = inference.compile_predict(model, chunk=1)(images)
-    jax.effects_barrier()
-    inference._predict.clear_cache()
-    assert len(runs) == int(prediction.depth.sum()) < len(images) * model.max_depth

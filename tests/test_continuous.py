@@ -77,37 +77,6 @@ def test_parameter_counts_of_the_report():
     assert count(lambda: pj.StoredPuppeteer(shapes, rngs=nnx.Rngs(0))) == 56160
 
 
-def test_gradient_against_finite_differences():
-    puppeteer = make(standardise=False)
-    rng = np.random.default_rng(0)
-    weights = [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
-    found = nnx.jit(nnx.grad(lambda p: sum((w * k).sum() for w, k in zip(weights, p(4.0), strict=True))))(puppeteer)
-
-    def loss():
-        total = 0.0
-        for layer, (w, shape) in enumerate(zip(weights, SHAPES, strict=True), start=1):
-            axis = np.linspace(-1, 1, shape[2]) if shape[2] > 1 else [0.0]
-            for row, y in enumerate(axis):
-                for column, x in enumerate(axis):
-                    value = psi(puppeteer, x, y, layer * reference.step_size(4.0))
-                    total += (w[:, :, row, column] * reference.adaptive_average(value, shape[:2])).sum()
-        return total
-
-    step = 2.0**-10  # exact in float32, in which the parameters are kept
-    for parameter, gradient in (
-        (puppeteer.network.coefficients, found["network"]["coefficients"]),
-        (puppeteer.matrices.matrices, found["matrices"]["matrices"]),
-    ):
-        index = (1,) * parameter[...].ndim
-        centre, values = parameter[...], []
-        for sign in (1, -1):
-            parameter[...] = centre.at[index].add(sign * step)
-            values.append((float(parameter[...][index]), loss()))
-        parameter[...] = centre
-        (a, up), (b, down) = values
-        assert float(gradient[...][index]) == pytest.approx((up - down) / (a - b), rel=2e-3)
-
-
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_options_are_refused():
     bad = {"basis": 0, "hidden": 0, "hidden_layers": 0, "omega": 0.0, "omega_depth": -1.0, "rank": 0}

@@ -25,8 +25,9 @@ def test_is_its_parts_wired_together_under_every_transformation():
     assert close(model(images[order]), expected[order])
 
 
-def test_loss_gradient_against_finite_differences():
-    graphdef, state = nnx.split(model_of())
+@pytest.mark.parametrize("puppeteer", ["continuous", "ode"])
+def test_loss_gradient_against_finite_differences(puppeteer):
+    graphdef, state = nnx.split(model_of("plain", puppeteer))
     images = images_of()
     direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape), state)
     loss = jax.jit(jax.value_and_grad(lambda state: (jnp.tanh(nnx.merge(graphdef, state)(images)) ** 2).sum()))
