@@ -148,7 +148,7 @@ def test_an_index_beyond_the_bank_gives_no_garbage(lowering):
         run = jax.jit(run)
         if lowering.startswith("native"):
             for wrong in (3, 2**31 - 1, -2, -(2**31)):
-                with pytest.raises(jax.errors.JaxRuntimeError, match="is no kernel of a bank of"):
+                with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="is no kernel of a bank of"):
                     jax.block_until_ready(run(index.at[1].set(wrong)))
             assert np.isfinite(jax.tree.leaves(run(index))[0]).all()  # and goes on
         elif name != "banks of their own":
