@@ -1,11 +1,10 @@
 """Nets as users write them, puppetized for tests: their parameters drawn in NumPy, their own kernels kept."""
 
 import functools
-import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import small
 from flax import nnx
 
 import puppet_jax as pj
@@ -20,11 +19,9 @@ NETS = {
 }
 
 
-def images_of(channels, count=6):
+def images_of(channels):
     """8×8 images of depths from 1 up, in no order."""
-    rng = np.random.default_rng(0)
-    levels = [256, 2, 1, 16, 4, 256][:count]
-    return np.stack([rng.integers(0, n, (8, 8, channels)) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+    return np.asarray(small.images_of(channels, (256, 2, 1, 16, 4, 256)))
 
 
 class Block(nnx.Module):
@@ -38,11 +35,11 @@ class Block(nnx.Module):
 
 
 class Small(nnx.Module):
-    """Of everything a little: a strided stem, three residual blocks, dropout."""
+    """Of everything a little: a strided stem, two residual blocks, dropout."""
 
     def __init__(self, rngs):
         self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
-        self.blocks = nnx.List([Block(rngs) for _ in range(3)])
+        self.blocks = nnx.List([Block(rngs) for _ in range(2)])
         self.head = nnx.Linear(4, 4, rngs=rngs)
 
     def __call__(self, x):
@@ -59,19 +56,7 @@ original = nnx.jit(lambda net, x: net(x))
 @functools.cache
 def net_of(name):
     """A net in evaluation mode whose running averages, scales and shifts are not those they start from."""
-    rng = np.random.default_rng(1)
-
-    def filled(path, leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key(int(rng.integers(1000)))
-        kind = {"scale": 0.5 + rng.random(leaf.shape), "var": 0.5 + rng.random(leaf.shape)}
-        fan_in = math.prod(leaf.shape[:-1]) if "kernel" in str(path) else 16
-        drawn = kind.get(path[-2].key, rng.standard_normal(leaf.shape) * math.sqrt(2 / fan_in))
-        return jnp.asarray(0 * drawn if leaf.dtype == jnp.uint32 else drawn, leaf.dtype)
-
-    # In NumPy: JAX would compile a program for each shape.
-    graphdef, state = nnx.split(nnx.eval_shape(NETS[name][0]))
-    net = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(filled, state))
+    net = small.drawn(NETS[name][0])
     net.eval()
     return net
 
@@ -96,8 +81,3 @@ def holding_its_own(net, **options):
             conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
         kernel.set_value(jnp.asarray(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
     return model
-
-
-def close(found, expected, tolerance=1e-5):
-    assert found.shape == expected.shape
-    return float(jnp.abs(found - expected).max()) <= tolerance * float(jnp.abs(expected).max())

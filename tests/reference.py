@@ -56,24 +56,45 @@ def separable_field(state, depthwise, depthwise_bias, pointwise, pointwise_bias,
     return out
 
 
-def convolve(image: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: str = "SAME") -> np.ndarray:
-    """Cross-correlation of an (H, W, C_in) image with an (C_out, C_in, K, K) kernel."""
-    k = kernel.shape[2:]
+def _windows(shape, size, stride, padding):
+    """Pads of an image, and for each output position the slice of the padded image that it sees."""
+    stride = (stride, stride) if isinstance(stride, int) else stride
     if padding == "SAME":
-        out = [-(-n // stride) for n in image.shape[:2]]
         pads = []
-        for n, m, size in zip(image.shape[:2], out, k, strict=True):
-            total = max((m - 1) * stride + size - n, 0)
+        for n, k, step in zip(shape, size, stride, strict=True):
+            total = max((-(-n // step) - 1) * step + k - n, 0)
             pads.append((total // 2, total - total // 2))
-        image = np.pad(image, (*pads, (0, 0)))
     else:
-        out = [(n - size) // stride + 1 for n, size in zip(image.shape[:2], k, strict=True)]
+        pads = [(0, 0), (0, 0)] if padding == "VALID" else list(padding)
+    out = [(n + sum(pad) - k) // step + 1 for n, pad, k, step in zip(shape, pads, size, stride, strict=True)]
+    seen = {
+        (i, j): (slice(i * stride[0], i * stride[0] + size[0]), slice(j * stride[1], j * stride[1] + size[1]))
+        for i in range(out[0])
+        for j in range(out[1])
+    }
+    return pads, out, seen
+
+
+def convolve(image: np.ndarray, kernel: np.ndarray, stride=1, padding="SAME") -> np.ndarray:
+    """Cross-correlation of an (H, W, C_in) image with an (C_out, C_in, K, K) kernel."""
+    pads, out, seen = _windows(image.shape[:2], kernel.shape[2:], stride, padding)
+    image = np.pad(image, (*pads, (0, 0)))
     result = np.zeros((*out, kernel.shape[0]))
-    for i in range(out[0]):
-        for j in range(out[1]):
-            window = image[i * stride : i * stride + k[0], j * stride : j * stride + k[1]]
-            result[i, j] = np.einsum("hwc,ochw->o", window, kernel)
+    for place, window in seen.items():
+        result[place] = np.einsum("hwc,ochw->o", image[window], kernel)
     return result
+
+
+def convolution_gradients(image, kernel, cotangent, stride=1, padding="SAME") -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of Σ cotangent · convolve(image, kernel) in the image and in the kernel."""
+    pads, _, seen = _windows(image.shape[:2], kernel.shape[2:], stride, padding)
+    padded = np.pad(image, (*pads, (0, 0)))
+    of_padded, of_kernel = np.zeros(padded.shape), np.zeros(kernel.shape)
+    for place, window in seen.items():
+        of_padded[window] += np.einsum("o,ochw->hwc", cotangent[place], kernel)
+        of_kernel += np.einsum("o,hwc->ochw", cotangent[place], padded[window])
+    (top, _), (left, _) = pads
+    return of_padded[top : top + image.shape[0], left : left + image.shape[1]], of_kernel
 
 
 def adaptive_average(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,131 +1,126 @@
+"""A batch through the puppet: the same as each image by itself, at the price of the bins and depths that are in it."""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small import close, images_of, measured, model_of, one_by_one
 
-import puppet_jax as pj
 from puppet_jax import batch
-from puppet_jax.bank import Bank, make_bank
-from puppet_jax.batch import logits_from_bank
-
-LAYERS = (pj.LayerSpec(4), pj.LayerSpec(4, pool=2), pj.LayerSpec(6, stride=2), pj.LayerSpec(6), pj.LayerSpec(6))
-LEVELS = (2, 256, 1, 16, 4, 3, 256, 64, 2, 1, 8, 256)
+from puppet_jax.bank import make_bank
+from puppet_jax.batch import logits_from_bank, logits_of_batch
+from puppet_jax.puppets import Puppet, foreign, plain, staged
 
 
-@pytest.fixture(scope="module")
-def images():
-    """12 images of 2×8×8 whose depths cover 1 to 5, in no order."""
-    rng = np.random.default_rng(3)
-    return np.stack([rng.integers(0, n, (8, 8, 2)) * (255 // max(n - 1, 1)) for n in LEVELS]).astype(np.uint8)
+def of_batch(model, images):
+    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, *model.measure(images))
 
 
-def build(kind, measurement):
-    puppet = pj.PlainPuppet(LAYERS, in_channels=2, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
-    source = {"ode": pj.OdePuppeteer, "continuous": pj.ContinuousPuppeteer, "stored": pj.StoredPuppeteer}[kind]
-    return pj.PuppetCNN(source(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet, measurement)
-
-
-def image_by_image(model, images):
-    """Each image with kernels generated for itself, layers beyond its depth masked."""
-    one = lambda image, h, d: model.puppet(image / 255.0, model.puppeteer(h), d)  # noqa: E731
-    return jax.vmap(one)(jnp.asarray(images), *model.measure(images))
-
-
-def values(model, forward, images):
-    """Logits and gradient, in one program."""
+def value_and_gradients(forward, model, images):
+    """Logits, and the gradients of a loss in all parameters and the images, as one program."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    of = lambda params: nnx.merge(graphdef, params, rest)  # noqa: E731
-    gradient = jax.grad(lambda params: jnp.mean((forward(of(params), images) - jnp.arange(4.0)) ** 2))
-    return jax.jit(lambda params: (forward(of(params), images), gradient(params)))(params)
+
+    def loss(params, images):
+        logits = forward(nnx.merge(graphdef, params, rest), images)
+        return jnp.sum(jnp.tanh(logits) ** 2), logits
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, jnp.asarray(images / 255, jnp.float32))
 
 
-def assert_same(found, wanted, tolerance=1e-4):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert float(jnp.abs(a - b).max()) <= tolerance * float(jnp.abs(b).max()) + 1e-7
+@functools.cache
+def expected_of(puppet, puppeteer, bin_):
+    return value_and_gradients(one_by_one, model_of(puppet, puppeteer, bin=bin_), images_of())
 
 
-@pytest.mark.parametrize("kind", ["ode", "continuous", "stored"])
-@pytest.mark.parametrize("bin", [0.25, None])
-def test_logits_and_gradients_are_those_of_images_one_by_one(kind, bin, images):
-    model = build(kind, pj.Measure(bin=bin))
-    assert_same(values(model, lambda m, x: m(x), images), values(model, image_by_image, images))
+MODELS = [
+    ("plain", "continuous", 0.25),
+    ("plain", "continuous", None),
+    ("plain", "stored", 0.25),
+    ("staged", "continuous", 0.25),
+    ("foreign", "continuous", 0.25),
+]
 
 
-def test_a_batch_that_meets_more_bins_than_slots_is_the_same(images, monkeypatch):
-    model = build("continuous", pj.Measure(bin=0.25))
-    h, _ = model.measure(images)
-    assert len(np.unique(np.asarray(h))) == 9
-    wanted = values(model, image_by_image, images)
-    for slots in (2, 8):  # five passes, and two
-        monkeypatch.setattr(batch, "SLOTS", slots)
-        assert_same(values(model, lambda m, x, slots=slots: m(x), images), wanted)
+@pytest.mark.parametrize(("puppet", "puppeteer", "bin_"), MODELS)
+def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppeteer, bin_):
+    model, images = model_of(puppet, puppeteer, bin=bin_), images_of()
+    assert len(set(np.asarray(measured(model, images)[1]))) >= 2
+    found = value_and_gradients(of_batch, model, images)
+    assert close(found, expected_of(puppet, puppeteer, bin_), 3e-4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
-def test_only_bins_at_hand_are_generated(images, monkeypatch):
-    monkeypatch.setattr(batch, "SLOTS", 10)
-    sizes = []
+@pytest.mark.parametrize("puppet", ["plain", "foreign"])
+def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
+    model, images = model_of(puppet), images_of()
+    expected = expected_of(puppet, "continuous", 0.25)
+    monkeypatch.setattr(batch, "SLOTS", 3)  # for ten images: four passes, the last of which is not full
+    assert close(value_and_gradients(of_batch, model, images), expected, 3e-4)
+    few = np.array([1, 2, 1, 2, 2, 1, 1, 1, 2, 2])  # two bins: one pass, in a program that has both ways
+    assert close(jax.jit(lambda x: of_batch(model, x))(images[few]), expected[0][1][few])
 
-    class Counting(pj.StoredPuppeteer):
-        def __call__(self, h):
-            jax.debug.callback(lambda h: sizes.append(float(h)), h)
-            return super().__call__(h)
 
-    puppet = pj.PlainPuppet(LAYERS, in_channels=2, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
-    source = Counting(puppet.kernel_shapes, rngs=nnx.Rngs(1))
-    source.conditioned = True
-    model = pj.PuppetCNN(source, puppet)
-    jax.block_until_ready(model(images))
+@pytest.mark.parametrize(
+    ("puppeteer", "bin_", "sets"), [("continuous", 0.25, batch.SLOTS), ("continuous", None, 20), ("stored", 0.25, 1)]
+)
+def test_as_many_kernel_sets_are_generated_as_there_are_slots(puppeteer, bin_, sets, monkeypatch):
+    made = []
+
+    def noted(*arguments):
+        made.append(make_bank(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(batch, "make_bank", noted)
+    model = model_of("plain", puppeteer, bin=bin_)
+    jax.eval_shape(lambda x: of_batch(model, x), jax.ShapeDtypeStruct((20, 8, 8, 2), jnp.uint8))
+    assert {len(kernels) for bank in made for kernels in bank.kernels} == {sets}
+
+
+@pytest.mark.parametrize("chunk", [1, 10])
+@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, monkeypatch):
+    """Counted at the convolution: images with a kernel to be convolved with, and branches that run at all."""
+    model, images, chosen = model_of(puppet), images_of(), []
+    where, name = {"plain": (plain, "layer"), "staged": (staged, "layer"), "foreign": (foreign, "convolve")}[puppet]
+    convolve = getattr(where, name)
+
+    def counting(image, kernel, *arguments, **options):
+        jax.debug.callback(lambda index: chosen.append(int(index) >= 0), kernel.index)
+        return convolve(image, kernel, *arguments, **options)
+
+    monkeypatch.setattr(where, name, counting)
+    h, d = map(jnp.asarray, measured(model, images))
+    bank = make_bank(model.puppeteer, jnp.asarray(model.measurement.centres))
+    place = model.measurement.index(h)
+    jax.jit(lambda d: logits_from_bank(model.puppet, bank, images, place, d, chunk))(d).block_until_ready()
     jax.effects_barrier()
-    assert len(sizes) == 10
-    assert set(np.asarray(model.measure(images)[0]).tolist()) <= set(sizes)
+    names = getattr(model.puppet, "names", model.puppet.levels)
+    # A grouped convolution is none of ``convolve``'s.
+    levels = [level for level, name in zip(model.puppet.levels, names, strict=True) if name != "grouped"]
+    assert sum(chosen) == sum(int((d >= level).sum()) for level in levels)
+    deepest = max(d) if chunk == 10 else None
+    if chunk == 1:
+        assert len(chosen) == sum(chosen)  # no branch is taken for nothing
+    else:
+        assert len(chosen) == 10 * sum(level <= deepest for level in levels)
+    assert min(d) < max(levels)
 
 
-@pytest.fixture(scope="module")
-def held(images):
-    model = build("continuous", pj.Measure())
-    h, d = model.measure(images)
-    return model, make_bank(model.puppeteer, jnp.asarray(model.measurement.centres)), model.measurement.index(h), d
-
-
-def test_layers_beyond_a_chunks_deepest_image_are_not_computed(held, images):
-    model, bank, sets, d = held
-    shallow = np.flatnonzero(np.asarray(d) <= 3)
-    # Kernels that would spoil everything they touch, where only a layer that is skipped would read them.
-    poisoned = Bank((*bank.kernels[:3], *(jnp.full_like(k, jnp.nan) for k in bank.kernels[3:])), bank.firsts)
-    run = jax.jit(lambda bank, chosen: logits_from_bank(
-        model.puppet, bank, jnp.asarray(images)[chosen], sets[chosen], d[chosen], 4
-    ))  # fmt: skip
-    np.testing.assert_array_equal(run(poisoned, shallow), run(bank, shallow))
-    # With deep images among them, theirs are spoilt and the shallow chunks' still are not.
-    everything = np.asarray(run(poisoned, np.arange(12)))
-    assert np.isnan(everything[np.asarray(d) > 3]).all()
-    order = np.argsort(-np.asarray(d), kind="stable")
-    assert np.isfinite(everything[order[(np.sum(np.asarray(d) > 3) + 3) // 4 * 4 :]]).all()
-
-
-def test_rows_that_fill_up_have_no_gradient(held, images):
-    model, bank, sets, d = held
-
-    def of_first(kernels, count, size):
-        layers = jnp.where(jnp.arange(size) < count, d[:size], 0)
-        bank_of = Bank(kernels, bank.firsts)
-        logits = logits_from_bank(model.puppet, bank_of, jnp.asarray(images)[:size], sets[:size], layers, 4)
-        return jnp.sum(logits[:count] ** 2)
-
-    found, wanted = (jax.jit(jax.grad(of_first), static_argnums=(1, 2))(bank.kernels, 6, size) for size in (12, 6))
-    assert_same(found, wanted)
-
-
-def test_a_bank_tells_what_it_holds():
-    kernels = tuple(jnp.zeros((count, 1, 1, 2, 2)) for count in (4, 2))
-    bank = Bank(kernels, (3, 5))
-    sets = jnp.asarray([2, 3, 4, 5, 6, 7])
-    assert [each.tolist() for each in bank.indices(sets)] == [[-1, 0, 1, 2, 3, -1], [-1, -1, -1, 0, 1, -1]]
-    assert bank.holds(sets).tolist() == [False, True, True, True, True, False]
-    rest = bank.without((1, 0))
-    assert rest.firsts == (4, 5)
-    assert [len(each) for each in rest.kernels] == [3, 2]
-    shared = Bank(kernels, None)
-    assert shared.indices(sets)[0].tolist() == [0] * 6
-    assert shared.without((1, 1)) is shared
+@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+def test_puppets_keep_their_protocol(puppet):
+    puppet = model_of(puppet).puppet
+    assert isinstance(puppet, Puppet)
+    assert len(puppet.levels) == len(puppet.kernel_shapes)
+    assert min(puppet.levels) == 1
+    assert max(puppet.levels) <= puppet.max_depth
+    puppet.check((8, 8, 2), puppet.kernel_shapes, puppet.max_depth)
+    for shape, kernels in (((8, 8, 1), puppet.kernel_shapes), ((8, 8, 2), puppet.kernel_shapes[:1])):
+        with pytest.raises(ValueError, match=r"must|channels"):
+            puppet.check(shape, kernels, puppet.max_depth)
+    norms = jax.tree.leaves(nnx.state(puppet, nnx.Param))
+    assert 0 < puppet.normalisation_count() < sum(leaf.size for leaf in norms)
+    if not hasattr(puppet, "stream"):
+        puppet.advance()  # there is none

@@ -13,57 +13,25 @@ import numpy as np
 import pytest
 from exported import PICKLED, entry, kept_paths, part, program_of, rewritten
 from flax import nnx
+from small import Net, close, drawn, images_of, model_of
 
 import puppet_jax as pj
 from puppet_jax import artifact
 from puppet_jax.exported_program import portable
 
-SHAPE = (8, 8, 3)
-NAMES = ("cat", "dog", "猫", "a\nb")
-
-
-class Block(nnx.Module):
-    def __init__(self, rngs):
-        self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x):
-        return x + self.dropout(nnx.tanh(self.conv(x)))
-
-
-class Net(nnx.Module):
-    """Of a foreign model what lowers differently: a kept window, random streams, a block that can be skipped."""
-
-    def __init__(self, rngs):
-        self.stem = nnx.Conv(3, 4, (3, 3), rngs=rngs)
-        self.blocks = nnx.List([Block(rngs), Block(rngs)])
-        self.head = nnx.Linear(64, 4, rngs=rngs)
-
-    def __call__(self, x):
-        x = nnx.avg_pool(self.stem(x), (2, 2), strides=(2, 2))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.reshape(len(x), -1))
+SHAPE = (8, 8, 2)
+NAMES = ("cat", "猫", "a\nb")
 
 
 @pytest.fixture(scope="module")
 def images():
     """Six images whose depths differ, in no order."""
-    rng = np.random.default_rng(0)
-    levels = [256, 2, 1, 16, 4, 256]
-    return np.stack([rng.integers(0, n, SHAPE) * (255 // max(n - 1, 1)) for n in levels]).astype(np.uint8)
+    return np.asarray(images_of())[:6]
 
 
 @pytest.fixture(scope="module")
-def model():
-    layers = (pj.LayerSpec(4, pool=2), pj.LayerSpec(6))
-    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=4, norm_groups=2, rngs=nnx.Rngs(0))
-    return pj.PuppetCNN(pj.StoredPuppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet)
-
-
-@pytest.fixture(scope="module")
-def predict(model):
-    return pj.compile_predict(model)
+def predict():
+    return pj.compile_predict(model_of())
 
 
 @pytest.fixture(scope="module")
@@ -80,29 +48,24 @@ def loaded(file):
 
 @pytest.fixture(scope="module")
 def foreign():
-    net = pj.puppetize(Net(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
-    return pj.compile_predict(net)
+    """With random streams, pooling, and a block that can be skipped."""
+    return pj.compile_predict(model_of("foreign", "stored"))
 
 
-def close(found, expected, tolerance=1e-5):
-    assert found.logits.shape == expected.logits.shape
-    scale = float(jnp.abs(expected.logits).max())
-    np.testing.assert_allclose(found.logits, expected.logits, atol=tolerance * scale, rtol=0)
-    np.testing.assert_allclose(found.complexity, expected.complexity, rtol=1e-6)
+def same(found, expected):
+    assert close(tuple(found), tuple(expected), 1e-5)
     np.testing.assert_array_equal(found.depth, expected.depth)
 
 
 def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predict, images, monkeypatch):
-    monkeypatch.setattr(artifact, "_LARGEST_BATCH", 2)
     everything = predict(images)
     assert len(set(np.asarray(everything.depth).tolist())) == 2
-    close(loaded(images), everything)
-    order = np.array([3, 0, 5])
-    close(loaded(images[order]), jax.tree.map(lambda rows: rows[order], everything))
-    close(loaded(images[4]), jax.tree.map(lambda rows: rows[4], everything))
-    close(jax.jit(loaded)(images[:2]), jax.tree.map(lambda rows: rows[:2], everything))
+    same(jax.jit(loaded)(images), everything)
     monkeypatch.setattr(artifact, "_LARGEST_BATCH", 4)
-    close(loaded(images[:3]), jax.tree.map(lambda rows: rows[:3], everything))  # filled up
+    same(loaded(images), everything)  # cut into four and two
+    order = np.array([3, 0, 5])
+    same(loaded(images[order]), jax.tree.map(lambda rows: rows[order], everything))  # filled up to four
+    same(loaded(images[4]), jax.tree.map(lambda rows: rows[4], everything))
 
 
 def test_it_says_what_it_is(loaded, file):
@@ -158,7 +121,7 @@ def test_a_fresh_process_without_the_package_gives_the_same_bytes(file, foreign,
         for one, other in zip(found[3 * i : 3 * i + 3], own, strict=True):
             assert one.dtype == other.dtype
             assert one.tobytes() == np.asarray(other).tobytes()
-        close(pj.Prediction(*own), each(images))
+        same(pj.Prediction(*own), each(images))
 
 
 @pytest.mark.parametrize("name", ["predict", "foreign"])
@@ -168,14 +131,14 @@ def test_the_formulation_for_accelerators_is_right_for_any_batch(name, request, 
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *batch, cpu, default: default(*batch))
     pj.export(predict, tmp_path / "a", image_shape=SHAPE, platforms=("cpu",))
     monkeypatch.undo()
-    close(pj.load(tmp_path / "a")(images), predict(images))
+    same(pj.load(tmp_path / "a")(images), predict(images))
 
 
 def test_floats_are_checked_at_the_door(predict, images, tmp_path):
     pj.export(predict, tmp_path / "a", image_shape=SHAPE, dtype="float32", platforms=("cpu",))
     loaded = pj.load(tmp_path / "a")
     unit = (images / 255).astype(np.float32)
-    close(loaded(unit), predict(unit))
+    same(loaded(unit), predict(unit))
     for value in (np.nan, -0.1, 1.5):
         with pytest.raises(ValueError, match="must lie in"):
             loaded(np.full(SHAPE, value, np.float32))
@@ -193,19 +156,21 @@ def test_other_images_are_refused(loaded, images):
 
 
 @pytest.mark.usefixtures("no_type_checker")
-def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, model, tmp_path):
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, tmp_path):
     good = {"predict": predict, "path": tmp_path / "a", "image_shape": SHAPE}
     for change, error, words in [
-        ({"predict": model}, TypeError, "compile_predict"),
+        ({"predict": model_of()}, TypeError, "compile_predict"),
+        ({"predict": pj.compile_predict(model_of(bin=None))}, ValueError, "measures complexity without bins"),
+        ({"store": "weights"}, ValueError, "store must be one of"),
         ({"image_shape": (8, 8)}, ValueError, "height, width, channels"),
         ({"image_shape": (8, 8, 1)}, ValueError, "channels"),
-        ({"image_shape": (1, 8, 3)}, ValueError, "smaller"),
+        ({"image_shape": (1, 8, 2)}, ValueError, "smaller"),
         ({"dtype": "int8"}, ValueError, "dtype"),
         ({"platforms": ()}, ValueError, "platforms"),
         ({"platforms": "cpu"}, ValueError, "platforms"),
         ({"platforms": ("gpu",)}, ValueError, "cuda"),
-        ({"classes": ("one",)}, ValueError, "4 classes"),
-        ({"classes": (1, 2, 3, 4)}, TypeError, "text"),
+        ({"classes": ("one",)}, ValueError, "3 classes"),
+        ({"classes": (1, 2, 3)}, TypeError, "text"),
         ({"path": tmp_path / "none" / "a"}, ValueError, "folder that exists"),
         ({"path": tmp_path}, ValueError, "must name a file"),
     ]:
@@ -214,13 +179,25 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_of_other_complexities_are_refused(predict, images, tmp_path):
+    h = np.asarray(predict(images).complexity)
+    narrow = pj.compile_predict(model_of(), complexities=(2.0, 4.0))
+    pj.export(narrow, tmp_path / "a", image_shape=SHAPE, platforms=("cpu",))
+    loaded, inside = pj.load(tmp_path / "a"), (h > 2.0) & (h < 4.0)
+    assert loaded.complexities == narrow.complexities == (2.0, 4.25)
+    same(loaded(images[inside]), narrow(images[inside]))
+    with pytest.raises(ValueError, match=r"for 2 to 4\.25; export the model with wider complexities"):
+        loaded(images)
+    assert np.isnan(jax.jit(loaded)(images).logits[~inside]).all()
+
+
 def test_a_module_that_calls_python_is_refused(tmp_path):
     class Calls(Net):
         def __call__(self, x):
             y = super().__call__(x)
             return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(y.shape, y.dtype), y, vmap_method="expand_dims")
 
-    net = pj.puppetize(Calls(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1))
+    net = drawn(lambda: pj.puppetize(Calls(nnx.Rngs(0)), "stored", image_shape=SHAPE, rngs=nnx.Rngs(1)))
     for platforms in (("cpu",), ("cpu", "cuda")):
         with pytest.raises(ValueError, match="leave them out of the puppetized module"):
             pj.export(pj.compile_predict(net), tmp_path / "a", image_shape=SHAPE, platforms=platforms)
@@ -288,15 +265,16 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
     ("change", "words"),
     [
         (entry("version", 3), "install a newer puppet-jax"),
-        (entry("version", 1), "read it with puppet-jax 0.1.0"),
+        (entry("version", 1), r"read it with puppet-jax 0\.1\.0, or train"),
         (entry("version", "1"), "format version '1'"),
         (entry("format", "x"), "another program"),
         (entry("calling_convention", 99), "install jax"),
         (entry("platforms", ["tpu"]), "exported for tpu, and this process computes on cpu"),
         (entry("platforms", None), "damaged: platforms"),
-        (entry("images", {"shape": [8, 8, "3"], "dtype": "uint8"}), "damaged: images"),
-        (entry("images", {"shape": [9, 8, 3], "dtype": "uint8"}), "something else"),
+        (entry("images", {"shape": [8, 8, "2"], "dtype": "uint8"}), "damaged: images"),
+        (entry("images", {"shape": [9, 8, 2], "dtype": "uint8"}), "something else"),
         (entry("classes", ["a"]), "damaged: classes"),
+        (entry("complexities", [1.0]), "damaged: complexities"),
         (entry("arrays", ["puppet.head"]), "something else"),
         (entry("arrays", ["none"]), "'arrays/none.npy' is missing"),
         (lambda metadata, contents: contents.pop("program.stablehlo"), "'program.stablehlo' is missing"),

@@ -64,10 +64,10 @@ def test_choices_and_types(case, rng):
     ours, theirs = both(*case)
     x = jnp.asarray(rng.standard_normal((3, 1, 9, 11, c_in)), jnp.float32)
     bank = jnp.asarray(rng.standard_normal((2, size, size, c_in // groups, c_out)), jnp.float32)
-    index = jnp.asarray([1, 0, 1])
-    kernels = jnp.transpose(bank, (0, 4, 3, 1, 2))
+    index = jnp.array([1, 0, 1])
+    kernels = bank.transpose(0, 4, 3, 1, 2)
     expected = jnp.stack([theirs(a, kernels[i]) for a, i in zip(x, index, strict=True)])
-    run = jax.vmap(ours, in_axes=(0, Choice(0, None)))
+    run = jax.jit(jax.vmap(ours, in_axes=(0, Choice(0, None))))
     np.testing.assert_allclose(run(x, Choice(index, bank)), expected, rtol=2e-4, atol=2e-4)
     half = run(x.astype(jnp.bfloat16), Choice(index, bank))
     assert half.dtype == jnp.bfloat16

@@ -41,17 +41,22 @@ def batch(function, case, x, bank, scale, shift, index, **options):
     return run(x, index)
 
 
+def with_and_without(function, case, lowering):
+    """Operands, and the layer of them with ReLU and residual, and without either."""
+    operands, index = draw(np.random.default_rng(0), case), jnp.asarray(np.arange(case[0]) % 3)
+    of = lambda o, yes: batch(function, case, *o, index, relu=yes, residual=yes, lowering=lowering)  # noqa: E731
+    return jax.jit(lambda *o: (of(o, True), of(o, False)))(*operands)
+
+
+expected = functools.cache(lambda case: with_and_without(by_parts, case, "gathered"))  # one for all lanes
+
+
 @pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("lanes", ["native", "native_8", "native_4"])
-def test_the_cpu_program_is_its_parts(case, lanes, rng):
-    operands, index = draw(rng, case), jnp.asarray(np.arange(case[0]) % 3)
-    for relu, residual in ((True, True), (False, False)):
-        options = {"relu": relu, "residual": residual}
-        found = jax.jit(lambda *a, o=options: batch(layer, case, *a, index, lowering=lanes, **o))(*operands)
-        wanted = jax.jit(lambda *a, o=options: batch(by_parts, case, *a, index, lowering="gathered", **o))(*operands)
-        for a, b in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+def test_the_cpu_program_is_its_parts(case, lanes):
+    for a, b in zip(*map(jax.tree.leaves, (with_and_without(layer, case, lanes), expected(case))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
 def test_an_image_without_a_kernel_is_zeros_and_does_not_disturb_the_others(rng):
@@ -62,6 +67,9 @@ def test_an_image_without_a_kernel_is_zeros_and_does_not_disturb_the_others(rng)
     for a, b in zip(run(some), run(index), strict=True):
         np.testing.assert_array_equal(a[::2], b[::2])
         assert np.isfinite(a).all()
+    if native.available():
+        with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="is no kernel of a bank of 3"):
+            jax.block_until_ready(run(index.at[4].set(3)))
 
 
 def test_derivatives_are_those_of_the_parts(rng):

@@ -1,64 +1,92 @@
-import math
+"""Complexity in bins."""
 
-import jax
+import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from small import images_of, measured, model_of
 
 import puppet_jax as pj
 
 
-@given(h=st.floats(0, 8), bin=st.sampled_from([1 / 16, 0.25, 0.3, 1, 3, 8]))
-def test_a_bins_centre_is_within_half_a_bin(h, bin):
-    measure = pj.Measure(bin=bin)
-    index = int(measure.index(jnp.float32(h)))
-    assert abs(float(measure.centres[index]) - h) <= bin / 2 + 1e-5
-    assert 0 <= float(measure.centres[index]) <= 8
+@given(h=st.floats(0, 8), width=st.sampled_from([1 / 16, 0.25, 0.3, 1, 3, 8]))
+def test_a_bins_centre_is_within_half_a_bin(h, width):
+    measure = pj.Measure(bin=width)
+    centre = float(measure.centres[int(measure.index(jnp.float32(h)))])
+    assert abs(centre - h) <= width / 2 + 1e-5
+    assert 0 <= centre <= 8
 
 
-def test_bins_cover_all_that_complexity_can_be():
-    np.testing.assert_allclose(pj.Measure(bin=0.25).centres, 0.125 + 0.25 * np.arange(32))
-    np.testing.assert_allclose(pj.Measure(bin=3).centres, [1.5, 4.5, 7.0])  # the last bin ends at 8
-    np.testing.assert_allclose(pj.Measure(bin=8).centres, [4.0])
-    np.testing.assert_allclose(pj.Measure(bin=1, base="e").centres[-1], (5 + 8 * math.log(2)) / 2, rtol=1e-6)
-    edges = jnp.asarray([0.0, 0.2499, 0.25, 7.9999, 8.0, 8.0001])
-    assert pj.Measure(bin=0.25).index(edges).tolist() == [0, 0, 1, 31, 31, 31]
+@pytest.mark.parametrize(
+    ("options", "count", "first", "last"),
+    [
+        ({}, 32, 0.125, 7.875),
+        ({"bin": 1}, 8, 0.5, 7.5),
+        ({"bin": 8}, 1, 4.0, 4.0),
+        ({"bin": 0.3}, 27, 0.15, 7.9),  # the last is cut off at 8 bits
+        ({"bin": 0.5, "base": "e"}, 12, 0.25, (5.5 + 8 * np.log(2)) / 2),
+        ({"bin": 8, "base": "e"}, 1, 4 * np.log(2), 4 * np.log(2)),
+    ],
+)
+def test_bins_cover_what_complexity_can_be(options, count, first, last):
+    measure = pj.Measure(**options)
+    centres = measure.centres
+    assert len(centres) == count
+    np.testing.assert_allclose(centres[[0, -1]], [first, last], rtol=1e-6)
+    np.testing.assert_array_equal(measure.index(jnp.asarray(centres)), np.arange(count))
+    most = 8.0 if measure.base == 2 else 8 * np.log(2)
+    np.testing.assert_array_equal(measure.index(jnp.array([0.0, most, most + 1e-3])), [0, count - 1, count - 1])
 
 
-def test_complexity_and_depth_follow_from_the_centre(rng):
-    images = np.stack([rng.integers(0, n, (8, 8, 3)) * (255 // max(n - 1, 1)) for n in (1, 2, 8, 256)]).astype(np.uint8)
-    exact, _ = pj.Measure(bin=None)(jnp.asarray(images), 8)
-    np.testing.assert_array_equal(exact, pj.complexity(images))
-    for measure in (pj.Measure(), pj.Measure(bin=1.5), pj.Measure(bin=0.1, base="e", pixel_weight=1)):
-        h, d = measure(jnp.asarray(images), 8)
-        own = pj.complexity(images, base=measure.base, pixel_weight=float(measure.pixel_weight))
-        np.testing.assert_array_equal(h, measure.centres[np.asarray(measure.index(own))])
-        np.testing.assert_array_equal(measure.index(h), measure.index(own))
-        np.testing.assert_array_equal(d, pj.depth(h, 8))
-    assert np.asarray(pj.Measure(depth="full")(jnp.asarray(images), 5)[1]).tolist() == [5] * 4
+def test_a_bin_begins_at_its_lower_edge():
+    edges = np.float32([0.25, 0.5, 6.75])
+    index = pj.Measure().index
+    np.testing.assert_array_equal(index(jnp.asarray(edges)), [1, 2, 27])
+    np.testing.assert_array_equal(index(jnp.asarray(np.nextafter(edges, np.float32(0)))), [0, 1, 26])
 
 
-def test_a_constant_image_is_legal_and_has_a_finite_gradient():
-    model = pj.create("puppet_xs", width=4, in_channels=1, rngs=nnx_rngs())
-    black = np.zeros((1, 8, 8, 1), np.float32)
-    assert model.measure(black)[1].tolist() == [1]
-    assert np.isfinite(jax.grad(lambda x: model(x).sum())(black)).all()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bin": 0.5},
+        {"bin": 1.0, "base": "e"},
+        {"depth": "full"},
+        {"bin": None},
+        {"bin": None, "spectrum": "magnitude"},
+        {"bin": None, "pixel_weight": 1.0},
+    ],
+    ids=str,
+)
+def test_a_model_measures_what_it_says_to_the_middle_of_the_bin(options):
+    model, images = model_of(**options), images_of()
+    h, depth = measured(model, images)
+    exact = pj.complexity(images, **{k: v for k, v in options.items() if k not in ("bin", "depth")})
+    width = options.get("bin", 0.25)
+    if width is None:  # in a spectrum of 64 numbers, one that rounds across a level is worth a thirtieth of a bit
+        np.testing.assert_allclose(h, exact, atol=0.05)
+    else:
+        np.testing.assert_allclose(h, (np.floor(np.asarray(exact) / width) + 0.5) * width, rtol=1e-6)
+    full = options.get("depth") == "full"
+    np.testing.assert_array_equal(depth, 2 if full else pj.depth(h, 2))  # that of the bin, not the image's own
 
 
-def nnx_rngs():
-    from flax import nnx
-
-    return nnx.Rngs(0)
-
-
-@pytest.mark.parametrize("bin", [0, -0.25, 8.5, math.inf, math.nan])
-def test_a_bad_bin_is_refused(bin):
-    with pytest.raises(ValueError, match="bin must be above 0 and at most 8"):
-        pj.Measure(bin=bin)
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"bin": width} for width in (0, -0.25, 8.01, float("nan"), float("inf"))),
+        {"base": 10},
+        {"spectrum": "power"},
+        {"pixel_weight": 2.0},
+        {"depth": "half"},
+    ],
+)
+def test_a_bad_measurement_is_refused(options):
+    with pytest.raises(ValueError, match=f"Measure: {next(iter(options))} must"):
+        pj.Measure(**options)
 
 
 def test_without_bins_there_are_no_centres():
-    with pytest.raises(ValueError, match="no bins"):
+    with pytest.raises(ValueError, match=r"such as bin=0\.25"):
         _ = pj.Measure(bin=None).centres

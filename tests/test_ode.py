@@ -1,3 +1,5 @@
+import functools
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
+from small import drawn
 
 import puppet_jax as pj
 
@@ -13,16 +16,26 @@ H = 5.3
 
 
 def make(**options):
-    puppeteer = pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(params=3), **options)
-    # Biases start at zero: give them values, so that a forgotten one shows.
-    puppeteer.depthwise_bias[...] = jnp.linspace(-0.3, 0.4, 6)
-    puppeteer.pointwise_bias[...] = jnp.linspace(0.2, -0.5, 6)
-    return puppeteer
+    return drawn(lambda: pj.OdePuppeteer(SHAPES, rngs=nnx.Rngs(0), **options))
+
+
+def trajectory(puppeteer, h=H):
+    return jax.jit(lambda: puppeteer.trajectory(h))()
+
+
+def finite_gradients(puppeteer, *complexities):
+    """Whether all gradients of all kernels are finite; each complexity in one program with the others."""
+    graphdef, state = nnx.split(puppeteer)
+    loss = lambda state, h: sum((k**2).sum() for k in nnx.merge(graphdef, state)(h))  # noqa: E731
+    found = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(state, jnp.asarray(complexities))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+NAMES = ("depthwise", "depthwise_bias", "pointwise", "pointwise_bias")
 
 
 def as_float64(puppeteer):
-    names = ("depthwise", "depthwise_bias", "pointwise", "pointwise_bias")
-    return [np.asarray(getattr(puppeteer, name)[...], np.float64) for name in names]
+    return [np.asarray(getattr(puppeteer, name)[...], np.float64) for name in NAMES]
 
 
 def euler(puppeteer, h, substeps=1, activation=np.tanh):
@@ -42,73 +55,69 @@ def relative(a, b):
     return np.abs(a - b).max() / np.abs(b).max()
 
 
-@pytest.mark.parametrize("initial", ["constant", "low_rank", "full"])
-@pytest.mark.parametrize("substeps", [1, 3])
-def test_euler_is_eq_2(initial, substeps):
-    puppeteer = make(initial=initial, steps_per_layer=substeps)
-    assert relative(puppeteer.trajectory(H), euler(puppeteer, H, substeps)) < 1e-5
+ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "identity": lambda x: x}
+
+
+@pytest.mark.parametrize(
+    ("initial", "substeps", "activation"),
+    [("constant", 1, "tanh"), ("low_rank", 3, "tanh"), ("full", 1, "relu"), ("low_rank", 1, "identity")],
+)
+def test_euler_is_eq_2(initial, substeps, activation):
+    puppeteer = make(initial=initial, steps_per_layer=substeps, activation=activation)
+    assert relative(trajectory(puppeteer), euler(puppeteer, H, substeps, ACTIVATIONS[activation])) < 1e-5
 
 
 @pytest.mark.parametrize("options", [{"initial": "full"}, {"rank": 16}])
 def test_spread_of_the_learned_start(options):
-    made = pj.OdePuppeteer([(32, 32, 3, 3)], rngs=nnx.Rngs(0), **options)
-    assert float(jnp.std(made.initial_state(H))) == pytest.approx(1.0, rel=0.15)
+    made = jax.jit(lambda: pj.OdePuppeteer([(32, 32, 3, 3)], rngs=nnx.Rngs(0), **options).initial_state(H))()
+    assert float(np.std(made)) == pytest.approx(1.0, rel=0.15)
 
 
-def test_relu_and_identity_fields():
-    for name, activation in (("relu", lambda x: np.maximum(x, 0)), ("identity", lambda x: x)):
-        puppeteer = make(activation=name)
-        assert relative(puppeteer.trajectory(H), euler(puppeteer, H, activation=activation)) < 1e-5
-
-
-def test_constant_start_is_eq_7():
-    state = make(initial="constant").initial_state(H)
-    np.testing.assert_allclose(state, np.full((6, 6, 9), np.exp(1 - H**-2)), rtol=1e-6)
-
-
-def test_low_rank_start():
+def test_start_is_eq_7_plus_what_is_learned():
+    np.testing.assert_allclose(make(initial="constant").initial_state(H), np.full((6, 6, 9), np.exp(1 - H**-2)), 1e-6)
     puppeteer = make(initial="low_rank", rank=2)
     out, into, tap = (np.asarray(getattr(puppeteer, f"initial_{n}")[...], np.float64) for n in ("out", "in", "tap"))
-    expected = np.exp(1 - H**-2) + sum(np.multiply.outer(np.multiply.outer(out[r], into[r]), tap[r]) for r in range(2))
+    expected = np.exp(1 - H**-2) + np.einsum("ro,ri,rt->oit", out, into, tap)
     np.testing.assert_allclose(puppeteer.initial_state(H), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_kernels_are_the_trajectory_pooled():
     puppeteer = make(standardise=False)
     states = euler(puppeteer, H).reshape(len(SHAPES), 6, 6, 3, 3)
-    for kernel, state, shape in zip(puppeteer(H), states, SHAPES, strict=True):
+    for kernel, state, shape in zip(jax.jit(puppeteer)(H), states, SHAPES, strict=True):
         assert kernel.shape == shape
         np.testing.assert_allclose(kernel, reference.adaptive_average(state, shape), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["Heun", "Tsit5", "kvaerno3", diffrax.Dopri5()])
-def test_other_solvers_approach_the_exact_solution(solver):
-    steps = {"steps_per_layer": 2} if solver != "Heun" else {"steps_per_layer": 16}
-    puppeteer = make(solver=solver, **steps)
-    exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)  # Richardson: error of order 1e-6
-    assert relative(puppeteer.trajectory(H), exact) < 3e-4
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "Heun", "steps_per_layer": 16},
+        {"solver": "kvaerno3", "steps_per_layer": 2},
+        {"solver": diffrax.Dopri5(), "steps_per_layer": 2},
+        {"solver": "Tsit5", "tolerance": 1e-5},
+    ],
+    ids=str,
+)
+def test_other_solvers_approach_the_exact_solution(options):
+    puppeteer = make(**options)
+    exact = 2 * euler(puppeteer, H, 128) - euler(puppeteer, H, 64)  # Richardson: error of order 1e-5
+    assert relative(trajectory(puppeteer), exact) < 3e-4
 
 
-def test_adaptive_solve_meets_its_tolerance():
-    puppeteer = make(solver="Tsit5", tolerance=1e-5)
-    exact = 2 * euler(puppeteer, H, 256) - euler(puppeteer, H, 128)
-    assert relative(puppeteer.trajectory(H), exact) < 1e-4
-
-
+@functools.cache
 def gradients(adjoint, steps):
     puppeteer = make(adjoint=adjoint, steps_per_layer=steps)
-    weights = jax.random.normal(jax.random.key(1), puppeteer.trajectory(H).shape)
-
-    def loss(puppeteer):
-        return (weights * puppeteer.trajectory(H)).sum()
-
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.grad(loss)(puppeteer))
-    return puppeteer, weights, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    weights = np.random.default_rng(1).standard_normal((len(SHAPES), *puppeteer.state_shape)).astype(np.float32)
+    graphdef, state = nnx.split(puppeteer)
+    found = jax.jit(jax.grad(lambda state: (weights * nnx.merge(graphdef, state).trajectory(H)).sum()))(state)
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def test_adjoints_agree():
-    *_, recursive = gradients("recursive", 1)
-    *_, direct = gradients("direct", 1)
+    recursive = gradients("recursive", 1)
+    direct = gradients("direct", 1)
     assert recursive.keys() == direct.keys()
     assert len(recursive) == 7
     for name in recursive:
@@ -117,58 +126,29 @@ def test_adjoints_agree():
 
 def test_backsolve_converges_to_the_exact_gradient():
     errors = []
-    for steps in (4, 16):
-        *_, exact = gradients("direct", steps)
-        *_, found = gradients("backsolve", steps)
+    for steps in (1, 8):
+        exact = gradients("direct", steps)
+        found = gradients("backsolve", steps)
         errors.append(max(relative(found[name], exact[name]) for name in exact))
-    assert errors[1] < 0.02
-    assert errors[1] < errors[0] / 2.5  # first order: a quarter, were it not for rounding
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 3  # first order: an eighth, were it not for rounding
 
 
-def test_gradient_against_finite_differences():
-    puppeteer, weights, found = gradients("recursive", 1)
-    weights = np.asarray(weights, np.float64)
-    for name in ("depthwise", "pointwise", "pointwise_bias"):
-        index, step = np.unravel_index(1, getattr(puppeteer, name)[...].shape), 1e-6
-        values = []
-        for sign in (1, -1):
-            parameters = dict(zip(("depthwise", "depthwise_bias", "pointwise", "pointwise_bias"),
-                                  as_float64(puppeteer), strict=True))  # fmt: skip
-            parameters[name] = parameters[name].copy()
-            parameters[name][index] += sign * step
-            state, total, dl = np.asarray(puppeteer.initial_state(H), np.float64), 0.0, reference.step_size(H)
-            for layer in range(len(SHAPES)):
-                state = state + dl * reference.separable_field(state, *parameters.values())
-                total += (weights[layer] * state).sum()
-            values.append(total)
-        expected = (values[0] - values[1]) / (2 * step)
-        (gradient,) = [g for path, g in found.items() if f"'{name}'" in path]
-        assert gradient[index] == pytest.approx(expected, rel=1e-3), name
-
-
-@pytest.mark.parametrize("adjoint", ["recursive", "direct", "backsolve"])
-def test_batch_is_a_loop(adjoint):
-    puppeteer = make(adjoint=adjoint)
-    hs = jnp.array([0.0, 3.1, 6.9])
-    batch = jax.jit(jax.vmap(puppeteer))(hs)
-    for i, h in enumerate(hs):
-        for found, expected in zip(batch, puppeteer(h), strict=True):
-            np.testing.assert_allclose(found[i], expected, rtol=2e-4, atol=1e-5)
-
-
-def test_zero_complexity_is_finite_in_value_and_gradient():
-    for options in ({"initial": "constant", "standardise": True}, {"initial": "constant", "standardise": False}, {}):
-        puppeteer = make(**options)
-        gradient = nnx.grad(lambda p: sum((k**2).sum() for k in p(0.0)))(puppeteer)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+@pytest.mark.parametrize(
+    "options",
+    [{"initial": "constant", "standardise": False}, {"adjoint": "backsolve"}],
+    ids=str,
+)
+def test_zero_complexity_is_finite_in_value_and_gradient(options):
+    assert finite_gradients(make(**options), 0.0, H)
 
 
 def test_parameter_counts_of_the_report():
     # Width 32, 7 layers: the counts that the design's table of measurements gives.
     shapes = [(32, 3, 3, 3)] + [(32, 32, 3, 3)] * 6
     for options, expected in (({"initial": "constant"}, 1376), ({"rank": 4}, 1668), ({"initial": "full"}, 10592)):
-        state = nnx.state(pj.OdePuppeteer(shapes, rngs=nnx.Rngs(0), **options), nnx.Param)
-        assert sum(leaf.size for leaf in jax.tree.leaves(state)) == expected
+        made = nnx.eval_shape(lambda options=options: pj.OdePuppeteer(shapes, rngs=nnx.Rngs(0), **options))
+        assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == expected
 
 
 @pytest.mark.usefixtures("no_type_checker")
@@ -194,11 +174,14 @@ def test_bad_options_are_refused(options, error, words):
 
 
 @pytest.mark.usefixtures("no_type_checker")
-def test_a_batch_of_complexities_is_refused_with_the_way_out():
+def test_every_puppeteer_refuses_batches_and_malformed_shapes():
     for puppeteer in (pj.OdePuppeteer, pj.ContinuousPuppeteer, pj.StoredPuppeteer):
         with pytest.raises(ValueError, match=r"jax\.vmap\(puppeteer\)\(h\)"):
-            puppeteer(SHAPES, rngs=nnx.Rngs(0))(jnp.ones(3))
+            drawn(lambda p=puppeteer: p(SHAPES, rngs=nnx.Rngs(0)))(jnp.ones(3))
         with pytest.raises(ValueError, match="layer 2 must be"):
             puppeteer([(4, 3, 3, 3), (4, 4, 3, 2)], rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="empty"):
             puppeteer([], rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match="layer 1 has one weight per output channel"):
+            puppeteer([(4, 1, 1, 1), (4, 4, 3, 3)], rngs=nnx.Rngs(0))
+        nnx.eval_shape(lambda p=puppeteer: p([(4, 1, 1, 1), (4, 4, 3, 3)], standardise=False, rngs=nnx.Rngs(0)))

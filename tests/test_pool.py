@@ -1,4 +1,4 @@
-"""Pooling of a map: values, where gradients go, and that they are finite however XLA rounds."""
+"""Pooling: of a map, its values, where gradients go, and that they are finite however XLA rounds; and of kernels."""
 
 import os
 import subprocess
@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
+from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppets.pool import pool
 
 # The map is normalised right before: fused with that, it may be computed twice and rounded differently.
@@ -36,21 +38,16 @@ def test_every_window_gives_its_greatest_or_mean(window, kind):
     for row, column in np.ndindex(found.shape[:2]):
         cells = x[row * window : (row + 1) * window, column * window : (column + 1) * window]
         expected = cells.max((0, 1)) if kind == "max" else cells.mean((0, 1))
-        np.testing.assert_allclose(found[row, column], expected, rtol=1e-6)
+        np.testing.assert_allclose(found[row, column], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_a_window_gives_its_gradient_to_one_of_its_greatest():
+def test_a_window_gives_its_gradient_to_one_of_its_greatest_and_keeps_a_nan():
     x = jnp.asarray([[1.0, 3.0], [3.0, 3.0]])[:, :, None]
     gradient = jax.grad(lambda x: pool(x, 2).sum())(x)
     assert sorted(np.ravel(gradient)) == [0.0, 0.0, 0.0, 1.0]
     assert gradient[0, 0, 0] == 0.0
-
-
-@pytest.mark.parametrize("place", range(4))
-def test_a_nan_anywhere_in_a_window_stays(place):
-    x = np.zeros(4, np.float32)
-    x[place] = np.nan
-    assert np.isnan(pool(jnp.asarray(x.reshape(2, 2, 1)), 2)).all()
+    for place in np.ndindex(2, 2, 1):
+        assert np.isnan(pool(x.at[place].set(jnp.nan), 2)).all()
 
 
 def test_gradients_are_finite_where_a_cell_is_rounded_twice():
@@ -61,3 +58,19 @@ def test_gradients_are_finite_where_a_cell_is_rounded_twice():
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run([sys.executable, "-c", _GRADIENT], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (6, 2, 3, 3), (4, 5, 1, 1), (1, 1, 2, 2), (5, 3, 3, 1)])
+def test_adaptive_average_is_pytorchs(rng, shape):
+    state = rng.standard_normal((6, 5, 3, 3)).astype(np.float32)
+    found = adaptive_average(jnp.asarray(state), shape)
+    np.testing.assert_allclose(found, reference.adaptive_average(state, shape), atol=1e-6)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_adaptive_average_by_hand_and_never_upwards():
+    # 5 cells to 3: windows 0–1, 1–3, 3–4 (PyTorch's overlap), as computed by hand.
+    state = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    np.testing.assert_allclose(adaptive_average(state, (3,)), [1.5, 14 / 3, 12.0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"\(2, 2\) down to \(3, 2\)"):
+        adaptive_average(jnp.zeros((2, 2)), (3, 2))

@@ -1,0 +1,43 @@
+"""The bank that holds one kernel set for each bin of complexity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import PUPPETEERS, close, drawn
+
+from puppet_jax.bank import Bank, make_bank
+
+SHAPES = ((4, 2, 3, 3), (6, 4, 1, 1))
+
+
+@pytest.mark.parametrize("name", list(PUPPETEERS))
+def test_a_bank_holds_the_kernels_of_each_complexity(name):
+    puppeteer, complexities = drawn(lambda: PUPPETEERS[name](SHAPES)), jnp.array([0.1, 3.3, 6.9])
+    made = jax.jit(lambda h: make_bank(puppeteer, h, 5).kernels)(complexities)
+    bank = Bank(made, make_bank(puppeteer, complexities, 5).firsts)
+    each = [jax.jit(puppeteer)(h) for h in complexities]
+    assert [kernels.shape[1:] for kernels in bank.kernels] == [(3, 3, 2, 4), (1, 1, 4, 6)]
+    sets = jnp.array([4, 5, 7, 8])
+    if name == "stored":
+        assert bank.firsts is None
+        assert [len(kernels) for kernels in bank.kernels] == [1, 1]
+        np.testing.assert_array_equal(bank.indices(sets), np.zeros((2, 4)))
+        assert bank.without((1, 1)) is bank
+    else:
+        assert bank.firsts == (5, 5)
+        np.testing.assert_array_equal(bank.indices(sets), [[-1, 0, 2, -1]] * 2)
+        np.testing.assert_array_equal(bank.holds(sets), [False, True, True, False])
+    for layer, kernels in enumerate(bank.kernels):
+        wanted = jnp.stack([kernel[layer] for kernel in each]).transpose(0, 3, 4, 2, 1)
+        assert close(kernels, wanted[: len(kernels)], 1e-4)
+
+
+def test_a_bank_may_lack_the_sets_that_only_shallow_images_would_choose():
+    kernels = tuple(jnp.arange(4.0).reshape(4, 1, 1, 1, 1) + 10 * layer for layer in range(2))
+    bank = Bank(kernels, (2, 2)).without((0, 3))
+    assert bank.firsts == (2, 5)
+    np.testing.assert_array_equal(bank.kernels[1].ravel(), [13.0])
+    sets = jnp.array([1, 2, 4, 5, 6])
+    np.testing.assert_array_equal(bank.indices(sets), [[-1, 0, 2, 3, -1], [-1, -1, -1, 0, -1]])
+    np.testing.assert_array_equal(bank.holds(sets), [False, True, True, True, False])  # as far as any layer has one
