@@ -80,8 +80,9 @@ def test_images_say_what_they_show():
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("README")])
 def test_blocks_of_python_run(name):
     # Those of the READMEs run in tests/test_readme.py.
+    scope = {}
     for block in re.findall(r"```python\n(.*?)```", TEXTS[name], flags=re.S):
-        exec(compile(block, name, "exec"), {})
+        exec(compile(block, name, "exec"), scope)
 
 
 @pytest.fixture

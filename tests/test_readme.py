@@ -35,8 +35,8 @@ def test_the_examples_run_as_printed(capsys):
 
 
 def test_both_languages_have_the_same_code_and_set_up():
-    for pattern in (r"```python\n.*?```", r"^ {4}python3 .*$"):
-        english, japanese = (re.findall(pattern, text, flags=re.S | re.M) for text in TEXTS.values())
+    for pattern in (r"(?s)```python\n.*?```", r"(?m)^ {4}python3 .*$"):
+        english, japanese = (re.findall(pattern, text) for text in TEXTS.values())
         without_comments = [[re.sub(r"  # .*", "", each) for each in found] for found in (english, japanese)]
         assert without_comments[0] == without_comments[1]
 
