@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 
+import jax
 import pytest
 import yaml
 from test_documents import understand  # noqa: F401
@@ -54,10 +55,16 @@ def arguments(line: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks("python", text)])
 def test_python_runs(page, tmp_path, monkeypatch):
+    """A page's blocks, one after the other in one namespace. Most of their time is XLA's, whose optimisations are left
+    out: what is asked is whether they run."""
     monkeypatch.chdir(tmp_path)
+    jax.config.update("jax_disable_most_optimizations", True)
     scope = {"__name__": page}
-    for block in blocks("python", PAGES[page]):
-        exec(compile(block, page, "exec"), scope)
+    try:
+        for block in blocks("python", PAGES[page]):
+            exec(compile(block, page, "exec"), scope)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
     assert not list(tmp_path.iterdir())
 
 
