@@ -314,11 +314,6 @@ def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words
         pj.load(rewritten(file, tmp_path / "a", change))
 
 
-def test_a_file_of_before_generators_is_read(file, predict, images, tmp_path):
-    old = rewritten(file, tmp_path / "a", lambda metadata, contents: metadata.pop("generator"))
-    close(pj.load(old)(images), predict(images))
-
-
 def test_every_function_outside_of_a_program_is_named():
     text = """
       %0 = stablehlo.custom_call @shape_assertion(%1) {backend_config = ""} : (tensor<i1>) -> ()

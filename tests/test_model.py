@@ -172,7 +172,7 @@ def test_bad_arguments_of_create_are_refused():
 
 @pytest.mark.parametrize("options", [{"base": "e"}, {"spectrum": "magnitude"}, {"pixel_weight": 1.0}])
 def test_measurement_is_the_complexity_it_names(images, options):
-    model = pj.create("puppet_xs", in_channels=1, measurement=pj.Measure(**options), rngs=nnx.Rngs(1))
+    model = pj.create("puppet_xs", in_channels=1, measurement=pj.Measure(bin=None, **options), rngs=nnx.Rngs(1))
     h, d = model.measure(images)
     # An 8×8 spectrum has few values: one that rounds across a level is worth a thirtieth of a bit.
     np.testing.assert_allclose(h, pj.complexity(images, **options), atol=0.05)
