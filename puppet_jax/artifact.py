@@ -67,9 +67,9 @@ class Prediction(NamedTuple):
 
 
 class LoadedModel:
-    """images → :class:`Prediction`; made by :func:`load`.
+    """An exported model, made by :func:`load`: called with images, it returns a :class:`Prediction`.
 
-    Batches are filled up to the next power of two with black images, so that few programs serve all sizes, and cut
+    Batches are padded to the next power of two with black images, so that few programs serve all sizes, and split
     beyond 256. An image's answer does not depend on the others of its batch.
 
     Attributes:

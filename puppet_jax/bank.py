@@ -19,8 +19,8 @@ class Bank(NamedTuple):
 
     Attributes:
         kernels: one array a layer.
-        firsts: the number of the first set that each layer has: a layer that only deep images use has none before.
-            ``None``: kernels do not depend on complexity, one set serves every image.
+        firsts: for each layer, the number of its first set: a layer that only deep images use has none for lesser
+            complexities. ``None``: kernels do not depend on complexity, and one set serves every image.
     """
 
     kernels: tuple[Float[Array, "_ _ _ _ _"], ...]
@@ -38,7 +38,7 @@ class Bank(NamedTuple):
         return jnp.max(jnp.stack(self.indices(sets)), axis=0) >= 0
 
     def without(self, skipped: tuple[int, ...]) -> "Bank":
-        """The same bank but for the first sets of each layer, as many as given."""
+        """The same bank without the first ``skipped`` sets of each layer."""
         if self.firsts is None:
             return self
         kernels = tuple(each[skip:] for each, skip in zip(self.kernels, skipped, strict=True))

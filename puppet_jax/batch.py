@@ -25,8 +25,7 @@ SLOTS = 16
 
 
 def default_chunk() -> int:
-    """Images that go through the layers together in inference. CPU: their maps should stay in the caches, and every
-    core should have some; accelerators: they should fill the device."""
+    """Images that go through the layers together in prediction: few on CPUs, whose caches should hold their maps."""
     if jax.default_backend() != "cpu":
         return 1024
     return max(32, min(os.cpu_count() or 1, 64))
@@ -43,7 +42,8 @@ def logits_of_batch(
     """Logits of a batch, its kernels generated; differentiable in all parameters and the images.
 
     Args:
-        puppet, puppeteer: the CNN, and what makes its kernels.
+        puppet: the CNN.
+        puppeteer: what makes its kernels.
         measurement: what ``complexity`` was measured by: to bins, or continuously (a kernel set for every image).
         images: uint8, or float in [0, 1].
         complexity: of every image.
@@ -97,7 +97,7 @@ def logits_from_bank(
         bank: kernel sets.
         images: uint8, or float in [0, 1].
         sets: the number of each image's set.
-        depth: D of every image; one of 0 only fills up the batch: it costs nothing and its logits mean nothing.
+        depth: D of every image; 0 marks padding, which costs nothing and whose logits mean nothing.
         chunk: images that go through the layers together, as far as the deepest of them.
         lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.
     """

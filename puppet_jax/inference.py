@@ -24,7 +24,7 @@ _LARGEST_BATCH = 1024
 
 
 class Prediction(NamedTuple):
-    """What :func:`compile_predict`'s function returns, one row for each image, in the order given.
+    """What a :class:`Predictor` returns: one row for each image, in the order given.
 
     Attributes:
         logits: float32, (B, num_classes).
@@ -38,13 +38,15 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """images → :class:`Prediction`; made by :func:`compile_predict`.
+    """A compiled model, made by :func:`compile_predict`: called with images, it returns a :class:`Prediction`.
 
-    Batches are filled up to the next power of two, so that few programs serve all sizes, and cut beyond 1,024. Filling
+    Batches are padded to the next power of two, so that few programs serve all sizes, and split beyond 1,024. Padding
     costs next to nothing: such rows have depth 0. An image's answer does not depend on the others of its batch.
 
     Attributes:
-        puppet, puppeteer, measurement: the CNN, what generated its kernels, and how images are measured.
+        puppet: the CNN.
+        puppeteer: what generated its kernels.
+        measurement: how images are measured.
         bank: the kernels; ``None`` where complexity is continuous and every image's are generated when it comes.
         complexities: (least, greatest) that the bank has kernels for.
     """
@@ -96,19 +98,18 @@ class Predictor:
 
     @property
     def arrays(self) -> Any:
-        """All arrays that prediction reads, a pytree: to place them on devices, or to make them arguments of a jitted
-        function instead of constants in it."""
+        """All arrays that prediction reads, as a pytree: to place on devices, or to hand to a jitted function."""
         return self._parts[1], self.bank
 
     def with_arrays(self, arrays: Any) -> "Predictor":
-        """The same predictor, with these :attr:`arrays` in the place of its own."""
+        """A copy of the predictor that reads these arrays, structured as :attr:`arrays`, in place of its own."""
         other = copy.copy(self)
         state, other.bank = arrays
         other._parts = self._parts[0], state
         return other
 
     def make_bank(self, puppeteer: Puppeteer) -> Bank:
-        """The kernels that are baked of a puppeteer; pure."""
+        """The bank that this predictor would bake from a puppeteer: a pure function, to be jitted or exported."""
         return self._baking.bank(puppeteer)
 
     def _check_held(self, complexity: np.ndarray) -> None:
@@ -128,7 +129,7 @@ def compile_predict(
     dtype: DTypeLike | None = None,
     chunk: int | None = None,
 ) -> Predictor:
-    """Bake a trained model's kernels and return a jitted function images → :class:`Prediction`.
+    """Bake a trained model's kernels and return a compiled function from images to :class:`Prediction`.
 
     Kernels are generated here, once, one set for each bin of complexity: exactly those that the model itself would
     generate. Images are sorted by depth and bin and taken in chunks, each of which stops at its own deepest image, so
@@ -140,7 +141,7 @@ def compile_predict(
         complexities: (least, greatest) to bake kernels for, in the unit of the model's measurement; ``None`` for all
             there can be. A data set's own range makes a smaller bank; images outside are refused.
         dtype: compute type of the convolutions, ``None`` for the model's own; a puppetized model keeps its own.
-        chunk: images that go through the layers together; ``None`` for the platform's own.
+        chunk: how many images go through the layers together; ``None`` chooses by platform.
 
     Raises:
         TypeError: ``model`` is not a :class:`PuppetCNN`.

@@ -78,7 +78,7 @@ class PuppetCNN(nnx.Module):
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
 
-        Complexity is in bits, unless it says nats, and is that of the bin's centre, if it is measured to bins.
+        Complexity is in bits, or nats if ``measurement`` says so, and that of the bin's centre unless ``bin`` is None.
 
         Raises:
             TypeError, ValueError: as for a call.
@@ -119,8 +119,8 @@ def create(
 
     Args:
         name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
-            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU); in stages, for CIFAR, of widths
-            that grow and maps that shrink, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"``.
+            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU); or, with stages of growing
+            width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
             P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin).
         num_classes: number of logits.

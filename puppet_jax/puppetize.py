@@ -38,13 +38,13 @@ def puppetize(
 ) -> PuppetCNN:
     """Make a puppet of a CNN that was written for stored kernels; the module itself is left as it is.
 
-    ::
-
-        net = ResNet20(num_classes=10, rngs=nnx.Rngs(0))  # your model: nnx.Conv, nnx.BatchNorm, nnx.List of blocks, …
-        model = pj.puppetize(net, "continuous", image_shape=(32, 32, 3), batch_norm="group", rngs=nnx.Rngs(1))
-        logits = model(images)  # as any PuppetCNN: own kernels and depth for each image; jit, grad, vmap
-        print(pj.summary(model), model.puppet.kept)  # parameters before and after; what stays stored, and why
-        predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
+    ```python
+    net = ResNet20(num_classes=10, rngs=nnx.Rngs(0))  # your model: nnx.Conv, nnx.BatchNorm, nnx.List of blocks, …
+    model = pj.puppetize(net, "continuous", image_shape=(32, 32, 3), batch_norm="group", rngs=nnx.Rngs(1))
+    logits = model(images)  # as any PuppetCNN: own kernels and depth for each image; jit, grad, vmap
+    print(pj.summary(model), model.puppet.kept)  # parameters before and after; what stays stored, and why
+    predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
+    ```
 
     **Kernels.** Generated are the kernels of every ``nnx.Conv`` that the forward calls: two-dimensional, of equal
     sides, with any stride, padding, dilation and number of groups. They are ordered by their first calls, and have
@@ -57,7 +57,7 @@ def puppetize(
     transitions too, always runs. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
     depth D, ⌈n·D / L⌉ blocks run, and at least the first of each sequence: those of least (i − 1) / n_s, where i = 1 …
     n_s is the block's place in its sequence s, earlier sequences first. So sequences fill up evenly, a deeper image
-    runs what a shallower one does, and D = L runs everything. That a block is residual is not checked: passing it is
+    runs what a shallower one does, and D = L runs everything. That a block is residual is not checked: to skip it is
     the identity.
 
     **Normalisation with batch statistics** cannot be kept: a batch's statistics would make an image's logits depend on

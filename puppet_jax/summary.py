@@ -14,10 +14,9 @@ class Summary:
     """Numbers of stored parameters. ``str(summary)`` is a table.
 
     Attributes:
-        generator: of the puppeteer, all that the convolution kernels are made from.
+        generator: parameters of the puppeteer, from which all convolution kernels are made.
         normalisation: scales and shifts of the puppet.
-        head: the classifier; of a puppetized model all that is stored besides: biases and kernels that are not
-            generated too.
+        head: the classifier; of a puppetized model everything else that is stored, such as biases.
         static_kernels: kernels that the static twin, the same puppet with one stored kernel a layer, stores instead of
             the generator.
     """

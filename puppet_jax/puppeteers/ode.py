@@ -32,7 +32,7 @@ _ROOT_TOLERANCE = 1e-5
 
 
 class OdePuppeteer(nnx.Module):
-    """Kernels along dP/dt = G(P), P(0) = P0(H), the kernel of layer l being P at t = l·dl(H), l = 1 … L.
+    """Kernels along dP/dt = G(P), P(0) = P0(H): the kernel of layer l is P at t = l·dl(H), l = 1 … L.
 
     The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²). The published field G is one
     depthwise-separable convolution that reads P as an image of C_out,max channels on the plane (C_in,max, K_max²):
@@ -172,7 +172,7 @@ class OdePuppeteer(nnx.Module):
         return state + self.initial_full[...] if self.initial == "full" else state
 
     def field(self, state: Float[Array, "c_out c_in k2"]) -> Float[Array, "c_out c_in k2"]:
-        """G(P)."""
+        """G(P), the right-hand side of eq. (1)."""
         return _channels_last(_field(_channels_last(state), _ACTIVATIONS[self.activation], **self._parameters()))
 
     def _parameters(self) -> dict[str, Array]:

@@ -85,7 +85,7 @@ class Gate(InPlaceOf):
 
 
 class ForeignPuppet(nnx.Module):
-    """A CNN written for stored kernels, that takes them from outside; see :func:`puppet_jax.puppetize`.
+    """A CNN that was written for stored kernels and is given generated ones; see :func:`puppet_jax.puppetize`.
 
     Written for one image, which the module sees as a batch of one. Stored here is all that the module stores but the
     kernels: biases, normalisation, dense layers, and convolutions that cannot be generated.
@@ -203,7 +203,7 @@ class ForeignPuppet(nnx.Module):
             self.stream.count[...] += 1
 
     def compute_in(self, dtype: DTypeLike) -> None:
-        """Refused: the module's author gave its layers their types."""
+        """Always refused: the module's layers have types of their own."""
         raise ValueError(
             f"a puppetized model computes in the types its author gave its layers, got dtype {jnp.dtype(dtype)}; leave "
             "dtype out, and puppetize the model with dtype=... in its own nnx.Conv"

@@ -52,7 +52,7 @@ class LayeredPuppet(nnx.Module):
         self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
 
     def advance(self) -> None:
-        """Nothing: there are no random streams."""
+        """Do nothing: there are no random streams."""
 
     def compute_in(self, dtype: DTypeLike) -> None:
         """Set the compute type of the convolutions."""
@@ -85,6 +85,6 @@ class LayeredPuppet(nnx.Module):
             )
 
     def used(self, last: int) -> int:
-        """How many kernels an image of a depth needs at least, of the first."""
+        """How many of the first kernels an image of depth ``last`` needs."""
         del last
         return len(self.kernel_shapes)

@@ -31,7 +31,7 @@ class PlainPuppet(LayeredPuppet):
     sample sees another.
 
     Args:
-        layers: one specification a layer; their number is D_max.
+        layers: a specification for each layer; their number is D_max.
         in_channels: channels of the image.
         num_classes: number of logits.
         norm_groups: groups of channels; a layer whose width it does not divide uses their greatest common divisor.

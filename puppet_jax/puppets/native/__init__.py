@@ -22,7 +22,7 @@ _MAPS = ("forward", "image_gradient", "kernel_gradient")
 
 @functools.cache
 def available() -> bool:
-    """Whether the library was built; registers its programs with XLA the first time."""
+    """Whether the C++ program was built. The first call registers it with XLA."""
     here = Path(__file__).parent
     found = [
         path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_convolution{suffix}").exists()

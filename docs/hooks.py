@@ -1,0 +1,69 @@
+"""What MkDocs cannot do by itself: the notebook as a page, pictures from ``bench/``, and equations without scripts."""
+
+import base64
+import html
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "bench" / "puppet_cnn.ipynb"
+# Links to pictures and results as they are on a code host, from docs/ to the folder beside it.
+PICTURES = re.compile(r"(!\[[^\]]*\]\()\.\./(bench/(?:results|figures)/[\w.-]+\.(?:png|svg)\))")
+NUMBER = re.compile(r"\\tag\{(\w+)\}")
+EQUATIONS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
+
+
+def notebook_page(notebook: dict) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and the pictures that it shows, by the names that the page gives them."""
+    parts, pictures = ["<!-- made from bench/puppet_cnn.ipynb -->"], {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        # Folded: most readers come for what the cells show.
+        parts.append(f'<details markdown="1"><summary>Code</summary>\n\n```python\n{source}\n```\n\n</details>')
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"notebook_{len(pictures)}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![]({name})")
+            elif "text/markdown" in data:
+                parts.append("".join(data["text/markdown"]))
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def on_files(files, config):
+    """Add what lies outside of ``docs/``: the notebook, and the pictures of results."""
+    from mkdocs.structure.files import File
+
+    page, pictures = notebook_page(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
+    files.append(File.generated(config, "notebook.md", content=page))
+    for name, content in pictures.items():
+        files.append(File.generated(config, name, content=content))
+    for folder in ("results", "figures"):
+        for path in sorted((ROOT / "bench" / folder).glob("*.png")):
+            files.append(File.generated(config, f"bench/{folder}/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, **_):
+    """Pictures of ``bench/`` are where :func:`on_files` put them."""
+    return PICTURES.sub(r"\1\2", markdown)
+
+
+def on_page_content(content, **_):
+    """Equations as MathML, which browsers show by themselves."""
+    from latex2mathml.converter import convert
+
+    def equation(found):
+        text, block = html.unescape(found[2]), found[1] == "div"
+        number = NUMBER.search(text)
+        shown = convert(NUMBER.sub("", text), display="block" if block else "inline")
+        if not block:
+            return shown
+        return f'<div class="equation">{shown}<span>{f"({number[1]})" if number else ""}</span></div>'
+
+    return EQUATIONS.sub(equation, content)
