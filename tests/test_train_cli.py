@@ -85,6 +85,7 @@ def test_an_unknown_flag_is_code_2(command, capsys):
         (UserError("RUN: got nothing"), 2, "error: RUN: got nothing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (BrokenPipeError(), 141, ""),
+        (OSError(28, "No space left on device", "/a/\x1bfile"), 2, "error: /a/\\x1bfile: No space left on device"),
         (ZeroDivisionError(), None, ""),  # a defect is not hidden
     ],
 )

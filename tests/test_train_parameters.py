@@ -17,7 +17,8 @@ from train.build import build
 from train.config import Config, resolve
 from train.errors import UserError
 from train.runs import parameters
-from train.runs.trained import FILE, Images, open_run, stored
+from train.runs.source import PARAMETERS as FILE
+from train.runs.trained import Images, open_run, stored
 
 NAMES = ["cat", "dog", "猫", "red"]
 

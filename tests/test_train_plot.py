@@ -99,13 +99,12 @@ def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path
 
 def test_curves_hold_the_numbers_of_the_files(tmp_path):
     run = compared_run.read_run(make_run(tmp_path / "a"))
-    figure, axes = comparison.plt.subplots(1, 3)
+    axes = comparison.Figure().subplots(1, 3)
     comparison._curves(axes, [("a", run)], "seconds")
     for axis, quantity in zip(axes, ("train_loss", "test_loss", "test_accuracy"), strict=True):
         (line,) = axis.get_lines()
         np.testing.assert_allclose(line.get_xdata(), [1.5, 3.0, 4.5, 6.0])
         np.testing.assert_allclose(line.get_ydata(), [metrics(epoch)[quantity] for epoch in (1, 2, 3, 4)])
-    comparison.plt.close(figure)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_labels_say_what_differs(configs, expected):
 
 def test_labels_of_folders_of_one_name_are_their_paths():
     assert compared_run.labels([(Path("a/run"), {}), (Path("b/run"), {})]) == ["a/run", "b/run"]
-    assert set(config.FREE) == compared_run.NOT_TRAINED
+    assert set(config.FREE) == compared_run.NOT_TRAINED | {"data"}
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_compared(tmp_path, capsys):

@@ -189,6 +189,10 @@ def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_d
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     assert main(["--resume", str(half_done)]) == 2
     assert "--data digits: not the images that the run began with (labels " in capsys.readouterr().err
+    moved = dataclasses.replace(small, test=data.Split(255 - small.test.images, small.test.labels))
+    monkeypatch.setattr(data, "load", lambda *_, **__: moved)
+    assert main(["--resume", str(half_done), "--data", "cifar10"]) == 2
+    assert "--data cifar10: not the images that the run began with (pixels " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -207,8 +211,8 @@ def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path, capsys, co
 
 def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"con')
-    assert run_folder.make_folder(resolve(Config(out=tmp_path))) == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [run_folder.LOCK]
+    with run_folder.created(resolve(Config(out=tmp_path)), {}):
+        assert {path.name for path in tmp_path.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
 def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
@@ -244,7 +248,7 @@ def test_ctrl_c_saves_and_ends_with_130(tmp_path, interruptible):
 
 
 def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "build", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(loop, "measure", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert main([*FLAGS, "--out", str(tmp_path / "run")]) == 143
     assert "--resume" in capsys.readouterr().err
 
@@ -252,8 +256,8 @@ def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsy
 def test_images_that_cannot_be_read_are_counted_and_some_are_named(tmp_path, monkeypatch, capsys):
     bad = tuple(data.Skipped(f"cats/{i}.png", "truncated") for i in range(7))
     monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(small_digits(), skipped=bad))
-    folder, _ = train_command.prepare(resolve(Config(out=tmp_path / "run")))
+    config, dataset = train_command.prepare(resolve(Config(out=tmp_path / "run")))
     told = capsys.readouterr().err
-    assert "left out 7 images that cannot be read:\n  cats/0.png: truncated\n" in told
+    assert "left out 7, of which no image was read:\n  cats/0.png: truncated\n" in told
     assert told.endswith("  cats/4.png: truncated\n  and 2 more\n")
-    assert json.loads((folder / "config.json").read_text())["skipped_images"] == 7
+    assert run_folder.describe(config, dataset)["skipped_images"] == 7

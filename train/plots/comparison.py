@@ -38,7 +38,9 @@ def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> N
         engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
         figure = Figure(figsize=(10.0, 8.0 + 0.11 * len(runs)), layout=engine)
         axes = figure.subplots(2, 2)
-        shared = [each for name in ("data", "preset", "puppeteer") if (each := _shared(runs, name)) is not None]
+        shared = [
+            each for name in ("data", "preset", "model", "puppeteer") if (each := _shared(runs, name)) is not None
+        ]
         figure.suptitle(plain(", ".join(shared)), fontsize=12)
         handles = _curves(axes.flat[:3], runs, against)
         _parameters(axes[1, 1], runs)
@@ -129,7 +131,9 @@ def _shared(runs: Sequence[tuple[str, ComparedRun]], field: str) -> str | None:
     """A field's value where all configurations have the same; else ``None``."""
     values = {repr(run.config.get(field)): run.config.get(field) for _, run in runs}
     (value,) = values.values() if len(values) == 1 else (None,)
-    return printable(value)[:60] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return printable(Path(value).name if field == "data" and Path(value).is_absolute() else value)[:60]
 
 
 def _marked(count: int, index: int) -> list[int]:
