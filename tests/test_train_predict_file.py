@@ -15,6 +15,7 @@ from trained_runs import picture, python, save_run
 from train.__main__ import main
 from train.data.walk import walk_images
 from train.predict import jsonl_file, parquet_file, predictor, read_ahead, stream
+from train.predict.parts import place
 from train.runs.trained import open_run
 
 COUNT = 11
@@ -213,13 +214,13 @@ def test_parquet_holds_what_the_lines_hold(run, folder, small, capsys, monkeypat
     before = os.stat("out.parquet").st_ino
     assert main(both[1]) == 1
     assert os.stat("out.parquet").st_ino == before, "written anew with nothing to add"
-    for seed, place in ((20, "pack"), (21, "drop_lines")):  # cut off before the file is written, and after
+    for seed, where in ((20, "pack"), (21, "drop_lines")):  # cut off before the file is written, and after
         picture(Path("in", f"{seed}.png"), seed)
         assert main(both[0]) == 1
         with monkeypatch.context() as patch:
-            patch.setattr(parquet_file, place, stop)
+            patch.setattr(parquet_file, where, stop)
             assert main(both[1]) == 130
-        assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if place == "pack" else 12)
+        assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if where == "pack" else 12)
         assert main(both[1]) == 1
         assert same()
     assert sorted(os.listdir()) == ["in", "out.jsonl", "out.jsonl.about", "out.parquet"]
@@ -337,3 +338,47 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
     assert file.count == 1
     file.__exit__()
+    for path in (tmp_path / "new.jsonl", tmp_path / f"{'n' * 245}.jsonl"):  # the latter's .about has no name
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(ValueError, match="cannot be written"), jsonl_file.PredictionsFile(path, {}) as file:
+                file.write(["{}\n"], 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.about"}
+
+
+def test_processes_share_a_folder_each_in_a_part_of_its_own(run, folder, small, capsys, monkeypatch):
+    def predict(number, count=2):
+        return main(
+            ["predict", str(run), "in", "--output", "out", f"--process-id={number}", f"--process-count={count}"]
+        )
+
+    assert predict(0) == 0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert main(["predict", str(run), "in", "--output", "out", "--distributed"]) == 0
+    parts = [Path("out") / f"part-{number:05d}-of-00002.jsonl" for number in (0, 1)]
+    both = [lines_of(part) for part in parts]
+    assert min(map(len, both)) > 0
+    assert main(["predict", str(run), "in", "--json"]) == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    by_name = lambda line: line["image"]  # noqa: E731
+    assert sorted([*both[0], *both[1]], key=by_name) == sorted(expected, key=by_name)
+    # One that was lost goes on alone.
+    content = parts[1].read_bytes()
+    parts[1].write_bytes(content[:-5])
+    assert predict(1) == 0
+    assert capsys.readouterr().out == f"{parts[1]}: {len(both[1])} images, 1 of them now\n"
+    assert lines_of(parts[1]) == both[1]
+    command = ["predict", str(run), "in"]
+    for arguments, message in [
+        (["--output=out", "--process-id=0", "--process-count=3"], "parts of another number of processes than 3"),
+        (["--output=out", "--process-id=2", "--process-count=2"], "--process-id: got 2, expected 0 to 1"),
+        (["--output=out", "--process-id=2"], "--process-count: missing"),
+        (["--output=out", "--coordinator=node0:1"], "missing, expected with --coordinator"),
+        (["--output=a.jsonl", "--distributed"], "expected a folder"),
+        (["--distributed"], "--output: missing, expected a folder"),
+    ]:
+        assert main([*command, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no cluster found, expected to be started by Slurm"):
+        place(True, None, None, {})

@@ -195,27 +195,25 @@ def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_d
     assert "--data cifar10: not the images that the run began with (pixels " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        *((content, "config.json") for content in (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")),
-        ('{"config": {"nodes": 12}}', "puppet-jax 0.1.0"),
-    ],
-)
-def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path, capsys, content, words):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    assert main(["--resume", str(tmp_path)]) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
+def test_a_folder_that_is_no_run_of_this_version_is_refused_and_one_cut_early_used_again(tmp_path, capsys):
+    damaged = (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")
+    for content, words in [*((each, "config.json") for each in damaged), ('{"config": {"nodes": 12}}', "0.1.0")]:
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        assert main(["--resume", str(tmp_path)]) == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
     (tmp_path / "config.json.tmp").write_text('{"con')
     with run_folder.created(resolve(Config(out=tmp_path)), {}):
         assert {path.name for path in tmp_path.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
-def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
+def test_two_processes_do_not_train_in_one_folder(half_done, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "the same second")
+    with run_folder.created(resolve(Config()), {"of": 1}) as one, run_folder.created(resolve(Config()), {}) as other:
+        assert one != other
+        assert json.loads((one / "config.json").read_text()) == {"of": 1}
     with run_folder.locked(half_done):
         for command in (["--resume", str(half_done)], [*FLAGS, "--out", str(half_done), "--overwrite"]):
             assert main(command) == 2

@@ -56,7 +56,7 @@ def build(
     except jax.errors.ConcretizationTypeError:  # no fault of the options: it was asked for shapes alone
         raise
     except (TypeError, ValueError) as error:
-        net = f"--model {config.model} " if config.model else ""
+        net = f"--model {config.model} --batch-norm {config.batch_norm} " if config.model else ""
         compression = f" --compression {config.compression:g}" if config.compression is not None else ""
         raise UserError(
             f"{net}--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r}{compression} "

@@ -127,7 +127,13 @@ def without_mesh(function: Callable) -> Callable:
 def shared(mesh: Mesh, tree: Any) -> Any:
     """Place arrays, the same in every process, on all devices."""
     layout = NamedSharding(mesh, SHARED)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), tree)
+
+    def place(x):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # of a random stream: no array of NumPy
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return jax.make_array_from_process_local_data(layout, np.asarray(x))
+
+    return jax.tree.map(place, tree)
 
 
 def rows(mesh: Mesh, array: np.ndarray) -> jax.Array:
