@@ -166,46 +166,19 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
     assert problems == []
 
 
-@pytest.mark.soak
-def test_a_flipped_bit_in_any_file_gives_the_same_state_or_another_checkpoint(folder, rng, time_left):
-    """Whatever byte is hit: what is restored is a state that was saved, to the bit."""
-    originals = {path: path.read_bytes() for path in files(folder, 3)}
-    for path, content in originals.items():
-        for place in rng.integers(0, len(content), min(3, len(content))) if content and time_left() else ():
-            broken = bytearray(content)
-            broken[place] ^= 1 << int(rng.integers(8))
-            path.write_bytes(broken)
-            arrays, about, problems = restored(folder)
-            assert same(arrays, about["step"])
-            assert len(problems) == 3 - about["step"] <= 1
-            # Back to what it was.
-            if problems:
-                (folder / DAMAGED / "3").rename(folder / FOLDER / "3")
-            path.write_bytes(content)
-
-
-def test_with_no_good_one_nothing_is_begun_or_moved(folder):
+def test_there_may_be_no_good_one_or_none_and_a_disk_that_refuses_is_told(folder, tmp_path):
     for step in (1, 2, 3):
         largest(folder, step).unlink()
     with pytest.raises(UserError, match=r"(?s)no checkpoint can be read .*step 3 .*step 2 .*step 1 .*--overwrite"):
         restored(folder)
-    assert steps(folder) == [1, 2, 3]
-
-
-def test_there_may_be_none(tmp_path):
+    assert steps(folder) == [1, 2, 3]  # nothing is begun or moved
     assert restored(tmp_path) is None
     # What a process leaves that was killed in its first save.
     (tmp_path / FOLDER / "1.orbax-checkpoint-tmp" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
     assert restored(tmp_path) is None
     assert list((tmp_path / FOLDER).iterdir()) == []
-
-
-def test_a_disk_that_refuses_is_told(tmp_path):
-    def save():
-        with Checkpoints(tmp_path, keep=3) as checkpoints:
-            shutil.rmtree(tmp_path / FOLDER)
-            (tmp_path / FOLDER).write_text("in the way")
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        shutil.rmtree(tmp_path / FOLDER)
+        (tmp_path / FOLDER).write_text("in the way")
+        with pytest.raises(UserError, match="could not be written"):
             checkpoints.save(1, state(1), {})
-
-    with pytest.raises(UserError, match="could not be written"):
-        save()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -74,12 +75,9 @@ def test_the_test_folder_goes_before_the_validation_folder_and_unlabelled_ones_a
     assert [skip.reason for skip in got.skipped] == ["beside train and test, not read", *["in no class folder"] * 4]
 
 
-def test_a_folder_called_train_may_be_a_class(tmp_path):
-    fill(tmp_path, {"bus": 4, "train": 4})
-    assert data.load(str(tmp_path), None, "test", validation_share=0.25).class_names == ("bus", "train")
-
-
-def test_images_deeper_in_a_class_folder_and_links_to_class_folders(tmp_path):
+def test_images_deeper_in_a_class_folder_links_to_class_folders_and_a_class_called_train(tmp_path):
+    fill(tmp_path / "traffic", {"bus": 4, "train": 4})
+    assert data.load(str(tmp_path / "traffic"), None, "test", validation_share=0.25).class_names == ("bus", "train")
     fill(tmp_path / "store", {"x": 3})
     fill(tmp_path / "set" / "n01", {"images": 3})
     (tmp_path / "set" / "n02").symlink_to(tmp_path / "store" / "x")
@@ -174,29 +172,21 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
     ]
 
 
-def test_mostly_unreadable_is_an_error_that_names_some(tmp_path):
-    fill(tmp_path, {"a": 4, "b": 4})
+def test_classes_without_images_and_folders_without_classes(tmp_path):
+    fill(tmp_path / "set", {"a": 4, "b": 4, "c": 0})
+    for spoilt_file, message in [
+        (None, r"image to train on in 1 of 3 class folders \(c\)"),
+        ("x.png", r"x\.png: empty"),
+    ]:
+        if spoilt_file:
+            (tmp_path / "set" / "c" / spoilt_file).write_text("")
+        with pytest.raises(UserError, match=message):
+            data.load(str(tmp_path / "set"), None, "test", validation_share=0.25)
     for number in range(20):
-        (tmp_path / "b" / f"x{number}.png").write_text("no image")
+        (tmp_path / "set" / "b" / f"x{number}.png").write_text("no image")
     with pytest.raises(UserError, match=r"(?s)of \d+ images cannot be read.*x\d+.png: not an image"):
-        data.load(str(tmp_path), None, "test", validation_share=0.25)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "c").mkdir(), r"no readable image to train on in 1 of 3 class folders \(c\)"),
-        (lambda folder: fill(folder, {"c": 0}) and (folder / "c" / "x.png").write_text(""), r"x\.png: empty"),
-    ],
-)
-def test_a_class_without_readable_images_is_named(tmp_path, spoil, message):
-    fill(tmp_path, {"a": 4, "b": 4})
-    spoil(tmp_path)
-    with pytest.raises(UserError, match=message):
-        data.load(str(tmp_path), None, "test", validation_share=0.25)
-
-
-def test_folders_without_classes(tmp_path):
+        data.load(str(tmp_path / "set"), None, "test", validation_share=0.25)
+    shutil.rmtree(tmp_path / "set")
     with pytest.raises(UserError, match=r"holds no class folders, expected at least two.*cat/1\.jpg"):
         data.load(str(tmp_path), None, "test")
     Image.new("RGB", (6, 5)).save(tmp_path / "loose.png")

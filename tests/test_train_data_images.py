@@ -134,7 +134,11 @@ def test_exif_orientation_is_obeyed_and_known_from_the_header(kind, orientation)
     assert (header.height, header.width, header.grey) == (*got.shape[:2], False)
 
 
-def test_resizing_keeps_the_middle_and_the_proportions():
+def test_resizing_keeps_the_middle_and_the_proportions_also_while_decoding(rng):
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
+    large = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
+    got = read_image(encode(large, "JPEG", quality=95), (32, 32), 3)
+    assert np.abs(got.astype(int) - resize(np.asarray(large), (32, 32))).mean() < 2
     # A wide ramp to the right: the middle square of it, whatever the scale.
     ramp = np.tile(np.linspace(0, 255, 120), (40, 1)).round().astype(np.uint8)[..., None]
     for side in (10, 40, 80):
@@ -143,14 +147,6 @@ def test_resizing_keeps_the_middle_and_the_proportions():
         columns = 40 + (np.arange(side) + 0.5) * 40 / side - 0.5
         np.testing.assert_allclose(got[side // 2, :, 0], columns * 255 / 119, atol=3)
     np.testing.assert_array_equal(resize(ramp, (40, 120)), ramp)
-
-
-def test_a_large_jpeg_scaled_down_while_decoding_is_close_to_one_scaled_after(rng):
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
-    large = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
-    got = read_image(encode(large, "JPEG", quality=95), (32, 32), 3)
-    expected = resize(np.asarray(large), (32, 32))
-    assert np.abs(got.astype(int) - expected).mean() < 2
 
 
 def png(width, height, depth=8, colour=2, data=b""):
@@ -248,10 +244,9 @@ def mutated(rng, files):
                 raw[place] ^= 1 << int(rng.integers(8))
         case 1:  # cut short
             del raw[rng.integers(len(raw)) :]
-        case 2:  # the beginning of another file, to its end or to any other place
-            other = files[rng.integers(len(files))]
+        case 2:  # the beginning of another file
             cut = int(rng.integers(4, 200))
-            raw[:cut] = other[:cut]
+            raw[:cut] = files[rng.integers(len(files))][:cut]
         case 3:  # a field in the header made extreme
             place = int(rng.integers(4, 120))
             value = [0, 1, 0x7F, 0x80, 0xFF][rng.integers(5)]

@@ -144,7 +144,24 @@ def test_a_damaged_record_is_skipped_by_name(tmp_path, rng):
     assert got.train.labels.tolist() == [label for _, label in train[:6] + train[7:]]
 
 
-def test_the_latest_version_and_the_one_asked_for(tmp_path, rng):
+def test_versions_configurations_and_sets_of_another_kind(tmp_path, rng):
+    for config, count in (("fine", 8), ("coarse", 12)):
+        splits = {"train": a_set(rng, count=count), "test": a_set(rng)}
+        prepare(tmp_path, "cloth", splits, shape=(5, 6, 1), config=config)
+    assert len(data.load("cloth/fine", tmp_path, "test").train) == 8
+    with pytest.raises(UserError, match=r"configurations coarse, fine; expected one.*--data cloth/coarse"):
+        data.load("cloth", tmp_path, "test")
+    module = "tensorflow_datasets.core.features"
+    scalar = {"shape": {}, "dtype": "int64", "encoding": "none"}
+    floats = {"dtype": "float32", "shape": {"dimensions": ["5", "6", "1"]}}
+    for name, feature, message in [
+        ("label", {"pythonClassName": f"{module}.scalar.Scalar", "tensor": scalar}, "one class an image"),
+        ("image", {"pythonClassName": f"{module}.image_feature.Image", "image": floats}, "of 8 or 16 bits a channel"),
+    ]:
+        splits = {"train": a_set(rng), "test": a_set(rng)}
+        prepare(tmp_path, f"other_{name}", splits, shape=(5, 6, 1), **{name: feature})
+        with pytest.raises(UserError, match=message):
+            data.load(f"other_{name}", tmp_path, "test")
     for version, count in (("1.9.0", 8), ("1.10.0", 12)):
         prepare(
             tmp_path, "fabric", {"train": a_set(rng, count=count), "test": a_set(rng)}, shape=(5, 6, 1), version=version
@@ -153,36 +170,6 @@ def test_the_latest_version_and_the_one_asked_for(tmp_path, rng):
     assert len(data.load("fabric:1.9.0", tmp_path, "test").train) == 8
     with pytest.raises(UserError, match=r"\(1\.10\.0, 1\.9\.0\) expected 2\.0\.0"):
         data.load("fabric:2.0.0", tmp_path, "test")
-
-
-def test_configurations(tmp_path, rng):
-    for config, count in (("fine", 8), ("coarse", 12)):
-        splits = {"train": a_set(rng, count=count), "test": a_set(rng)}
-        prepare(tmp_path, "fabric", splits, shape=(5, 6, 1), config=config)
-    assert len(data.load("fabric/fine", tmp_path, "test").train) == 8
-    with pytest.raises(UserError, match=r"configurations coarse, fine; expected one.*--data fabric/coarse"):
-        data.load("fabric", tmp_path, "test")
-
-
-@pytest.mark.parametrize(
-    ("described", "message"),
-    [
-        (
-            {"label": {"pythonClassName": "tensorflow_datasets.core.features.scalar.Scalar", "tensor": {
-                "shape": {}, "dtype": "int64", "encoding": "none"}}},
-            "expected one class an image",
-        ),
-        (
-            {"image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": {
-                "dtype": "float32", "shape": {"dimensions": ["5", "6", "1"]}}}},
-            "of 8 or 16 bits a channel",
-        ),
-    ],
-)  # fmt: skip
-def test_sets_of_another_kind_are_refused(tmp_path, rng, described, message):
-    prepare(tmp_path, "fabric", {"train": a_set(rng), "test": a_set(rng)}, shape=(5, 6, 1), **described)
-    with pytest.raises(UserError, match=message):
-        data.load("fabric", tmp_path, "test")
 
 
 def test_other_features_splits_and_labels_are_named(tmp_path, rng, monkeypatch):

@@ -129,7 +129,8 @@ def shared(mesh: Mesh, tree: Any) -> Any:
     layout = NamedSharding(mesh, SHARED)
 
     def place(x):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # of a random stream: no array of NumPy
+        # The key of a random stream is no array of NumPy.
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         return jax.make_array_from_process_local_data(layout, np.asarray(x))
 

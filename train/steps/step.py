@@ -93,7 +93,7 @@ def make_train_step(
     """
 
     def loss_fn(params, rest, images, labels, draw):
-        model = nnx.merge(graphdef, params, rest)
+        model = nnx.merge(graphdef, params, rest, copy=True)  # of this trace's own, so that its streams may count
         model.train()
         _draw_anew(model, draw)
         logits = model(images)
@@ -148,7 +148,7 @@ def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
     """The jitted function ``(params, rest, images, labels) -> (loss, correct)``, both per image ``(B,)``."""
 
     def evaluate(params, rest, images, labels):
-        model = nnx.merge(graphdef, params, rest)
+        model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
         logits = model(images)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
