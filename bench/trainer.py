@@ -109,7 +109,7 @@ class _Bare:
 
         from train import data, devices
         from train.build import build
-        from train.evaluation import evaluate, measure
+        from train.evaluation import evaluate
         from train.optimiser import make_optimiser
         from train.step import empty_tally, make_eval_step, make_train_step, start
 
@@ -119,10 +119,8 @@ class _Bare:
         self.evaluations = -(-self.steps // per_epoch)
         model = build(config, num_classes=dataset.num_classes, in_channels=dataset.train.images.shape[-1])
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-        h = measure(model, dataset.train, config.batch_size, mesh)["complexity"]
-        interval = max(float(h.min()) - 0.5, 0.0), min(float(h.max()) + 0.5, 8.0)
         optimiser = make_optimiser(config, self.steps)
-        step, eval_step = make_train_step(graphdef, optimiser, config, mesh, interval), make_eval_step(graphdef, mesh)
+        step, eval_step = make_train_step(graphdef, optimiser, config, mesh), make_eval_step(graphdef, mesh)
         go_on = devices.rows(mesh, np.zeros(mesh.size, np.int32))
 
         def begin():
