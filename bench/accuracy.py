@@ -1,4 +1,4 @@
-"""``python -m bench accuracy``: what learns, and what it costs to store. The study of bench/study.py, in pieces.
+"""``python -m bench accuracy``: what learns, and what it costs to store. The studies of bench/studies, run by run.
 
 Each run is one ``python -m train`` with a folder of its own, saved as it goes; asked again, this command goes on where
 it was stopped and leaves out what the output file already holds.
@@ -16,22 +16,25 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, pareto, results_file, study
+from bench import machine, pareto, results_file
+from bench import study as studies
+from bench.study import Row, Study
 from bench.table import markdown
 
-DATA_NOTE = "CIFAR-10, a JPEG-recoded copy: not comparable with published figures"
 # Seconds that a run is given to save and end.
 PATIENCE = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Train the rows of bench/study.py on CIFAR-10 and compare accuracy with stored parameters."""
+    """Train the rows of a study and compare accuracy with stored parameters."""
 
+    study: str = "cifar10"
+    """Which one, by the name of its file in bench/studies."""
     data_dir: Path | None = None
     """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     rows: tuple[str, ...] = ()
-    """Names of rows or of parts (main, pareto, design, ablation) to run; none: all."""
+    """Names of rows or of parts to run; none: all."""
     minutes: float | None = None
     """Begin or go on with runs for so long, then let those under way save and stop; none: until all are done."""
     jobs: int = 1
@@ -39,23 +42,23 @@ class Accuracy:
     folder: Path = Path("runs/accuracy")
     """Where the runs are kept."""
     output: Path | None = None
-    """JSON to write; none: bench/results/accuracy_cifar10.json."""
+    """JSON to write; none: the study's own, in bench/results."""
     list: bool = False
     """Only tell which runs there are and which are done."""
 
 
 def run(options: Accuracy) -> int:
-    """Train what is missing, write, print. 0; 1 if runs failed; 2 for rows that do not exist."""
-    known = {row.name for row in study.ROWS} | {row.part for row in study.ROWS}
-    unknown = [name for name in options.rows if name not in known]
-    if unknown:
-        print(f"error: --rows: got {unknown[0]}, expected some of {', '.join(sorted(known))}", file=sys.stderr)
-        return 2
+    """Train what is missing, write, print. 0; 1 if runs failed; 2 for what does not exist."""
+    if options.study not in studies.NAMES:
+        return _refuse("study", options.study, f"one of {', '.join(studies.NAMES)}")
+    study = studies.read(studies.FOLDER / f"{options.study}.toml")
+    known = {row.name for row in study.rows} | {row.part for row in study.rows}
+    if unknown := [name for name in options.rows if name not in known]:
+        return _refuse("rows", unknown[0], f"some of {', '.join(sorted(known))}")
     if options.jobs < 1:
-        print(f"error: --jobs: got {options.jobs}, expected at least 1", file=sys.stderr)
-        return 2
-    output = options.output or results_file.FOLDER / "accuracy_cifar10.json"
-    chosen = [row for row in study.ROWS if not options.rows or {row.name, row.part} & set(options.rows)]
+        return _refuse("jobs", options.jobs, "at least 1")
+    output = options.output or results_file.FOLDER / study.output
+    chosen = [row for row in study.rows if not options.rows or {row.name, row.part} & set(options.rows)]
     done = _read(output)
     # Seeds outermost: a study that is stopped has one run of each row before it has three of one.
     seeds = sorted({seed for row in chosen for seed in row.seeds})
@@ -65,22 +68,27 @@ def run(options: Accuracy) -> int:
         for row, seed in wanted:
             print(f"{'done   ' if _key(row, seed) in done else 'missing'}  {' '.join(_command(row, seed))}")
         return 0
-    failed = _train(options, missing, done, output)
-    _write(output, done)
+    failed = _train(options, study, missing, done, output)
+    _write(output, study, done)
     for part in dict.fromkeys(row.part for row in chosen):
-        print(f"\n{part} ({DATA_NOTE})\n")
+        print(f"\n{part} ({study.note})\n")
         print(table(rows_of(done, part)))
     if lines := rows_of(done, "main"):
-        pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, DATA_NOTE)
+        pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, study.note)
     print(f"\n{len(missing)} runs are left; written: {output}")
     return 1 if failed else 0
+
+
+def _refuse(option: str, got, expected: str) -> int:
+    print(f"error: --{option}: got {got}, expected {expected}", file=sys.stderr)
+    return 2
 
 
 @dataclasses.dataclass
 class _Job:
     """A run under way, and whether it was told to save and end."""
 
-    row: study.Row
+    row: Row
     seed: int
     process: subprocess.Popen
     told: bool = False
@@ -91,7 +99,9 @@ class _Job:
             self.told = True
 
 
-def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict], output: Path) -> list[str]:
+def _train(
+    options: Accuracy, study: Study, missing: collections.deque, done: dict[str, dict], output: Path
+) -> list[str]:
     """Run what is missing, moving it to ``done``; the keys of runs that failed. What was cut short stays missing."""
     until = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
     cores = sorted(os.sched_getaffinity(0))
@@ -119,7 +129,7 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
                     for old in [k for k, r in done.items() if (r["row"], r["seed"]) == (job.row.name, job.seed)]:
                         del done[old]
                     done[key] = _record(job.row, job.seed, folder)
-                    _write(output, done)
+                    _write(output, study, done)
                     print(f"{job.row.name}, seed {job.seed}: {done[key]['accuracy']:.2%}", flush=True)
                 elif job.told:
                     cut.append((job.row, job.seed))
@@ -144,7 +154,7 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
     return failed
 
 
-def _start(options: Accuracy, row: study.Row, seed: int, cores: list[int]) -> subprocess.Popen:
+def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subprocess.Popen:
     folder = _folder(options, row, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *_command(row, seed)[1:], "--out", str(folder), "--overwrite"]
@@ -166,11 +176,11 @@ def _start(options: Accuracy, row: study.Row, seed: int, cores: list[int]) -> su
         )
 
 
-def _command(row: study.Row, seed: int) -> list[str]:
-    return ["python", "-m", "train", *row.flags(), "--seed", str(seed)]
+def _command(row: Row, seed: int) -> list[str]:
+    return ["python", "-m", "train", *row.arguments(), "--seed", str(seed)]
 
 
-def _key(row: study.Row, seed: int) -> str:
+def _key(row: Row, seed: int) -> str:
     # A row whose flags change is another measurement.
     return _plain(" ".join(_command(row, seed)))
 
@@ -180,35 +190,37 @@ def _plain(command: str) -> str:
     return command.replace(" --optimiser=adamw", "")
 
 
-def _folder(options: Accuracy, row: study.Row, seed: int) -> Path:
+def _folder(options: Accuracy, row: Row, seed: int) -> Path:
     return options.folder.absolute() / f"{row.name}-seed{seed}"
 
 
-def _record(row: study.Row, seed: int, folder: Path) -> dict:
+def _record(row: Row, seed: int, folder: Path) -> dict:
     summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
-    names = ("evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth", "train_seconds")
+    kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth")
     return {
         "row": row.name,
         "part": row.part,
         "what": row.what,
         "puppeteer": row.puppeteer,
-        "width": row.width,
+        "width": described["config"]["width"],
         "seed": seed,
         "command": " ".join(_command(row, seed)),
         "accuracy": summary["test_accuracy"],
-        **{name: summary[name] for name in names},
+        **{name: summary[name] for name in (*kept, "train_seconds")},
         "revision": described["git_revision"],
     }
 
 
 def _read(output: Path) -> dict[str, dict]:
+    """Runs by their command. Those of a file from before there were rows (revision 0.1) are not gone on with."""
     if not output.exists():
         return {}
-    return {_plain(each["command"]): each for each in json.loads(output.read_text())["runs"]}
+    runs = json.loads(output.read_text(encoding="utf-8"))["runs"]
+    return {_plain(each["command"]): each for each in runs if "command" in each}
 
 
-def _write(output: Path, done: dict[str, dict]) -> None:
-    about = {**machine.describe(), "data": DATA_NOTE}
+def _write(output: Path, study: Study, done: dict[str, dict]) -> None:
+    about = {**machine.describe(), "data": study.note}
     parts = dict.fromkeys(each["part"] for each in done.values())
     tables = {part: rows_of(done, part) for part in parts}
     results_file.write(output, {**about, "tables": tables, "runs": list(done.values())})
@@ -219,17 +231,13 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
     lines = []
     for name in dict.fromkeys(each["row"] for each in done.values() if each["part"] == part):
         runs = [each for each in done.values() if each["row"] == name]
-        parameters = runs[0]["parameters"]
+        first, parameters = runs[0], runs[0]["parameters"]
         kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
         accuracies = [each["accuracy"] for each in runs]
         lines.append(
             {
                 "row": name,
-                "what": runs[0]["what"],
-                "puppeteer": runs[0]["puppeteer"],
-                "width": runs[0]["width"],
-                "epochs": runs[0]["epochs"],
-                "evaluated_on": runs[0]["evaluated_on"],
+                **{key: first[key] for key in ("what", "puppeteer", "width", "epochs", "evaluated_on")},
                 "seeds": [each["seed"] for each in runs],
                 "accuracy": statistics.mean(accuracies),
                 "least": min(accuracies),
@@ -246,21 +254,10 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
 
 def table(lines: list[dict]) -> str:
     header = ("row", "kernels from", "width", "epochs", "kernel parameters", "fewer", "accuracy", "seeds", "on")
-    return markdown(
-        header,
-        [
-            (
-                line["row"],
-                line["what"],
-                line["width"],
-                line["epochs"],
-                f"{line['generator']:,}",
-                f"{line['kernel_compression']:.1f}x",
-                f"{line['accuracy']:.1%}"
-                + (f" ({line['least']:.1%} to {line['greatest']:.1%})" if len(line["seeds"]) > 1 else ""),
-                len(line["seeds"]),
-                line["evaluated_on"],
-            )
-            for line in lines
-        ],
-    )
+    rows = []
+    for line in lines:
+        spread = f" ({line['least']:.1%} to {line['greatest']:.1%})" if len(line["seeds"]) > 1 else ""
+        stored = f"{line['generator']:,}", f"{line['kernel_compression']:.1f}x"
+        about = (line["row"], line["what"], line["width"], line["epochs"], *stored)
+        rows.append((*about, f"{line['accuracy']:.1%}{spread}", len(line["seeds"]), line["evaluated_on"]))
+    return markdown(header, rows)

@@ -1,4 +1,4 @@
-"""``python -m bench export``: how soon an exported model answers in a fresh process, and how fast it then is."""
+"""``python -m bench speed export``: how soon an exported model answers in a fresh process, and how fast it then is."""
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,7 @@ def run(options: Export) -> int:
         return cifar.images(cifar.complexities(batch), lambda images: predict(images).complexity)
 
     with tempfile.TemporaryDirectory() as folder:
-        file, image = Path(folder) / "model.puppet", Path(folder) / "image.npy"
-        small = Path(folder) / "puppeteer.puppet"
+        file, small, image = (Path(folder) / name for name in ("model.puppet", "puppeteer.puppet", "image.npy"))
         start = time.perf_counter()
         pj.export(predict, file, image_shape=shape, classes=info["class_names"])
         result |= {"export_s": time.perf_counter() - start, "bytes": file.stat().st_size}
@@ -109,33 +109,24 @@ def run(options: Export) -> int:
         np.save(image, one)
         answer = hashlib.sha256(b"".join(np.asarray(each).tobytes() for each in loaded(one))).hexdigest()
         found, of_small = [], []
-        for turn in range(options.rounds):
+        for _ in range(options.rounds):
             fresh, other = (first_answer(each, image, artifact.__file__) for each in (file, small))
             if fresh is None or other is None:
                 return 1
             found.append(fresh)
             of_small.append(other["seconds"]["all"])
-            print(
-                f"fresh process {turn + 1}: {fresh['seconds']['all']:.2f} s, with the puppeteer {of_small[-1]:.2f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"first answer: {fresh['seconds']['all']:.2f} s", file=sys.stderr, flush=True)
         result["puppeteer"] = {"bytes": small.stat().st_size, "seconds": of_small}
     result["seconds"] = {stage: [each["seconds"][stage] for each in found] for stage in STAGES}
     result["same_bytes"] = all(each["sha256"] == answer for each in found)
     result["alone"] = all(each["alone"] for each in found)
     middle = statistics.median(result["seconds"]["all"])
     result["target"] = {"seconds": TARGET_S, "reached": middle <= TARGET_S}
-    result["batches"] = []
-    for size in options.batches:
-        batch = images_of(size)
-        result["batches"].append(
-            {"batch": size, **compare(predict, loaded, batch, options.rounds, jax.block_until_ready)}
-        )
-    output = options.output or results_file.FOLDER / "export.json"
-    results_file.write(output, result)
-    print(report(result))
-    print(f"\nwritten: {output}")
+    result["batches"] = [
+        {"batch": size, **compare(predict, loaded, images_of(size), options.rounds, jax.block_until_ready)}
+        for size in options.batches
+    ]
+    results_file.finish(options.output or results_file.FOLDER / "export.json", result, report(result))
     return 0
 
 
@@ -166,16 +157,9 @@ def _processor_time() -> float:
 def compare(predict, loaded, images: np.ndarray, rounds: int, wait) -> dict:
     """Time both in turns, and how far their answers are apart."""
     native, exported = predict(images), loaded(images)  # compiled here
-    times = {"native": [], "exported": []}
     sides = {"native": predict, "exported": loaded}
-    for turn in range(rounds):
-        for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
-            calls, begin = [], time.perf_counter()
-            while not calls or time.perf_counter() - begin < BUDGET_S:
-                start = time.perf_counter()
-                wait(sides[name](images))
-                calls.append(time.perf_counter() - start)
-            times[name].append(statistics.median(calls))
+    calls = {name: lambda side=side: wait(side(images)) for name, side in sides.items()}
+    times = timing.in_turns({name: partial(timing.seconds_of, call, BUDGET_S) for name, call in calls.items()}, rounds)
     apart = np.abs(np.asarray(exported.logits) - np.asarray(native.logits)).max()
     return {
         "native_s": times["native"],
@@ -192,27 +176,16 @@ def report(result: dict) -> str:
         (what, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}")
         for (stage, what), seconds in zip(STAGES.items(), result["seconds"].values(), strict=True)
     ]
+    ratio = "{median:.2f} ({low:.2f} to {high:.2f})"
     batches = [
-        (
-            line["batch"],
-            *(f"{1e3 * statistics.median(line[name]):.2f}" for name in ("native_s", "exported_s")),
-            "{median:.2f} ({low:.2f} to {high:.2f})".format(**line["ratio"]),
-            f"{line['error_of_batch']:.1e}",
-        )
-        for line in result["batches"]
+        (line["batch"], ratio.format(**line["ratio"]), f"{line['error_of_batch']:.1e}") for line in result["batches"]
     ]
-    verdict = "reached" if result["target"]["reached"] else "missed"
-    head = (
-        "batch",
-        "compile_predict, ms",
-        "exported, ms",
-        "time over compile_predict's (quartiles)",
-        "error of logits",
-    )
+    goal = f"{result['target']['seconds']:g} s, {'reached' if result['target']['reached'] else 'missed'}"
+    head = ("batch", "time over compile_predict's (quartiles)", "error of logits")
     return "\n\n".join(
         [
             f"{result['model']}: {result['bytes']:,} bytes, of them program {result['program_bytes']:,}. Target of the "
-            f"first answer: {result['target']['seconds']:g} s, {verdict}.",
+            f"first answer: {goal}.",
             markdown(("until the first answer", "s", "least to greatest"), stages),
             markdown(head, batches),
         ]

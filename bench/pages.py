@@ -1,12 +1,12 @@
-"""``python -m bench pages``: what training gains from a malloc that asks for huge pages (train/huge_pages.py)."""
+"""``python -m bench memory pages``: what training gains from huge pages (train/huge_pages.py)."""
 
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from bench import machine, results_file, timing
@@ -39,45 +39,28 @@ def run(options: Pages) -> int:
     if sys.platform != "linux":
         print("error: huge pages are asked for on Linux alone", file=sys.stderr)
         return 2
-    result = {
-        **machine.describe(),
-        "rounds": options.rounds,
-        "steps": options.steps,
-        "data": options.data,
-        "widths": [],
-    }
+    about = {name: getattr(options, name) for name in ("rounds", "steps", "data")}
+    result = {**machine.describe(), **about, "widths": []}
     for width in options.widths:
-        seconds = {"without": [], "with": []}
-        for turn in range(options.rounds):
-            order = list(seconds) if turn % 2 == 0 else list(seconds)[::-1]
-            for name in order:
-                spent = _train(options, width, huge=name == "with")
-                if spent is None:
-                    return 1
-                seconds[name].append(spent)
-                print(f"width {width}, round {turn + 1}, {name} huge pages: {spent:.1f} s", file=sys.stderr, flush=True)
+        sides = {name: partial(_train, options, width, huge=name == "with") for name in ("without", "with")}
+        say = lambda found, width=width: print(f"width {width}, seconds: {found}", file=sys.stderr, flush=True)  # noqa: E731
+        try:
+            seconds = timing.in_turns(sides, options.rounds, say)
+        except subprocess.CalledProcessError as failed:
+            print(failed.stdout, file=sys.stderr)
+            return 1
         ratio = timing.ratio(seconds["without"], seconds["with"])
         result["widths"].append({"width": width, "seconds": seconds, "faster": dataclasses.asdict(ratio)})
-    results_file.write(options.output or results_file.FOLDER / "huge_pages.json", result)
-    header = ("width", "seconds without", "with", "times as fast (quartiles)")
-    print(
-        markdown(
-            header,
-            [
-                (
-                    line["width"],
-                    *(f"{statistics.median(line['seconds'][name]):.1f}" for name in ("without", "with")),
-                    "{median:.2f} ({low:.2f} to {high:.2f})".format(**line["faster"]),
-                )
-                for line in result["widths"]
-            ],
-        )
-    )
+    rows = [
+        (each["width"], "{median:.2f} ({low:.2f} to {high:.2f})".format(**each["faster"])) for each in result["widths"]
+    ]
+    output = options.output or results_file.FOLDER / "huge_pages.json"
+    results_file.finish(output, result, markdown(("width", "times as fast (quartiles)"), rows))
     return 0
 
 
-def _train(options: Pages, width: int, huge: bool) -> float | None:
-    """Seconds that a run's steps took; ``None`` if it failed, its own words printed."""
+def _train(options: Pages, width: int, huge: bool) -> float:
+    """Seconds that a run's steps took. Raises ``CalledProcessError``, with what the run said, if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "train", f"--data={options.data}", f"--preset={options.preset}"]
@@ -86,15 +69,7 @@ def _train(options: Pages, width: int, huge: bool) -> float | None:
         command += ["--evaluate-on=validation", "--validation-share=0.01"]
         if options.data_dir is not None:
             command += ["--data-dir", str(options.data_dir.absolute())]
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, VARIABLE: f"{TUNABLE}={int(huge)}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if done.returncode != 0:
-            print(done.stdout, file=sys.stderr)
-            return None
+        environment = {**os.environ, VARIABLE: f"{TUNABLE}={int(huge)}"}
+        where = {"cwd": Path(__file__).parent.parent, "env": environment}
+        subprocess.run(command, **where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
         return json.loads((out / "summary.json").read_text())["train_seconds"]

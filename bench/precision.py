@@ -1,4 +1,4 @@
-"""``python -m bench precision RUN``: what baked kernels and bfloat16 change in a trained model's answers."""
+"""``python -m bench accuracy precision RUN``: what baked kernels and bfloat16 change in a trained model's answers."""
 
 import dataclasses
 import math
@@ -57,9 +57,7 @@ def run(options: Precision) -> int:
     reached = result["rows"][0]["error_of_batch"]
     result["target"] = {"error_of_batch": TARGET, "reached": reached <= TARGET}
     output = options.output or results_file.FOLDER / f"precision_{config.data}.json"
-    results_file.write(output, result)
-    print(report(result))
-    print(f"\nwritten: {output}")
+    results_file.finish(output, result, report(result))
     return 0
 
 
@@ -87,14 +85,7 @@ def compare(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
 
 def report(result: dict) -> str:
     """A result as Markdown."""
-    head = (
-        "compute type",
-        "accuracy",
-        "another class than the exact model",
-        "error, all images",
-        "error of an image: median",
-        "greatest",
-    )
+    head = ("compute type", "accuracy", "another class", "error, all images", "of an image: median", "greatest")
     rows = [
         (
             row["dtype"],

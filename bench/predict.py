@@ -1,4 +1,4 @@
-"""``python -m bench predict``: predicting a folder of images, against the network alone on images in memory."""
+"""``python -m bench speed predict``: predicting a folder of images, against the network alone on images in memory."""
 
 import dataclasses
 import json
@@ -7,11 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from bench import machine, results_file, timing
-from bench.table import markdown
+from bench import machine, results_file, target, timing
 
 TARGET = 0.9
 # The peak of so many images is compared with that of all.
@@ -59,7 +59,8 @@ def run(options: Predict) -> int:
             if peak is None:
                 return 1
             peaks.append(peak)
-    ratio = timing.ratio([r["folder"] for r in rounds], [r["memory"] for r in rounds])
+    ratios = [each["folder"] / each["memory"] for each in rounds]
+    rows = [target.row("a folder's images/s over the network's own in memory", ratios, ">=", TARGET)]
     shape = "x".join(map(str, pixels.shape[1:]))
     result = {
         **machine.describe(),
@@ -67,24 +68,10 @@ def run(options: Predict) -> int:
         "rounds": rounds,
         "microseconds_an_image": costs,
         "peaks": peaks,
-        "rows": [
-            {
-                "what": "a folder's images/s over the network's own in memory",
-                **dataclasses.asdict(ratio),
-                "sense": ">=",
-                "target": TARGET,
-                "reached": ratio.median >= TARGET,
-            }
-        ],
+        "rows": rows,
     }
     output = options.output or results_file.FOLDER / f"predict_{Path(options.data).name}.json"
-    results_file.write(output, result)
-    rows = [
-        (row["what"], f"{row['median']:.3g} ({row['low']:.3g} to {row['high']:.3g})", row["target"], row["reached"])
-        for row in result["rows"]
-    ]
-    print(markdown(("", "median (quartiles)", "target", "reached"), rows))
-    print(f"written: {output}")
+    results_file.finish(output, result, target.table(rows))
     return 0
 
 
@@ -156,18 +143,22 @@ def _rates(options: Predict, folder: Path, pixels) -> tuple[list[dict], dict[str
     baked(parts[0])  # compiled, as is every other program
     baked(parts[-1])
     predictor(parts[0])
-    rounds, spent = [], {"memory": [], "folder": []}
-    for turn in range(options.rounds):
-        order = [("memory", memory), ("folder", from_folder)]
-        rates = {}
-        for name, one in order if turn % 2 == 0 else order[::-1]:
-            time.sleep(timing.PAUSE_S)
-            began, processor = time.perf_counter(), time.process_time()
-            one()
-            rates[name] = len(pixels) / (time.perf_counter() - began)
-            spent[name].append(1e6 * (time.process_time() - processor) / len(pixels))
+    spent = {"memory": [], "folder": []}
+    rounds: list[dict] = []
+
+    def rate(name: str, one) -> float:
+        processor = time.process_time()
+        seconds = timing.seconds_of(one)
+        spent[name].append(1e6 * (time.process_time() - processor) / len(pixels))
+        return len(pixels) / seconds
+
+    def done(rates: dict[str, float]) -> None:
         rounds.append(rates)
-        print(f"round {turn + 1}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items()), file=sys.stderr)
+        said = ", ".join(f"{name} {value:,.0f} images/s" for name, value in rates.items())
+        print(f"round {len(rounds)}: {said}", file=sys.stderr)
+
+    sides = {"memory": partial(rate, "memory", memory), "folder": partial(rate, "folder", from_folder)}
+    timing.in_turns(sides, options.rounds, done)
     some = find_images(folder / "images" / "few")
     processor = time.process_time()
     for path in some:

@@ -1,10 +1,10 @@
-"""``python -m bench puppetize``: somebody else's CNNs as puppets: speed, stored parameters, what they learn."""
+"""``python -m bench speed puppetize``: somebody else's CNNs as puppets: speed, stored parameters, what they learn."""
 
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 import puppet_jax as pj
-from bench import cifar, machine, nets, results_file, short_training, timing
-from bench.table import markdown, milliseconds
+from bench import cifar, machine, nets, results_file, short_training, target, timing
+from bench.table import markdown
 from train import data
 from train.errors import UserError
 
@@ -27,7 +27,6 @@ PUPPETEERS = {
     "MobileNet": {"channels": "low_rank", "rank": 1, "basis": 24, "hidden": 16},
 }
 TARGET = 1.3
-"""Complexities at which kernels are generated in training; 4 to 8 bits need no more."""
 BUDGET_S = 0.4
 """Of a turn of one contender."""
 
@@ -63,10 +62,8 @@ def run(options: Puppetize) -> int:
         print(f"error: --nets: got {', '.join(unknown)}, expected some of {', '.join(NETS)}", file=sys.stderr)
         return 2
     for name in ("rounds", "batch", "digits_epochs", "images"):
-        if getattr(options, name) < 1:
-            print(
-                f"error: --{name.replace('_', '-')}: got {getattr(options, name)}, expected at least 1", file=sys.stderr
-            )
+        if (got := getattr(options, name)) < 1:
+            print(f"error: --{name.replace('_', '-')}: got {got}, expected at least 1", file=sys.stderr)
             return 2
     output = options.output or results_file.FOLDER / "puppetize.json"
     asked = {name: getattr(options, name) for name in ("digits_epochs", "images", "seed")}
@@ -93,9 +90,7 @@ def run(options: Puppetize) -> int:
                 key = dataset_name, name, kernels
                 result["accuracy"].append(known.get(key) or _learn(*key, dataset, options))
                 results_file.write(output, result)
-    results_file.write(output, result)
-    print(_told(result))
-    print(f"\nwritten: {output}")
+    results_file.finish(output, result, _told(result))
     return 0
 
 
@@ -125,11 +120,10 @@ def _speed(name: str, options: Puppetize) -> list[dict]:
         calls[batch_norm, depth] = lambda predict=predict: predict(images).logits
     for call in calls.values():  # compiled, and the threads awake
         jax.block_until_ready([call(), call()])
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for turn in range(options.rounds):
-        for key in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            seconds[key].append(_turn(calls[key]))
-        print(f"{name}: round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    waiting = {key: lambda call=call: jax.block_until_ready(call()) for key, call in calls.items()}
+    turns = {key: partial(timing.seconds_of, call, BUDGET_S, least=3) for key, call in waiting.items()}
+    say = lambda _: print(f"{name}: a round of {options.rounds} done", file=sys.stderr, flush=True)  # noqa: E731
+    seconds = timing.in_turns(turns, options.rounds, say)
     base = seconds.pop(("", ""))
     return [
         {
@@ -144,20 +138,9 @@ def _speed(name: str, options: Puppetize) -> list[dict]:
     ]
 
 
-def _turn(call: Callable) -> float:
-    """The median of as many calls as fit into the budget, three at least."""
-    times, began = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < BUDGET_S:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
 def _row(line: dict) -> dict:
-    ratio = line["over_original"]
     what = f"share of the time of: the CNN itself, {line['net']}, batch_norm {line['batch_norm']}"
-    return {"what": what, "target": TARGET, "sense": "at most", **ratio, "reached": ratio["median"] <= TARGET}
+    return target.row(what, line["over_original"]["rounds"], "<=", TARGET)
 
 
 def _learn(dataset_name: str, name: str, kernels: str, dataset: data.Dataset, options: Puppetize) -> dict:
@@ -203,22 +186,11 @@ def _known(output: Path, result: dict) -> dict[tuple[str, str, str], dict]:
 
 
 def _told(result: dict) -> str:
-    rows = [
-        (
-            line["net"],
-            line["batch_norm"],
-            line["depth"],
-            *(milliseconds(float(np.median(line[key]))) for key in ("original_seconds", "seconds")),
-            "{median:.2f} ({low:.2f} to {high:.2f})".format(**line["over_original"]),
-        )
-        for line in result["speed"]
-    ]
-    head = ("net", "batch_norm", "depth", "its own, ms", "puppetized, ms", "ratio (quartiles)")
     counts = [(name, *(f"{count:,}" for count in found.values())) for name, found in result["parameters"].items()]
-    counted = ("net", "stored for kernels", "before", "in all", "before")
     learned = [
         (line["data"], line["net"], line["kernels"], f"{line['parameters']:,}", f"{line['accuracy']:.1%}")
         for line in result["accuracy"]
     ]
+    counted = ("net", "stored for kernels", "before", "in all", "before")
     last = ("data", "net", "kernels", "parameters", "test accuracy")
-    return "\n\n".join([markdown(head, rows), markdown(counted, counts), markdown(last, learned)])
+    return "\n\n".join([target.table(result["rows"]), markdown(counted, counts), markdown(last, learned)])

@@ -1,4 +1,4 @@
-"""Writing a result: whole or not at all."""
+"""Writing a result, whole or not at all, and telling where it went."""
 
 import json
 import os
@@ -21,3 +21,9 @@ def write(path: Path, result: dict) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def finish(path: Path, result: dict, told: str) -> None:
+    """Write ``result``, print what it says, and where it is."""
+    write(path, result)
+    print(f"{told}\n\nwritten: {path}")

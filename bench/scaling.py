@@ -1,6 +1,9 @@
-"""``python -m bench scaling``: how time grows with batch, width, depth, image size and cores, as fitted exponents."""
+"""``python -m bench speed scaling``: how time grows with batch, width, depth, image size and cores, as exponents.
 
-import concurrent.futures
+A sweep is one measurement of ``bench speed`` whose contenders are of several sizes. All are JAX's and share a process,
+so that a size is held once; where the number of cores is what varies, each has a process of its own.
+"""
+
 import dataclasses
 import json
 import os
@@ -8,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import contenders, machine, power_law, results_file, scaling_figure, sweep, timing
+from bench import contenders, machine, power_law, results_file, scaling_figure, speed, sweep, timing
 from bench.crew import Crew
-from bench.speed import TOLERANCE
-from bench.table import markdown, milliseconds
+from bench.plan import Measurement
+from bench.table import markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,28 +43,22 @@ def run(options: Scaling) -> int:
         return 2
     rounds = min(options.rounds, 2) if options.quick else options.rounds
     output = options.output or (None if options.quick else results_file.FOLDER / "scaling.json")
-    result = {
-        **machine.describe(),
-        "rounds": rounds,
-        "quick": options.quick,
-        "about": sweep.ABOUT,
-        "quantities": {},
-        "left_out": {},
-    }
+    result = {**machine.describe(), "rounds": rounds, "quick": options.quick, "about": sweep.ABOUT}
+    result |= {"quantities": {}, "left_out": {}}
     result["machine"]["cores_used"] = cores
     if options.only and output and output.exists():
         result["quantities"] = json.loads(output.read_text(encoding="utf-8"))["quantities"]
-    names = [name for name in sweep.CONTENDERS if name not in options.without]
-    with tempfile.TemporaryDirectory() as folder, Crew(cores, compile_fast=options.quick) as crew:
-        bench = _Bench(crew, Path(folder), names)
+    with tempfile.TemporaryDirectory() as folder:
+        # The base case is in every sweep: compiled once.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / "programs"))
         for one in plan:
             if options.only and not one.quantity.startswith(options.only):
                 continue
             made_at = {key: result[key] for key in ("command", "date", "revision")}
-            found = bench.measure(one, rounds)
+            found = _measure(one, cores, rounds, options, Path(folder))
+            result["left_out"] |= found.pop("left_out")
             if found["contenders"]:
                 result["quantities"][one.quantity] = {**made_at, **found}
-            result["left_out"] |= bench.left_out
             if output:
                 results_file.write(output, result)
     print(report(result))
@@ -73,18 +70,13 @@ def run(options: Scaling) -> int:
 
 def report(result: dict) -> str:
     """A result as Markdown: a line for each quantity and contender."""
-    rows = []
-    for quantity, found in result["quantities"].items():
-        for contender in found["contenders"].values():
-            times = " / ".join(milliseconds(seconds) for seconds in contender["median_s"])
-            rows.append((quantity, contender["what"], values(found), times, exponent(contender), found["arithmetic"]))
-    head = ("quantity", "what", "at", "ms", "exponent ± standard error (95 % over rounds)", "of the arithmetic")
+    rows = [
+        (quantity, contender["what"], " / ".join(map(str, found["values"])), exponent(contender), found["arithmetic"])
+        for quantity, found in result["quantities"].items()
+        for contender in found["contenders"].values()
+    ]
+    head = ("quantity", "what", "at", "exponent ± standard error (95 % over rounds)", "of the arithmetic")
     return markdown(head, rows)
-
-
-def values(found: dict) -> str:
-    """The values of a quantity, in words."""
-    return " / ".join(map(str, found["values"]))
 
 
 def exponent(contender: dict) -> str:
@@ -106,81 +98,35 @@ def _problem(options: Scaling, plan) -> str | None:
     return None
 
 
-class _Bench:
-    """Cases set up in processes of their own, one for all contenders of a case; the last sweep's stay for the next."""
-
-    def __init__(self, crew: Crew, folder: Path, names: list[str]):
-        self.crew, self.folder, self.names = crew, folder, names
-        self.ready: dict[str, list[str]] = {}
-        self.left_out: dict[str, str] = {}
-
-    def measure(self, one: sweep.Sweep, rounds: int) -> dict:
-        """Every contender at every value, in turns."""
-        processes = {value: f"{point.size} on {point.cores or 'all'}" for value, point in one.points.items()}
-        self._set_up({processes[value]: point for value, point in one.points.items()})
-        workers = {
-            f"{name} @ {process}": process
-            for process in processes.values()
-            for name in self.names
-            if name in self.ready[process]
-        }
-        done = lambda index: _say(f"{one.quantity}: round {index} of {rounds}")  # noqa: E731
-        times = timing.interleave(self.crew, workers, rounds, done)
-        for process in {process for label, process in workers.items() if label not in times}:
-            self.crew.dismiss(process)  # it ended and was started anew with nothing in it
-            self.ready.pop(process, None)
-        found = {"axis": one.axis, "arithmetic": one.arithmetic, "values": list(one.points)}
-        found |= {"sizes": [str(point.size) for point in one.points.values()], "contenders": {}}
-        for name in self.names:
-            labels = [f"{name} @ {process}" for process in processes.values()]
-            if missing := [label for label in labels if label not in times]:
-                self.left_out.setdefault(missing[0], "its process ended while it was measured")
-                continue
-            by_size = [times[label].per_round() for label in labels]
-            by_round = [list(costs) for costs in zip(*by_size, strict=True)]
-            fit = power_law.fit(found["values"], by_round)
-            medians = [timing.ratio(seconds, [1.0] * rounds).median for seconds in by_size]
-            loads = {"foreign_load": [times[label].foreign_load for label in labels]}
-            described = {"what": contenders.CONTENDERS[name][2], "median_s": medians, "rounds_s": by_round}
-            found["contenders"][name] = {**described, **dataclasses.asdict(fit), **loads}
-        return found
-
-    def _set_up(self, points: dict[str, sweep.Point]) -> None:
-        for process in [process for process in self.ready if process not in points]:
-            self.crew.dismiss(process)
-            del self.ready[process]
-        new = {process: point for process, point in points.items() if process not in self.ready}
-        for process, point in new.items():
-            self.crew.limit(process, point.cores)
-            self.crew.ask(process, "drop", label="")  # started from this thread, as starting forks
-        # Two at a time, as most of a compilation is the work of one core; nothing is timed yet.
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for process, ready in zip(new, pool.map(self._prepare, *zip(*new.items(), strict=True)), strict=True):
-                self.ready[process] = ready
-
-    def _prepare(self, process: str, point: sweep.Point) -> list[str]:
-        """The contenders that could be set up in a process."""
-        _say(f"setting up {process} cores")
-        folder = self.folder / process.replace("/", " ")
-        folder.mkdir(exist_ok=True)
-        request = {"folder": str(folder), "size": dataclasses.asdict(point.size)}
-        reply = self.crew.ask(process, "prepare", **request, answers=True)
-        ready = []
-        for name in self.names:
-            label = f"{name} @ {process}"
-            if "unavailable" not in reply:
-                answer = self.crew.ask(process, "set_up", label=label, name=name, **request)
-            else:
-                answer = reply
-            if "unavailable" not in answer and answer["error"] is not None and not answer["error"] <= TOLERANCE:
-                answer = {"unavailable": f"computes something else: relative error {answer['error']:.1e}"}
-            if "unavailable" in answer:
-                self.left_out[label] = answer["unavailable"]
-                _say(f"{label} left out: {answer['unavailable']}")
-            else:
-                ready.append(name)
-        return ready
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _measure(one: sweep.Sweep, cores: int, rounds: int, options: Scaling, folder: Path) -> dict:
+    """Every contender at every value, in turns, and the exponents of those that could be had at all values."""
+    names = [name for name in sweep.CONTENDERS if name not in options.without]
+    labels = {name: [f"{name} @ {one.quantity} {value}" for value in one.points] for name in names}
+    entries = {
+        label: (name, point.size)
+        for name in names
+        for label, point in zip(labels[name], one.points.values(), strict=True)
+    }
+    limited = any(point.cores for point in one.points.values())
+    with Crew(cores, compile_fast=options.quick) as crew:
+        for name in names if limited else ():
+            for label, point in zip(labels[name], one.points.values(), strict=True):
+                crew.limit(f"jax: {label}", point.cores)
+        # quick, to speed, is to share processes.
+        measured = speed._measure(
+            crew, Measurement(one.quantity, entries), rounds, speed.Speed(quick=not limited), folder, {}
+        )
+    found = {"axis": one.axis, "arithmetic": one.arithmetic, "values": list(one.points)}
+    found |= {"sizes": [str(point.size) for point in one.points.values()], "left_out": measured["left_out"]}
+    found["contenders"] = {}
+    for name in names:
+        timed = [measured["contenders"][label] for label in labels[name] if label in measured["contenders"]]
+        if len(timed) < len(one.points):
+            continue
+        by_size = [timing.Times(each["calls_s"]).per_round() for each in timed]
+        by_round = [list(costs) for costs in zip(*by_size, strict=True)]
+        fit = power_law.fit(found["values"], by_round)
+        described = {"what": contenders.CONTENDERS[name][2], "median_s": [each["median_s"] for each in timed]}
+        described |= {"rounds_s": by_round, "foreign_load": [each["foreign_load"] for each in timed]}
+        found["contenders"][name] = {**described, **dataclasses.asdict(fit)}
+    return found

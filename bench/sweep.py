@@ -1,4 +1,4 @@
-"""What ``python -m bench scaling`` varies: one quantity at a time around a base case, as plain data."""
+"""What ``python -m bench speed scaling`` varies: one quantity at a time around a base case, as plain data."""
 
 import dataclasses
 

@@ -14,7 +14,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,35 @@ def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda
         )
         for label, rounds in calls.items()
     }
+
+
+def in_turns(
+    measures: dict[str, Callable[[], float]], rounds: int, on_round=lambda found: None
+) -> dict[str, list[float]]:
+    """A figure of each measure in every round, in an order that is reversed every other round. All in this process.
+
+    Args:
+        measures: label -> a function that measures once.
+        rounds: turns for each.
+        on_round: called after each round with its figures by label.
+    """
+    found: dict[str, list[float]] = {label: [] for label in measures}
+    for index in range(rounds):
+        for label in list(measures)[:: 1 if index % 2 == 0 else -1]:
+            time.sleep(PAUSE_S)
+            found[label].append(measures[label]())
+        on_round({label: figures[-1] for label, figures in found.items()})
+    return found
+
+
+def seconds_of(call: Callable[[], object], budget_s: float = 0.0, least: int = 1) -> float:
+    """The median of as many calls as fit into the budget, ``least`` of them in any case."""
+    times, began = [], time.perf_counter()
+    while len(times) < least or time.perf_counter() - began < budget_s:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def _busy_seconds() -> float:

@@ -1,4 +1,4 @@
-"""``python -m bench trainer``: is the trainer held up by its input, its checkpoints or what it tells?"""
+"""``python -m bench speed trainer``: is the trainer held up by its input, its checkpoints or what it tells?"""
 
 import dataclasses
 import itertools
@@ -6,10 +6,10 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from bench import machine, results_file
-from bench.table import markdown
+from bench import machine, results_file, target, timing
 
 INPUT_TARGET, OVERHEAD_TARGET, EPOCH_TARGET = 5.0, 0.03, 1.1
 
@@ -40,63 +40,40 @@ def run(options: Trainer) -> int:
     from train.config import Config, resolve
     from train.errors import UserError
 
-    config = Config(
-        data=options.data,
-        data_dir=options.data_dir,
-        puppeteer=options.puppeteer,
-        epochs=options.epochs,
-        max_steps=options.max_steps,
-    )
+    given = ("data", "data_dir", "puppeteer", "epochs", "max_steps")
     try:
-        config = resolve(config)
+        config = resolve(Config(**{name: getattr(options, name) for name in given}))
         dataset = data.load(config.data, config.data_dir, config.evaluate_on)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     bare = _Bare(config, dataset)
-    rounds = [_round(config, dataset, bare, number) for number in range(options.rounds)]
-    rows = [
-        _row("pipeline alone, images/s over the step's", [r["input"] / r["step"] for r in rounds], ">=", INPUT_TARGET),
-        _row(
-            "overhead of checkpoints, metrics and events, share of a run that writes nothing",
-            [r["whole_s"] / r["silent_s"] - 1 for r in rounds],
-            "<=",
-            OVERHEAD_TARGET,
-        ),
-        _row(
-            "the trainer's whole loop, over bare batches, steps and evaluations",
-            [r["whole_s"] / r["bare_s"] - 1 for r in rounds],
-            "<=",
-            OVERHEAD_TARGET,
-        ),
-        _row(
-            "training time over pure step time x steps",
-            [r["train_s"] / r["pure_s"] for r in rounds],
-            "<=",
-            EPOCH_TARGET,
-        ),
-    ]
-    result = {
-        **machine.describe(),
-        "what": f"{config.data}, {config.preset}, {config.puppeteer}, batch {config.batch_size}, {bare.steps} steps a "
-        f"run, evaluated {bare.evaluations} times",
-        "rounds": rounds,
-        "rows": rows,
-    }
-    output = options.output or results_file.FOLDER / f"trainer_{Path(options.data).name}.json"
-    results_file.write(output, result)
-    print(result["what"])
-    lines = [
+    rounds = _rounds(config, dataset, bare, options.rounds)
+    figures = [
+        ("pipeline alone, images/s over the step's", lambda r: r["input"] / r["step"], ">=", INPUT_TARGET),
         (
-            row["what"],
-            f"{row['median']:.3g} ({row['low']:.3g} to {row['high']:.3g})",
-            f"{row['sense']} {row['target']:g}",
-            "reached" if row["reached"] else "missed",
-        )
-        for row in rows
+            "overhead of checkpoints, metrics and events, share of a run that writes nothing",
+            lambda r: r["whole_s"] / r["silent_s"] - 1,
+            "<=",
+            OVERHEAD_TARGET,
+        ),
+        (
+            "the trainer's whole loop, over bare batches, steps and evaluations",
+            lambda r: r["whole_s"] / r["bare_s"] - 1,
+            "<=",
+            OVERHEAD_TARGET,
+        ),
+        ("training time over pure step time x steps", lambda r: r["train_s"] / r["pure_s"], "<=", EPOCH_TARGET),
     ]
-    print(markdown(("what", "median (least to greatest)", "target", ""), lines))
-    print(f"written: {output}")
+    rows = [
+        target.row(what, [of(each) for each in rounds], sense, bound, target.LEAST_TO_GREATEST)
+        for what, of, sense, bound in figures
+    ]
+    what = f"{config.data}, {config.preset}, {config.puppeteer}, batch {config.batch_size}, {bare.steps} steps a run"
+    what += f", evaluated {bare.evaluations} times"
+    output = options.output or results_file.FOLDER / f"trainer_{Path(options.data).name}.json"
+    result = {**machine.describe(), "what": what, "rounds": rounds, "rows": rows}
+    results_file.finish(output, result, f"{what}\n\n{target.table(rows, 'least to greatest')}")
     return 0
 
 
@@ -109,7 +86,7 @@ class _Bare:
 
         from train import data, devices
         from train.build import build
-        from train.steps.evaluation import evaluate, measure
+        from train.steps.evaluation import evaluate
         from train.steps.optimiser import make_optimiser
         from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
@@ -119,10 +96,8 @@ class _Bare:
         self.evaluations = -(-self.steps // per_epoch)
         model = build(config, num_classes=dataset.num_classes, in_channels=dataset.train.images.shape[-1])
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-        h = measure(model, dataset.train, config.batch_size, mesh)["complexity"]
-        interval = max(float(h.min()) - 0.5, 0.0), min(float(h.max()) + 0.5, 8.0)
         optimiser = make_optimiser(config, self.steps)
-        step, eval_step = make_train_step(graphdef, optimiser, config, mesh, interval), make_eval_step(graphdef, mesh)
+        step, eval_step = make_train_step(graphdef, optimiser, config, mesh), make_eval_step(graphdef, mesh)
         go_on = devices.rows(mesh, np.zeros(mesh.size, np.int32))
 
         def begin():
@@ -156,8 +131,13 @@ class _Bare:
         evaluate(eval_step, params, rest, dataset.test, config.batch_size, mesh)
 
 
-def _round(config, dataset, bare: _Bare, number: int) -> dict:
+def _rounds(config, dataset, bare: _Bare, count: int) -> list[dict]:
+    """Figures of each round; pure steps are timed before, between and after the runs that they are compared with."""
     from train.steps.loop import train
+
+    few, many = min(bare.steps, 200), max(bare.steps, 500)
+    summaries, rounds = [], []
+    pure = [bare.pure(bare.some, few)]
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -168,35 +148,24 @@ def _round(config, dataset, bare: _Bare, number: int) -> dict:
         return train(config, dataset, None)["loop_seconds"]
 
     def plain() -> float:
-        began = time.perf_counter()
-        bare.whole().step.block_until_ready()
-        return time.perf_counter() - began
+        return timing.seconds_of(lambda: bare.whole().step.block_until_ready())
 
-    few = min(bare.steps, 200)
-    summaries, seconds, pure = [], {}, [bare.pure(bare.some, few)]
-    runs = (("whole_s", whole), ("bare_s", plain), ("silent_s", silent))
-    # Every other round in the other order: whoever comes later finds another machine.
-    for name, one in runs if number % 2 == 0 else runs[::-1]:
-        seconds[name] = one()
+    def beside_pure_steps(one) -> float:
+        seconds = one()
         pure.append(bare.pure(bare.some, few))
-    many = max(bare.steps, 500)
-    began = time.perf_counter()
-    for batch in itertools.islice(bare.batches(many), many):
-        batch[0].block_until_ready()
-    input_s = time.perf_counter() - began
-    step_s = statistics.mean(pure)
-    return {
-        "input": many * bare.batch_size / input_s,
-        "step": bare.batch_size / step_s,
-        **seconds,
-        "train_s": summaries[0]["train_seconds"],
-        "pure_s": step_s * bare.steps,
-        "test_accuracy": summaries[0]["test_accuracy"],
-    }
+        return seconds
 
+    def gather(seconds: dict[str, float]) -> None:
+        began = time.perf_counter()
+        for batch in itertools.islice(bare.batches(many), many):
+            batch[0].block_until_ready()
+        of_input = many * bare.batch_size / (time.perf_counter() - began)
+        step = statistics.mean(pure)
+        pure[:] = [bare.pure(bare.some, few)]
+        of_run = {"train_s": summaries[-1]["train_seconds"], "test_accuracy": summaries[-1]["test_accuracy"]}
+        speeds = {"input": of_input, "step": bare.batch_size / step}
+        rounds.append({**speeds, **seconds, **of_run, "pure_s": step * bare.steps})
 
-def _row(what: str, values: list[float], sense: str, target: float) -> dict:
-    median = statistics.median(values)
-    reached = median >= target if sense == ">=" else median <= target
-    row = {"what": what, "median": median, "low": min(values), "high": max(values), "rounds": values}
-    return row | {"sense": sense, "target": target, "reached": reached}
+    runs = {"whole_s": whole, "bare_s": plain, "silent_s": silent}
+    timing.in_turns({name: partial(beside_pure_steps, one) for name, one in runs.items()}, count, gather)
+    return rounds

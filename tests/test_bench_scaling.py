@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from bench import power_law, scaling, sweep
+from bench import power_law, scaling, sweep, timing
 from bench.crew import Crew
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,21 +117,20 @@ class PowerLaws:
         self.limits[worker] = cores
 
     def dismiss(self, worker):
-        self.running.remove(worker)
+        self.running.discard(worker)
 
-    def ask(self, worker, do, size=None, name=None, **_):
+    def ask(self, worker, do, label=None, size=None, name=None, **_):
         self.running.add(worker)
-        if do == "prepare":
-            self.sizes[worker] = size
         if do == "set_up" and name == "static_jax" and size["batch"] == 8:
             return {"unavailable": "out of memory"}
         if do == "set_up":
+            self.sizes[label] = size
             error = 0.5 if name == "train_continuous" and size["map"] == 4 else 1e-6
             return {"error": error, "first_call_s": 0.0, "notes": {}}
         if do == "turn":
-            size = self.sizes[worker]
+            size = self.sizes[label]
             seconds = 1e-3 * size["batch"] * size["channels"] ** 1.8 * size["map"] ** 0.5
-            seconds *= 2.0 if self.limits[worker] == 1 else 1.0
+            seconds *= 2.0 if self.limits.get(worker) == 1 else 1.0
             return {"times_s": [seconds], "cpu_before_s": 0.0, "cpu_after_s": 0.0}
         return {}
 
@@ -139,8 +138,9 @@ class PowerLaws:
 @pytest.fixture
 def power_laws(monkeypatch):
     monkeypatch.setattr(scaling, "Crew", PowerLaws)
-    monkeypatch.setattr(scaling.timing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
     monkeypatch.setattr(scaling.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # as it was, afterwards
 
 
 def test_the_command_finds_the_exponents_and_draws_them(power_laws, tmp_path, capsys):
@@ -185,23 +185,22 @@ def test_quantities_that_are_not_asked_for_stay_with_their_own_date(power_laws, 
     }
 
 
-def test_a_process_that_ends_costs_one_sweep(power_laws, tmp_path, monkeypatch):
-    """The base case's process ends in the first turn; the sweeps after it set it up anew."""
+def test_a_contender_whose_process_ends_is_left_out_of_one_sweep(power_laws, tmp_path, monkeypatch):
     ask, ended = PowerLaws.ask, []
 
-    def once(self, worker, do, **request):
-        if do == "turn" and not ended and self.sizes[worker]["batch"] == 64:
-            ended.append(worker)
+    def once(self, worker, do, label=None, **request):
+        if do == "turn" and not ended and label.startswith("train_ode @ batch"):
+            ended.append(label)
             return {"unavailable": "its process ended"}
-        return ask(self, worker, do, **request)
+        return ask(self, worker, do, label=label, **request)
 
     monkeypatch.setattr(PowerLaws, "ask", once)
     output = tmp_path / "scaling.json"
     assert scaling.run(scaling.Scaling(rounds=1, output=output)) == 0
     result = json.loads(output.read_text())
-    assert "compile_predict" not in result["quantities"]["batch"]["contenders"]
-    assert "compile_predict" in result["quantities"]["width"]["contenders"]
-    assert result["left_out"][f"compile_predict @ {ended[0]}"] == "its process ended while it was measured"
+    assert "train_ode" not in result["quantities"]["batch"]["contenders"]
+    assert "train_ode" in result["quantities"]["width"]["contenders"]
+    assert result["left_out"][ended[0]] == "its process ended while it was measured"
 
 
 @pytest.mark.parametrize("more", [{"only": ("height",)}, {"without": ("nobody",)}, {"rounds": 0}])
@@ -214,7 +213,7 @@ def test_quick_runs_end_to_end(tmp_path):
     output = tmp_path / "scaling.json"
     # Without those whose compilation takes most of the time.
     without = [name for name in sweep.CONTENDERS if name != "train_static_jax"]
-    command = [sys.executable, "-m", "bench", "scaling", "--quick", "--only", "batch", "--output", str(output)]
+    command = [sys.executable, "-m", "bench", "speed", "scaling", "--quick", "--only", "batch", "--output", str(output)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [*command, "--without", *without], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
