@@ -8,7 +8,6 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(__file__).with_name("studies")
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -26,7 +25,7 @@ class Row:
         part: of the study.
         what: where the kernels come from, for a reader.
         puppeteer: as ``python -m train`` takes it.
-        flags: of ``python -m train``, without seed and folder; those of the puppeteer among them.
+        arguments: of ``python -m train``, without seed and folder; the puppeteer's among them.
         seeds: of the runs.
     """
 
@@ -34,13 +33,8 @@ class Row:
     part: str
     what: str
     puppeteer: str
-    flags: dict[str, Any]
+    arguments: tuple[str, ...]
     seeds: tuple[int, ...]
-
-    def arguments(self) -> list[str]:
-        """The flags as a command line has them."""
-        ordered = sorted(self.flags, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-        return [f"--{name}={self.flags[name]}" for name in ordered]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,4 +73,7 @@ def _row(data: dict, part_name: str, part: dict, row: dict) -> Row:
     flags = {**shared, **part.get("flags", {}), "puppeteer": puppeteer, **row.get("flags", {})}
     if options:
         flags["puppeteer-options"] = json.dumps(options)
-    return Row(row["name"], part_name, row["what"], puppeteer, flags, tuple(row.get("seeds", part.get("seeds", (0,)))))
+    ordered = sorted(flags, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+    arguments = tuple(f"--{name}={flags[name]}" for name in ordered)
+    seeds = tuple(row.get("seeds", part.get("seeds", (0,))))
+    return Row(row["name"], part_name, row["what"], puppeteer, arguments, seeds)
