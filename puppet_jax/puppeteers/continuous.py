@@ -10,8 +10,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from puppet_jax.puppeteers.bilinear import combine
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
-from puppet_jax.puppeteers.combine import combine
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
