@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import diffrax
 import jax
@@ -191,7 +191,7 @@ class OdePuppeteer(nnx.Module):
         return diffrax.RecursiveCheckpointAdjoint(checkpoints=layers if self.tolerance is None else None)
 
     def _stepping(self, layers: int) -> dict:
-        at_layers = diffrax.SaveAt(ts=np.arange(1, layers + 1, dtype=np.float32))
+        at_layers = diffrax.SaveAt(ts=[float(layer) for layer in range(1, layers + 1)])
         if self.tolerance is not None:
             controller = diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
             return {"dt0": None, "saveat": at_layers, "stepsize_controller": controller, "max_steps": 4096}
@@ -199,7 +199,7 @@ class OdePuppeteer(nnx.Module):
         if self.adjoint == "backsolve":  # supports neither SaveAt(steps) nor steps to given times
             return {"dt0": 1.0 / self.steps_per_layer, "saveat": at_layers, "max_steps": steps + layers}
         # Saving by step and not by time spares the interpolation, in the gradient too (diffrax issue 592).
-        times = np.arange(steps + 1, dtype=np.float32) / self.steps_per_layer
+        times: Any = np.arange(steps + 1, dtype=np.float32) / self.steps_per_layer
         return {
             "dt0": None,
             "saveat": diffrax.SaveAt(steps=self.steps_per_layer),
@@ -261,7 +261,7 @@ def _find_solver(solver: str | diffrax.AbstractSolver) -> diffrax.AbstractSolver
     return solver
 
 
-def _ode_solvers() -> dict[str, type]:
+def _ode_solvers() -> dict[str, Any]:
     return {
         name.lower(): cls
         for name, cls in inspect.getmembers(diffrax, inspect.isclass)
