@@ -39,7 +39,8 @@ def draw(images, sets, size, c_in, c_out):
 
 @needs_native
 def test_a_program_of_another_version_is_not_used(monkeypatch):
-    monkeypatch.setattr(native.ctypes, "CDLL", lambda path, itself=ctypes.CDLL(None): itself)
+    without = ctypes.CDLL(None)
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda path: without)
     with pytest.warns(UserWarning, match="another version"):
         assert not native.available.__wrapped__()
 
