@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from puppetized import FULL, NETS, holding_its_own, images_of, net_of, original, puppet_of, stored
-from small import close, drawn
+from small import close
 
 import puppet_jax as pj
 
