@@ -94,7 +94,7 @@ def export(
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
         "num_classes": predict.puppet.num_classes,
-        "complexities": list(predict.complexities),
+        "complexities": list(predict.complexities or ()),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
         "arrays": list(arrays),
@@ -190,7 +190,8 @@ def _how_to_read(metadata: dict) -> str:
 
 
 def _readme(metadata: dict) -> str:
-    images, low, high = metadata["images"], *metadata["complexities"]
+    images = metadata["images"]
+    low, high = metadata["complexities"]
     shape = ", ".join(map(str, images["shape"]))
     return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
 

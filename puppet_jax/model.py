@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import ContinuousPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
 
-PUPPETEERS = {
+PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
     "continuous": ContinuousPuppeteer,
     "ode": OdePuppeteer,
     "printed": functools.partial(OdePuppeteer, initial="constant", standardise=False),
@@ -69,11 +70,11 @@ class PuppetCNN(nnx.Module):
             ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
                 channels than the model's, or an image smaller than its strides allow.
         """
-        images = self._check(images, "PuppetCNN")
-        batch = images if images.ndim == 4 else images[None]
+        checked = self._check(images, "PuppetCNN")
+        batch = checked if checked.ndim == 4 else checked[None]
         logits = _logits(*nnx.split(self), batch)
         self.puppet.advance()
-        return logits if images.ndim == 4 else logits[0]
+        return logits if checked.ndim == 4 else logits[0]
 
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
@@ -85,7 +86,7 @@ class PuppetCNN(nnx.Module):
         """
         return self.measurement(self._check(images, "PuppetCNN.measure"), self.max_depth)
 
-    def _check(self, images, caller: str):
+    def _check(self, images: Any, caller: str) -> Array:
         images = check_images(images, caller)
         if images.ndim > 4:
             raise ValueError(
@@ -140,10 +141,11 @@ def create(
     if puppeteer not in PUPPETEERS:
         raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
     preset = PRESETS[name]
-    common = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
-    parts = preset.stages or preset.layers
+    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
+    parts: Sequence[Any] = preset.stages or preset.layers
     if width is not None:
         parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
-    puppet = StagedPuppet(parts, block=preset.block, **common) if preset.stages else PlainPuppet(parts, **common)
+    kind = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
+    puppet = kind(parts, **common)
     options = {**preset.puppeteer_options.get(puppeteer, {}), **(puppeteer_options or {})}
     return PuppetCNN(PUPPETEERS[puppeteer](puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)
