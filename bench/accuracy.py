@@ -22,8 +22,7 @@ from bench.study import Row, Study
 from bench.table import markdown
 from train.errors import UserError
 
-# Seconds that a run is given to save and end.
-PATIENCE = 60
+PATIENCE = 60  # seconds that a run is given to save and end
 
 
 @dataclasses.dataclass(frozen=True)

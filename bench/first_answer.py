@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bench import target
 
-# Targets, by the state of JAX's compilation cache.
-LIMITS_S = {"cold": 5.0, "warm": 2.0}
+LIMITS_S = {"cold": 5.0, "warm": 2.0}  # targets, by the state of JAX's compilation cache
 MODEL = "puppet_s_cifar10"
 # Loading, baking, compiling and one image; imports apart.
 _SCRIPT = """

@@ -60,11 +60,11 @@ def main() -> int:
     result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         if arguments.quick:
-            models = {"continuous": case.make_model(TINY, "continuous")}
-            result["correct"] = check_lowerings(LOWERING_CASES[:1]) + check_models(models)
+            cases, models = LOWERING_CASES[:1], {"continuous": case.make_model(TINY, "continuous")}
         else:
-            models = {name: preset("puppet_s", name) for name in ("continuous", "ode", "printed", "stored")}
-            result["correct"] = check_lowerings(LOWERING_CASES) + check_models(models)
+            names = ("continuous", "ode", "printed", "stored")
+            cases, models = LOWERING_CASES, {name: preset("puppet_s", name) for name in names}
+        result["correct"] = check_lowerings(cases) + check_models(models)
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
@@ -89,10 +89,8 @@ def main() -> int:
 
 
 def find_device(cpu: bool):
-    if cpu:
-        return jax.devices("cpu")[0]
     try:
-        return jax.devices("gpu")[0]
+        return jax.devices("cpu" if cpu else "gpu")[0]
     except RuntimeError:
         return None
 

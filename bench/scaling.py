@@ -56,8 +56,7 @@ def _sweep(crew: Crew, sweep: dict, base: dict, values, names: list[str], option
     labels = {name: [f"{name} @ {sweep['quantity']} {value}" for value in values] for name in names}
     entries = {label: (name, size) for name in names for label, size in zip(labels[name], sizes, strict=True)}
     for name in names if limited else ():
-        for label, cores in zip(labels[name], values, strict=True):
-            crew.limit(f"jax: {label}", cores)
+        crew.limits |= {f"jax: {label}": cores for label, cores in zip(labels[name], values, strict=True)}
     measured = comparison.in_turns(crew, sweep["quantity"], entries, options.rounds, folder, shared=not limited)
     found = {"axis": sweep["axis"], "arithmetic": sweep["arithmetic"], "values": list(values)}
     found |= {"sizes": list(map(str, sizes)), "contenders": {}}

@@ -21,7 +21,7 @@ OURS, EXACT, TARGET = "train_ode", "train_exact", 0.5
 def measure(options: Options, result: dict, path: Path | None) -> None:
     size = Size(3, 8, 8, 2) if options.quick else Size(128, 64, 16)
     found: dict[str, dict] = {}
-    result |= {"size": str(size), "contenders": found, "left_out": {}}
+    result |= {"size": str(size), "contenders": found, "left_out": {}, "rows": []}
     cores = 1 if options.quick else options.cores
     with tempfile.TemporaryDirectory() as folder, Crew(cores, compile_fast=options.quick) as crew:
         for name in [name for name in CONTENDERS if name not in options.without]:
@@ -51,6 +51,6 @@ def _rows(found: dict[str, dict]) -> list[dict]:
             if base > 0 and key in one and name != EXACT:
                 goal = ("<=", TARGET) if name == OURS else (None, None)
                 share = target.ratio([one[key]], [base])
-                rows.append({**target.row(f"{one['what']}, share of the exact path's memory", share, *goal)})
-                rows[-1]["measurement"] = account
+                what = f"{one['what']}, share of the exact path's memory"
+                rows.append({**target.row(what, share, *goal), "measurement": account})
     return rows

@@ -46,8 +46,7 @@ def table(rows: Sequence[dict]) -> str:
     for each in rows:
         goal = ("", "")
         if each["target"] is not None:
-            sign = "≥" if each["sense"] in (">=", "at least") else "≤"
-            goal = f"{sign} {each['target']:g}", "reached" if each["reached"] else "missed"
+            goal = f"{each['sense']} {each['target']:g}", "reached" if each["reached"] else "missed"
         where = each.get("measurement", "")
         value = f"{each['median']:.3g} ({each['low']:.3g} to {each['high']:.3g})"
         lines.append((each["what"], where, value, *goal))

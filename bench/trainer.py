@@ -10,8 +10,7 @@ from bench.command import Options
 
 FILE = "trainer_{data}.json"
 INPUT_TARGET, OVERHEAD_TARGET, EPOCH_TARGET = 5.0, 0.03, 1.1
-# Of each run, by data set; few enough for the images at hand.
-EPOCHS = {"digits": 20}
+EPOCHS = {"digits": 20}  # of each run, by data set; few enough for the images at hand
 ALONE = 500  # batches and steps that are timed alone, at most
 _WRITING = "overhead of checkpoints, metrics and events, share of a run that writes nothing"
 _LOOP = "the trainer's whole loop, over bare batches, steps and evaluations"

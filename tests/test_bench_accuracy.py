@@ -23,7 +23,7 @@ if "--resume" in sys.argv:
     print("resumed", flush=True)
 else:
     folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     seed = int(sys.argv[sys.argv.index("--seed") + 1])
     (folder / "config.json").write_text(json.dumps({"config": {"width": 8}, "git_revision": "1"}))
     counts = {"generator": 50, "normalisation": 10, "head": 20, "total": 80, "static_twin": 130}

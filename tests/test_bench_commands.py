@@ -56,7 +56,7 @@ def test_speed_keeps_what_it_is_not_asked_for(bench, tmp_path, capsys):
 
 def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
     with Crew() as crew:
-        crew.limit("one", 1)
+        crew.limits["one"] = 1
         for worker in ("one", "all"):
             assert crew.ask(worker, "drop", label="") == {}
         found = {name: len(os.sched_getaffinity(process.pid)) for name, process in crew._workers.items()}

@@ -44,9 +44,6 @@ class PowerLaws:
     def __exit__(self, *_):
         pass
 
-    def limit(self, worker, cores):
-        self.limits[worker] = cores
-
     def dismiss(self, worker):
         pass
 

@@ -30,8 +30,8 @@ def test_rows_are_reached_on_the_right_side():
     assert [row["reached"] for row in rows] == [True, True, False, False, True, True]
     table = target.table([rows[0], {**rows[3], "measurement": "here"}, target.row("b", found)])
     assert table.splitlines()[2:] == [
-        "| a |  | 2 (1 to 4) | ≥ 1.5 | reached |",
-        "| a | here | 2 (1 to 4) | ≤ 1.5 | missed |",
+        "| a |  | 2 (1 to 4) | >= 1.5 | reached |",
+        "| a | here | 2 (1 to 4) | <= 1.5 | missed |",
         "| b |  | 2 (1 to 4) |  |  |",
     ]
 
