@@ -79,19 +79,22 @@ def make_model(size: Size, puppeteer: str = "ode", measurement=None, **options):
 def prepare(folder: Path, size: Size) -> None:
     """Write the case of ``size``: complexities, images, weights, and what the exact path makes of them."""
     import jax
+    from flax import nnx
 
     import puppet_jax as pj
     from bench.peers import weights
 
     model, twin = make_model(size), make_model(size, "stored")
-    images = cifar.images(cifar.complexities(size.batch), jax.jit(pj.complexity))
+    complexity = jax.jit(pj.complexity)
+    images = cifar.images(cifar.complexities(size.batch), complexity)
     labels = np.random.default_rng(3).integers(0, 10, size.batch)
-    measured, depth = model.measure(images)
+    measured, depth = nnx.jit(lambda model, images: model.measure(images))(model, images)
     config, exported = weights.export(model)
     _, stored = weights.export(twin)
-    logits, static_logits = np.asarray(model(images)), np.asarray(_at_full_depth(twin, images))
+    logits = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
+    static_logits = np.asarray(_at_full_depth(twin, images))
     arrays = {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
-    arrays |= {"complexity": np.asarray(pj.complexity(images)), "logits": logits, "loss": _loss(logits, labels)}
+    arrays |= {"complexity": np.asarray(complexity(images)), "logits": logits, "loss": _loss(logits, labels)}
     arrays |= {"static_logits": static_logits, "static_loss": _loss(static_logits, labels)}
     arrays |= {f"weight/{name}": array for name, array in exported.items()}
     arrays |= {f"static/{name}": array for name, array in stored.items()}

@@ -37,6 +37,9 @@ CONTENDERS = (
     ("static_jax", "compile_predict", "exact"),
     ("train_static_jax", "train_continuous", "train_ode", "train_exact"),
 )
+TINY = Size(4, 8, 8, 2)
+QUICK = (("static_jax", "compile_predict"), ("train_static_jax",))
+LOWERING_CASES = ((1, "SAME", 3), (2, "SAME", 5), (1, "VALID", 3))
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 LOWERINGS_HERE = [name for name in LOWERINGS if not name.startswith("native")]  # the native ones are for CPUs
 
@@ -45,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the figures to")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU instead, to try the script")
-    parser.add_argument("--quick", action="store_true", help="one tiny size, three layers, two rounds")
+    parser.add_argument("--quick", action="store_true", help="one tiny size, two rounds, few checks and contenders")
     parser.add_argument("--seconds", type=float, default=420.0, help="begin no further size after this long")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -56,24 +59,30 @@ def main() -> int:
     command = shlex.join(["python", "bench/gpu.py", *sys.argv[1:]])
     result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        names = ("continuous",) if arguments.quick else ("continuous", "ode", "printed", "stored")
-        result["correct"] = check_lowerings() + check_models(names, "puppet_xs" if arguments.quick else "puppet_s")
+        if arguments.quick:
+            models = {"continuous": case.make_model(TINY, "continuous")}
+            result["correct"] = check_lowerings(LOWERING_CASES[:1]) + check_models(models)
+        else:
+            models = {name: preset("puppet_s", name) for name in ("continuous", "ode", "printed", "stored")}
+            result["correct"] = check_lowerings(LOWERING_CASES) + check_models(models)
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
     result["speed"], result["lowerings"] = [], []
     with jax.default_device(device):
-        for size in [Size(4, 8, 8, 3)] if arguments.quick else SIZES:
+        for size in [TINY] if arguments.quick else SIZES:
             if time.perf_counter() - began > arguments.seconds:
                 print(f"left out for lack of time: {size}")
                 continue
             rounds = 2 if arguments.quick else 15
-            result["speed"] += measure(size, rounds)
+            result["speed"] += measure(size, QUICK if arguments.quick else CONTENDERS, rounds)
             result["lowerings"] += measure_lowerings(size, rounds)
         result["throughput"] = []
-        for preset, batch in (("puppet_xs", 8),) if arguments.quick else (("puppet_s", 512), ("puppet_m", 512)):
+        models = models if arguments.quick else {name: preset(name) for name in ("puppet_s", "puppet_m")}
+        for name, model in models.items():
             if time.perf_counter() - began < arguments.seconds:
-                result["throughput"].append(throughput(preset, batch, steps=2 if arguments.quick else 50))
+                short = {"batch": 8, "steps": 2} if arguments.quick else {"batch": 512, "steps": 50}
+                result["throughput"].append(throughput(name, model, **short))
     if arguments.output:
         results_file.write(arguments.output, result)
     return 1 if failed else 0
@@ -100,11 +109,12 @@ def on_cpu(function, *arguments):
         return jax.tree.map(np.asarray, function(*jax.device_put(arguments, cpu)))
 
 
-def check_lowerings() -> list[dict]:
-    """Each lowering of the convolution, forward and both gradients, against XLA's own on the CPU."""
+def check_lowerings(cases: tuple[tuple[int, str, int], ...]) -> list[dict]:
+    """Each lowering of the convolution, forward and both gradients, against XLA's own on the CPU; cases are of stride,
+    padding and kernel size."""
     rng = np.random.default_rng(0)
     lines = []
-    for stride, padding, k in ((1, "SAME", 3), (2, "SAME", 5), (1, "VALID", 3)):
+    for stride, padding, k in cases:
         x = rng.standard_normal((17, 9, 8, 6)).astype(np.float32)
         bank = rng.standard_normal((5, k, k, 6, 7)).astype(np.float32)
         index = rng.integers(-1, 5, 17)
@@ -127,12 +137,15 @@ def check_lowerings() -> list[dict]:
     return lines
 
 
-def check_models(names: tuple[str, ...], preset: str) -> list[dict]:
-    """Complexity, logits and gradients of the named puppeteers, and the compiled prediction, against the CPU."""
+def preset(name: str, puppeteer: str = "continuous") -> pj.PuppetCNN:
+    return pj.create(name, puppeteer=puppeteer, rngs=nnx.Rngs(0))
+
+
+def check_models(models: dict[str, pj.PuppetCNN]) -> list[dict]:
+    """Complexity, logits and gradients of models by their puppeteers, and the compiled prediction, against the CPU."""
     images = images_of(np.linspace(2.0, 7.2, 32, dtype=np.float32))  # of all depths
     lines = [line("complexity", jax.jit(pj.complexity)(images), on_cpu(jax.jit(pj.complexity), images), 1e-4)]
-    for name in names:
-        model = pj.create(preset, puppeteer=name, rngs=nnx.Rngs(0))
+    for name, model in models.items():
         graphdef, state = nnx.split(model)
 
         def logits(state, images, graphdef=graphdef):
@@ -156,13 +169,13 @@ def images_of(h: np.ndarray) -> np.ndarray:
     return cifar.images(h, jax.jit(pj.complexity))
 
 
-def measure(size: Size, rounds: int) -> list[dict]:
-    """Prediction and training step of one size, each contender's time over the static CNN's."""
+def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list[dict]:
+    """Prediction and training step of one size, each contender's time over that of the first of its kind."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         case.prepare(pathlib.Path(folder), size)
         given = case.load(pathlib.Path(folder), size)
-        for names in CONTENDERS:
+        for names in kinds:
             runs = {name: contenders.make(name, given).call for name in names}
             rows += compare(size, runs, rounds)
     return rows
@@ -202,9 +215,9 @@ def compare(size: Size, runs: dict, rounds: int) -> list[dict]:
     return rows
 
 
-def throughput(preset: str, batch: int, steps: int) -> dict:
+def throughput(name: str, model: pj.PuppetCNN, batch: int, steps: int) -> dict:
     """Images a second of training on batches of CIFAR-10's shape."""
-    graphdef, state = nnx.split(pj.create(preset, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
     optimiser = optax.adamw(1e-3)
     images = jnp.asarray(images_of(cifar.complexities(batch)))
     labels = jnp.arange(batch) % 10
@@ -226,8 +239,8 @@ def throughput(preset: str, batch: int, steps: int) -> dict:
         state, opt_state, value = step(state, opt_state, images)
     jax.block_until_ready(value)
     rate = steps * batch / (time.perf_counter() - began)
-    print(f"training {preset}, batches of {batch}: {rate:,.0f} images/s")
-    return {"preset": preset, "batch": batch, "steps": steps, "images_per_s": rate}
+    print(f"training {name}, batches of {batch}: {rate:,.0f} images/s")
+    return {"model": name, "batch": batch, "steps": steps, "images_per_s": rate}
 
 
 if __name__ == "__main__":

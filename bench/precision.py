@@ -17,13 +17,18 @@ def measure(run: Path, output: Path) -> None:
     Raises:
         UserError: the run or its data cannot be read.
     """
+    import jax
+    from flax import nnx
+
     import puppet_jax as pj
     from train import data
     from train.runs import parameters
 
     model, config = parameters.restore(run / "params.safetensors")
     split = data.load(config.data, config.data_dir, config.evaluate_on).test
-    exact = in_batches(model, split.images)
+    graphdef, state = nnx.split(model)
+    run_exact = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    exact = in_batches(lambda images: run_exact(state, images), split.images)
     about = {name: getattr(config, name) for name in ("data", "evaluate_on", "preset", "puppeteer", "epochs")}
     result = {**machine.describe(), **about, "images": len(exact), "accuracy_exact": _accuracy(exact, split.labels)}
     result["rows"] = []
@@ -39,9 +44,10 @@ def measure(run: Path, output: Path) -> None:
 
 
 def in_batches(function, images: np.ndarray) -> np.ndarray:
-    """Logits (N, classes) of images (N, H, W, C)."""
-    batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
-    return np.concatenate([np.asarray(function(batch)) for batch in batches])
+    """Logits (N, classes) of images (N, H, W, C); the last batch is filled up, as another size were another program."""
+    count = -(-len(images) // _BATCH)
+    filled = np.resize(images, (count, _BATCH, *images.shape[1:]))
+    return np.concatenate([np.asarray(function(batch)) for batch in filled])[: len(images)]
 
 
 def compare(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:

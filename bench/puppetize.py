@@ -27,14 +27,12 @@ PUPPETEERS = {
     "MobileNet": {"channels": "low_rank", "rank": 1, "basis": 24, "hidden": 16},
 }
 TARGET = 1.3
-BUDGET_S = 0.4
-"""Of a turn of one contender."""
+BUDGET_S = 0.4  # of a turn of one contender
 RECIPES = {
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 5e-3, "augmentation": "crop"},
     "cifar10": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-2, "augmentation": "flip"},
 }
-# Of a data set, at most.
-IMAGES = 20_000
+IMAGES = 20_000  # of a data set, at most
 
 
 def measure(options: Options, result: dict, path: Path | None) -> None:

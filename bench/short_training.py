@@ -12,8 +12,7 @@ from train.data import Split
 from train.steps.augment import augment
 from train.steps.optimiser import decayed, learning_rate_schedule
 
-CHUNK = 500
-"""Images evaluated together."""
+CHUNK = 500  # images evaluated together
 
 
 def train(

@@ -12,8 +12,7 @@ FILE = "trainer_{data}.json"
 INPUT_TARGET, OVERHEAD_TARGET, EPOCH_TARGET = 5.0, 0.03, 1.1
 # Of each run, by data set; few enough for the images at hand.
 EPOCHS = {"digits": 20}
-# Batches and steps that are timed alone, at most.
-ALONE = 500
+ALONE = 500  # batches and steps that are timed alone, at most
 _WRITING = "overhead of checkpoints, metrics and events, share of a run that writes nothing"
 _LOOP = "the trainer's whole loop, over bare batches, steps and evaluations"
 
@@ -24,8 +23,10 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
     from train.config import Config, resolve
     from train.steps.loop import train
 
-    epochs, most = (1, 20) if options.quick else (EPOCHS.get(options.data, 1), None)
-    config = resolve(Config(data=options.data, data_dir=options.data_dir, epochs=epochs, max_steps=most))
+    given = {"data": options.data, "data_dir": options.data_dir, "epochs": EPOCHS.get(options.data, 1)}
+    if options.quick:
+        given |= {"epochs": 1, "max_steps": 20, "puppeteer": "stored", "width": 4}
+    config = resolve(Config(**given))
     dataset = data.load(config.data, config.data_dir, config.evaluate_on)
     bare = _Bare(config, dataset)
     steps, rounds = bare.steps, []

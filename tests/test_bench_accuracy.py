@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 import types
 
@@ -12,6 +13,28 @@ from bench import accuracy, precision, study
 from train.commands.train import parse
 
 QUICK = study.read(study.FOLDER / "quick.toml")
+# Stands for python -m train: learns at once, unless it is asked for many steps; those it does until it is told to save.
+TRAINER = """
+import json, pathlib, signal, sys, time
+if "--data=no-such-set" in sys.argv:
+    sys.exit("no-such-set: unknown")
+if "--resume" in sys.argv:
+    folder = pathlib.Path(sys.argv[-1])
+    print("resumed", flush=True)
+else:
+    folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+    folder.mkdir()
+    seed = int(sys.argv[sys.argv.index("--seed") + 1])
+    (folder / "config.json").write_text(json.dumps({"config": {"width": 8}, "git_revision": "1"}))
+    counts = {"generator": 50, "normalisation": 10, "head": 20, "total": 80, "static_twin": 130}
+    names = ("evaluated_on", "test_images", "epochs", "steps", "accuracy_by_depth", "train_seconds")
+    summary = {"test_accuracy": 0.5 + seed / 10, "parameters": counts, **dict.fromkeys(names, 1)}
+    (folder / "summary.json").write_text(json.dumps(summary))
+if "--max-steps=40000" in pathlib.Path(f"{folder}.command").read_text():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("saved"))
+    print("under way", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -19,67 +42,81 @@ def options(tmp_path):
     return accuracy.Accuracy(study="quick", folder=tmp_path / "runs", output=tmp_path)
 
 
+@pytest.fixture
+def train_at_once(tmp_path, monkeypatch):
+    """A function that sets the study's rows, each with its seeds and more arguments; their runs end at once."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{TRAINER}")
+    program.chmod(0o700)
+    monkeypatch.setattr(accuracy.sys, "executable", str(program))
+
+    def set_rows(**rows):
+        made = [
+            dataclasses.replace(QUICK.rows[0], name=name, seeds=seeds, arguments=(*QUICK.rows[0].arguments, *more))
+            for name, (seeds, *more) in rows.items()
+        ]
+        monkeypatch.setattr(accuracy.studies, "read", lambda _: dataclasses.replace(QUICK, rows=tuple(made)))
+
+    return set_rows
+
+
 def result(options):
     return json.loads((options.output / "quick.json").read_text())
 
 
-def test_runs_what_is_missing_once_and_its_precision_is_measured(options, capsys, monkeypatch):
-    assert accuracy.run(dataclasses.replace(options, rows=("main",), jobs=2)) == 0
+@pytest.mark.usefixtures("compile_fast")
+def test_a_study_is_trained_and_its_precision_measured(options, capsys):
+    assert accuracy.run(dataclasses.replace(options, rows=("main",))) == 0
     assert "| static |" in capsys.readouterr().out
     found = result(options)
-    runs, (line,) = found["runs"], found["tables"]["main"]
-    assert sorted(each["seed"] for each in runs) == [0, 1]  # two at a time end in any order
-    assert line["accuracy"] == pytest.approx(sum(each["accuracy"] for each in runs) / 2)
-    assert line["least"] == min(each["accuracy"] for each in runs)
+    ((run,), (line,)) = found["runs"], found["tables"]["main"]
+    assert line["accuracy"] == line["least"] == line["greatest"] == run["accuracy"]
     assert line["generator"] == 8 * 9 + 5 * 8 * 8 * 9
-    assert all(each["revision"] is None or len(each["revision"]) >= 40 for each in runs)
+    assert run["revision"] is None or len(run["revision"]) >= 40
     assert (line["kernel_compression"], line["evaluated_on"]) == (1.0, "test")
     assert "static CNN, kernels stored" in (options.output / "quick_pareto.svg").read_text()
     assert (options.output / "quick_pareto.png").stat().st_size > 5000
-
-    started = []
-    monkeypatch.setattr(accuracy, "_start", lambda options, row, *_: started.append(row.name) or pytest.fail(row.name))
-    assert accuracy.run(dataclasses.replace(options, rows=("static",))) == 0  # not trained again
-    assert accuracy.run(dataclasses.replace(options, list=True)) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "-m train" in line] == [
-        *("done", "missing", "done"),
-    ]
-    # A row whose flags change is another measurement.
-    changed = dataclasses.replace(QUICK.rows[0], arguments=(*QUICK.rows[0].arguments, "--learning-rate=0.01"))
-    assert accuracy._key(changed, 0) not in accuracy._read(options.output / "quick.json")
-
     assert accuracy.run(dataclasses.replace(options, precision=options.folder / "static-seed0")) == 0
     measured = json.loads((options.output / "precision_digits.json").read_text())
-    (run,) = (each for each in runs if each["seed"] == 0)
     assert measured["accuracy_exact"] == pytest.approx(run["accuracy"])
     assert measured["target"]["reached"]
 
 
-def test_stops_in_time_and_goes_on(options, monkeypatch):
-    """The time is up once a checkpoint is there, and then once the run has been resumed."""
-    flags = {"max-steps": 40000, "epochs": 900, "checkpoint-steps": 50}
-    kept = [flag for flag in QUICK.rows[0].arguments if flag.split("=")[0][2:] not in flags]
-    arguments = (*kept, *(f"--{name}={value}" for name, value in flags.items()))
-    row = dataclasses.replace(QUICK.rows[0], name="long", arguments=arguments, seeds=(0,))
-    monkeypatch.setattr(accuracy.studies, "read", lambda _: dataclasses.replace(QUICK, rows=(row,)))
-    run, log = options.folder / "long-seed0", options.folder / "long-seed0.log"
+def test_trains_what_is_missing(options, train_at_once, capsys):
+    train_at_once(a=((0, 1),), b=((0,), "--width=9"))
+    assert accuracy.run(dataclasses.replace(options, rows=("a",), jobs=2)) == 0
+    (line,) = result(options)["tables"]["main"]
+    assert sorted(line["seeds"]) == [0, 1]  # two at a time end in any order
+    assert [line[key] for key in ("accuracy", "least", "greatest")] == pytest.approx([0.55, 0.5, 0.6])
+    assert (line["kernel_compression"], line["compression"]) == (100 / 50, 130 / 80)
+    # A row whose flags change is another measurement, in place of the old one.
+    train_at_once(a=((0, 1), "--learning-rate=0.01"), b=((0,), "--width=9"))
+    capsys.readouterr()
+    assert accuracy.run(dataclasses.replace(options, list=True)) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["missing"] * 3
+    train_at_once(a=((0, 1),), b=((0,), "--width=9"))
+    started = len(list(options.folder.glob("*.log")))
+    assert accuracy.run(options) == 0
+    assert (started, len(list(options.folder.glob("*.log")))) == (2, 3)
+    train_at_once(a=((0, 1),), b=((0,), "--width=10"))
+    assert accuracy.run(options) == 0
+    assert len(result(options)["runs"]) == 3
 
-    def stop_when(condition):
-        clock = lambda: 1e9 if condition() else 0.0  # noqa: E731
+
+def test_stops_in_time_and_goes_on(options, train_at_once, monkeypatch):
+    train_at_once(long=((0,), "--max-steps=40000"))
+    log = options.folder / "long-seed0.log"
+    for word, count in (("under way", 1), ("resumed\nunder way", 1)):
+        clock = lambda word=word: 1e9 if log.exists() and word in log.read_text() else 0.0  # noqa: E731
         monkeypatch.setattr(accuracy, "time", types.SimpleNamespace(monotonic=clock, sleep=time.sleep))
-
-    stop_when(lambda: any(path.name.isdigit() for path in run.glob("checkpoints/*")))
-    assert accuracy.run(dataclasses.replace(options, minutes=1.0)) == 0
-    assert result(options)["runs"] == []
-    assert "interrupted; go on with" in log.read_text()
-    stop_when(lambda: "resumed after step" in log.read_text())
-    assert accuracy.run(dataclasses.replace(options, minutes=1.0)) == 0
-    assert log.read_text().count("interrupted; go on with") == 2
+        assert accuracy.run(dataclasses.replace(options, minutes=1.0)) == 0
+        assert result(options)["runs"] == []
+        assert log.read_text().count(word) == count
+    assert log.read_text().count("saved") == 2
 
 
-def test_a_failed_run_is_told_with_its_log(options, monkeypatch, capsys):
-    row = dataclasses.replace(QUICK.rows[0], name="bad", arguments=("--data=no-such-set",), seeds=(0,))
-    monkeypatch.setattr(accuracy.studies, "read", lambda _: dataclasses.replace(QUICK, rows=(row,)))
+def test_a_failed_run_is_told_with_its_log(options, train_at_once, capsys):
+    train_at_once(bad=((0,), "--data=no-such-set"))
     assert accuracy.run(options) == 1
     assert "bad-seed0.log" in capsys.readouterr().err
     assert "no-such-set" in (options.folder / "bad-seed0.log").read_text()

@@ -12,6 +12,8 @@ from bench import case
 from bench.case import relative_error as relative
 from bench.peers import scan_jax, static_jax, vmap_jax, weights
 
+# What is compared is the same function by other means: no optimisation of XLA's is asked for.
+pytestmark = pytest.mark.usefixtures("compile_fast")
 LAYERS = (pj.LayerSpec(8, stride=2), pj.LayerSpec(8), pj.LayerSpec(12, kernel_size=2, stride=2), pj.LayerSpec(12))
 
 
@@ -46,7 +48,7 @@ def test_pytorch_conventional_puppet_gives_our_logits_kernels_and_gradient(torch
     from bench.peers.conventional_torch import ConventionalPuppet, Options
 
     model = make_model(pj.OdePuppeteer)
-    assert len(set(np.asarray(model.measure(images)[1]).tolist())) >= 3
+    assert len(set(np.asarray(pj.depth(pj.complexity(images), 4)).tolist())) >= 3
     expected = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
     gradient = nnx.jit(nnx.grad(lambda model: (model(images) ** 2).mean()))(model)
     ours = {name: np.asarray(gradient["puppeteer"][name][...]) for name in ("pointwise", "initial_in")}
@@ -101,8 +103,9 @@ def test_static_peers_give_the_puppets_logits_at_full_depth(torch, images):
 def test_plain_vmap_and_a_hand_written_scan_give_ours(images):
     model = make_model(pj.OdePuppeteer)
     config, _ = weights.export(model)
+    logits = nnx.jit(lambda model, images: model(images))(model, images)
     run = nnx.jit(lambda model, images: vmap_jax.forward(model, images, config))
-    assert relative(run(model, images), np.asarray(model(images))) < 1e-4
+    assert relative(run(model, images), np.asarray(logits)) < 1e-4
     expected = np.asarray(model.puppeteer.trajectory(5.5))
     assert relative(scan_jax.trajectory(model.puppeteer, 5.5), expected) < 1e-5
 
@@ -113,7 +116,7 @@ def test_export_refuses_what_the_peers_cannot_compute():
 
 
 def test_a_case_is_read_as_it_was_written(tmp_path):
-    size = case.Size(2, 8, 16, layers=2)
+    size = case.Size(3, 8, 8, layers=2)
     case.prepare(tmp_path, size)
     loaded, model = case.load(tmp_path, size), case.make_model(size)
     np.testing.assert_array_equal(loaded.arrays["depth"], model.measure(loaded.arrays["images"])[1])

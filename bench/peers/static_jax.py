@@ -25,9 +25,8 @@ def parameters(config: dict, weights: dict, *, baked: bool) -> dict:
 def forward(params: dict, images, config: dict, *, baked: bool):
     """Logits (N, classes) of images (N, H, W, C), uint8."""
     x = images.astype(jnp.float32) * (4.0 / 255.0) - 2.0
-    for kernel, scale, shift, stride in zip(
-        params["kernels"], params["scale"], params["shift"], config["strides"], strict=True
-    ):
+    layers = zip(params["kernels"], params["scale"], params["shift"], config["strides"], strict=True)
+    for kernel, scale, shift, stride in layers:
         x = layer(x, kernel if baked else standardise(kernel), scale, shift, stride, config["norm_groups"])
     features = x.mean(axis=(1, 2))
     return features @ params["head"][: features.shape[1]] + params["head_bias"]
