@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import safetensors.numpy
 
 from train import data
-from train.runs.checkpoint import Checkpoints, fill
 from train.config import ResolvedConfig, contradictions, from_json, to_json
 from train.devices import from_first
 from train.errors import UserError
+from train.runs.checkpoint import Checkpoints, fill
 from train.steps.step import Tally, TrainState
 
 PLAIN = ("history", "train_seconds", "epoch_seconds")
@@ -61,9 +61,7 @@ def check_data(config: ResolvedConfig, dataset: data.Dataset, recorded: Mapping[
         )
 
 
-def save(
-    checkpoints: Checkpoints, config: ResolvedConfig, position: Position, accuracy: float | None
-) -> bool:
+def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, accuracy: float | None) -> bool:
     """Save a position as a checkpoint, see :meth:`train.runs.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
     if int(position.tally.bad_step):
@@ -74,9 +72,7 @@ def save(
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
 
 
-def restore(
-    checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position
-) -> tuple[Position | None, list[str]]:
+def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position) -> tuple[Position | None, list[str]]:
     """The position of the last good checkpoint, at every process, and what was wrong with later ones; ``None`` if there
     never was any.
 

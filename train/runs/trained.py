@@ -1,8 +1,8 @@
 """A run's trained model, opened by somebody who may not have trained it.
 
-A run folder can come from anybody. Its parameters are a safetensors file, which holds nothing executable, but its header
-says what model to build and could ask for terabytes. So all that it says is checked against the shapes of the arrays
-in the file before anything is built.
+A run folder can come from anybody. Its parameters are a safetensors file, which holds nothing executable, but its
+header says what model to build and could ask for terabytes. So all that it says is checked against the shapes of the
+arrays in the file before anything is built.
 """
 
 import hashlib
