@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,18 +165,17 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write(path: Path, contents: dict[str, bytes]) -> None:
     """Write a zip file, uncompressed, whole or not at all; the same contents make the same bytes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")  # of a short name; with the permissions of any new file
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name, content in contents.items():
                     archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
