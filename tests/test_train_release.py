@@ -1,4 +1,4 @@
-"""A trained run becomes a model of the package and is loaded again."""
+"""A trained run becomes a model of the package, and a file that runs by itself, with the same answers."""
 
 import json
 from importlib import resources
@@ -15,12 +15,14 @@ from puppet_jax import pretrained
 from train.__main__ import main
 from train.runs.trained import open_run
 
+NAMES = [*"012345678", "a \x1b[31mred\n name"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
     fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
-    groups = pj.summary(save_run(folder, [8, 8], list("0123456789"), 1, puppeteer="continuous", **fields))
+    groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, puppeteer="continuous", **fields))
     counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
     summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
     summary["accuracy_by_depth"] = [{"depth": 3, "images": 4, "accuracy": 0.75}]
@@ -39,48 +41,69 @@ def release(run, weights, *more):
     return main(["release", str(run), "--name=of_digits", "--out", str(weights), *more])
 
 
-def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
+def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path, rng, capsys):
     assert pj.list_pretrained() == ()
     assert release(run, weights, "--data-note", "Eight by eight pixels.") == 0
     assert pj.list_pretrained() == ("of_digits",)
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
-    images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
     assert model.measurement == pj.Measure(pixel_weight=1, bin=0.5)
 
-    summary, info = json.loads((run / "summary.json").read_text()), pj.pretrained_info("of_digits")
-    assert info["accuracy"] == summary["test_accuracy"]
-    assert len(info["class_names"]) == 10
-    card = (weights / "of_digits.md").read_text()
+    info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
+    assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    for words in (f"{stored:,} parameters", f"{summary['test_accuracy']:.2%}", "Eight by eight pixels.", "Limits"):
+    for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits"):
         assert words in card
     for text in (card, json.dumps(info)):
         assert str(run.parent) not in text  # nothing of this machine
 
+    file = tmp_path / "a.puppet"
+    file.write_bytes(b"before")
+    command = ["export", str(weights / "of_digits.safetensors"), str(file), "--platforms", "cpu", "tpu"]
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert file.read_bytes() == b"before"
+    assert main([*command, "--overwrite"]) == 0
+    assert set(tmp_path.iterdir()) == {file, weights}
+    assert capsys.readouterr() == ("", f"written: {file} ({file.stat().st_size:,} bytes)\n")
+    loaded = pj.load(file)
+    np.testing.assert_allclose(loaded(images).logits, model(images), atol=1e-4)
+    assert (loaded.classes, loaded.platforms) == (tuple(NAMES), ("cpu", "tpu"))
+    assert "8x12 pixels" in loaded.preprocessing
+    assert "grey" in loaded.preprocessing
 
-def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights, tmp_path, capsys, monkeypatch):
-    assert main(["release", str(tmp_path), "--name=a"]) == 2
-    assert main(["release", str(run), "--name=../a"]) == 2
-    assert "--name: got '../a'" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="unknown model 'x'; there are none"):
-        pj.load_pretrained("x")
+
+def test_what_cannot_be_written_leaves_nothing_and_unknown_models_are_refused(
+    run, weights, tmp_path, capsys, monkeypatch
+):
     assert release(run, weights) == 0
     before = (weights / "of_digits.safetensors").read_bytes()
-    assert release(run, weights) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    for arguments, message in [
+        (["release", tmp_path, "--name=a"], "has no summary.json"),
+        (["release", run, "--name=../a"], "--name: got '../a'"),
+        (["release", run, "--name=of_digits", "--out", weights], "--overwrite"),
+        (["export", run, tmp_path / "none" / "a"], "is no folder"),
+        (["export", run, tmp_path, "--overwrite"], "is there already"),
+        (["export", tmp_path / "absent", tmp_path / "a"], "does not exist"),
+        (["export", tmp_path, tmp_path / "a"], "no such file yet"),
+        (["export", run, tmp_path / "a", "--platforms"], "--platforms: got none"),
+    ]:
+        assert main(list(map(str, arguments))) == 2
+        assert message in capsys.readouterr().err
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)  # the card, when the weights are written
+        assert main(["release", str(run), "--name=b", "--out", str(weights)]) == 2
+    assert "b.safetensors cannot be written (No space left on device)" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"of_digits.safetensors", "of_digits.md"}
     assert release(run, weights, "--overwrite") == 0
     assert (weights / "of_digits.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="there are of_digits"):
         pj.load_pretrained("../of_digits")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)  # the card, when the weights are written
-    assert main(["release", str(run), "--name=b", "--out", str(weights)]) == 2
-    assert "b.safetensors cannot be written (No space left on device)" in capsys.readouterr().err
-    assert {path.name for path in weights.iterdir()} == {"of_digits.safetensors", "of_digits.md"}
 
 
 @pytest.mark.parametrize("where", [4, 30, -3])
@@ -92,11 +115,11 @@ def test_a_damaged_file_is_refused(run, weights, where):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="of_digits"):
         pj.load_pretrained("of_digits")
+    assert main(["export", str(path), str(weights / "x")]) == 2
 
 
 def test_models_of_the_package_load_and_say_what_they_are():
-    names = pj.list_pretrained()
-    for name in names:
+    for name in pj.list_pretrained():
         info, model = pj.pretrained_info(name), pj.load_pretrained(name)
         assert model(np.zeros((*info["image_size"], info["create"]["in_channels"]), np.uint8)).shape == (10,)
         card = (resources.files("puppet_jax") / "weights" / f"{name}.md").read_text()

@@ -18,6 +18,7 @@ import safetensors
 from flax import nnx
 
 import puppet_jax as pj
+from puppet_jax.named_function import named_function
 from train.build import build, outline
 from train.config import ResolvedConfig, from_json
 from train.errors import UserError
@@ -175,6 +176,11 @@ def _checked(
     for key, value in options.items():
         if isinstance(value, int) and value > LARGEST_OPTION:
             raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
+    if isinstance(config.get("model"), str):
+        try:
+            named_function(config["model"])
+        except ValueError as error:
+            raise UserError(f"{printable(path)}: the puppet of a CNN of your own: {error}") from error
     try:
         described = from_json(config)
         made = outline(described, **model)
