@@ -35,6 +35,8 @@ GENERATOR, OF_GENERATOR = "generator.stablehlo", "generator/"
 
 _LARGEST_METADATA, _MOST_FILES = 2**20, 10_000
 _LARGEST_BATCH = 256
+_DTYPES = ("uint8", "float32")
+_ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
 
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
@@ -128,13 +130,15 @@ class LoadedModel:
             )
 
     def _check(self, images):
-        images = images if isinstance(images, jax.core.Tracer) else np.asarray(images)
+        if not isinstance(images, jax.core.Tracer):
+            images = np.asarray(images)
+            images = images.astype(images.dtype.newbyteorder("="), copy=False)
         shape = ", ".join(map(str, self.image_shape))
         if images.dtype != self.dtype:
             values = "levels 0 to 255" if self.dtype == "uint8" else "in [0, 1]"
             raise TypeError(
-                f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them, or "
-                f"export the model with dtype={str(images.dtype)!r}"
+                f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them"
+                + (f", or export the model with dtype={str(images.dtype)!r}" if images.dtype in _DTYPES else "")
             )
         if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
             raise ValueError(
@@ -145,10 +149,10 @@ class LoadedModel:
             raise ValueError(f"images: got an empty batch, shape {images.shape}; at least one image is needed")
         if self.dtype == "uint8" or isinstance(images, jax.core.Tracer):
             return images
-        if not (images.min() >= 0.0 and images.max() <= 1.0):  # a comparison with NaN is false
+        if not (images.min() >= -_ROUNDING and images.max() <= 1.0 + _ROUNDING):  # a comparison with NaN is false
             raise ValueError(
-                f"images: floats must lie in [0, 1] and be no NaN, got values from {images.min():g} to "
-                f"{images.max():g}; divide levels by 255"
+                f"images: floats must lie in [0, 1] and be no NaN, got values from {images.min():.9g} to "
+                f"{images.max():.9g}; divide levels by 255"
             )
         return images
 
@@ -274,7 +278,7 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
         "images": isinstance(shape, list)
         and len(shape) == 3
         and all(isinstance(side, int) and side > 0 for side in shape)
-        and images.get("dtype") in ("uint8", "float32"),
+        and images.get("dtype") in _DTYPES,
         "num_classes": isinstance(metadata.get("num_classes"), int),
         "classes": classes is None or (texts(classes) and len(classes) == metadata.get("num_classes")),
         "preprocessing": isinstance(metadata.get("preprocessing"), str | None),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.bank import Bank, make_bank
 from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch
+from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
@@ -93,8 +94,8 @@ class Predictor:
         return found
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
-        graphdef, state = self._parts
-        return _predict(graphdef, self.measurement, self._chunk, state, self.bank, images, count)
+        run = functools.partial(_predict, self.measurement, self._chunk)
+        return of_any_mesh(run, count, *self._parts, self.bank, images=images, batch_axes=1)
 
     @property
     def arrays(self) -> Any:
@@ -173,7 +174,7 @@ class _Baking(NamedTuple):
     skipped: tuple[int, ...]
 
     def bank(self, puppeteer: Puppeteer) -> Bank:
-        return make_bank(puppeteer, jnp.asarray(self.complexities), self.first).without(self.skipped)
+        return make_bank(puppeteer, jnp.asarray(self.complexities, jnp.float32), self.first).without(self.skipped)
 
 
 def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
@@ -194,7 +195,7 @@ def _bake(baking: _Baking, graphdef, state) -> Bank:
     return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _kernels(baking: _Baking, graphdef, state) -> tuple[Array, ...]:
     return baking.bank(nnx.merge(graphdef, state)).kernels
 
@@ -207,12 +208,12 @@ def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tup
         raise ValueError(
             f"compile_predict: complexities must be (least, greatest) with 0 <= least <= greatest, got {complexities}"
         )
-    first, last = measurement.index(jnp.asarray([low, high]))
+    first, last = measurement.index(jnp.asarray([low, high], jnp.float32))
     return int(first), int(last)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(graphdef, measurement: Measure, chunk: int, state, bank: Bank | None, images, count) -> Prediction:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images) -> Prediction:
     puppet, puppeteer = nnx.merge(graphdef, state)
     h, d = measurement(images, puppet.max_depth)
     layers = jnp.where(jnp.arange(len(images)) < count, d, 0)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.batch import logits_of_batch
+from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
@@ -71,7 +72,7 @@ class PuppetCNN(nnx.Module):
         """
         images = self._check(images, "PuppetCNN")
         batch = images if images.ndim == 4 else images[None]
-        logits = _logits(*nnx.split(self), batch)
+        logits = of_any_mesh(_logits, *nnx.split(self), images=batch, batch_axes=1)
         self.puppet.advance()
         return logits if images.ndim == 4 else logits[0]
 
@@ -83,7 +84,9 @@ class PuppetCNN(nnx.Module):
         Raises:
             TypeError, ValueError: as for a call.
         """
-        return self.measurement(self._check(images, "PuppetCNN.measure"), self.max_depth)
+        images = self._check(images, "PuppetCNN.measure")
+        run = functools.partial(self.measurement, max_depth=self.max_depth)
+        return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
 
     def _check(self, images, caller: str):
         images = check_images(images, caller)
@@ -95,7 +98,7 @@ class PuppetCNN(nnx.Module):
         return images
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit  # a graph is a pytree without leaves: compared, where a static argument would have to be hashable
 def _logits(graphdef, state, images):
     model = nnx.merge(graphdef, state)
     model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)

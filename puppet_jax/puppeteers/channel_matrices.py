@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -21,7 +22,7 @@ class ChannelMatrices(nnx.Module):
         self, kind: Channels, count: int, c_out: int, c_in: int, *, scale: float, rank: int = 1, rngs: nnx.Rngs
     ):
         self.kind = kind
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape)  # noqa: E731
+        normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)  # noqa: E731
         if kind == "basis":
             self.matrices = nnx.Param(scale * normal(count, c_out, c_in))
         else:

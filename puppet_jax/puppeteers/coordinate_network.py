@@ -27,7 +27,9 @@ class CoordinateNetwork(nnx.Module):
     """
 
     def __init__(self, hidden: int, hidden_layers: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
-        uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
+        def uniform(bound, *shape):
+            return jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
+
         self.weights, self.biases = nnx.List([]), nnx.List([])
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise([len(omega)] + [hidden] * hidden_layers)):
             # Sitzmann et al. §3.2: arguments of the sines spread over ω, then of unit variance.

@@ -55,8 +55,8 @@ class ImageNorm(nnx.Module):
     ) -> Float[Array, "n *space c"]:
         """Called as the layer was; its arguments about batch statistics have no effect."""
         del use_running_average, mask
-        scale = jnp.ones((self.num_features,)) if self.scale is None else self.scale[...]
-        shift = jnp.zeros((self.num_features,)) if self.bias is None else self.bias[...]
+        scale = jnp.ones((self.num_features,), jnp.float32) if self.scale is None else self.scale[...]
+        shift = jnp.zeros((self.num_features,), jnp.float32) if self.bias is None else self.bias[...]
         positions = math.prod(x.shape[1:-1])
         groups = self.groups if positions > 1 else 1
         one = lambda image: group_norm(image, groups, scale, shift, self.epsilon)  # noqa: E731
