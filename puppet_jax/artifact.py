@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import re
 import stat
@@ -58,12 +59,12 @@ class Prediction(NamedTuple):
     """What a loaded model returns, one row for each image, in the order given; of one image, its row.
 
     Attributes:
-        logits: float32, (B, num_classes).
+        logits: float32, (B, num_classes); or, as the file's ``num_classes`` is null then, other arrays (B, …).
         complexity: float32, (B,), bits: of the centre of each image's bin.
         depth: int32, (B,), the number of layers each image went through.
     """
 
-    logits: jax.Array
+    logits: Any
     complexity: jax.Array
     depth: jax.Array
 
@@ -115,8 +116,9 @@ class LoadedModel:
             part = images[start : start + _LARGEST_BATCH]
             filled = np.zeros((1 << (len(part) - 1).bit_length(), *self.image_shape), images.dtype)
             filled[: len(part)] = part
-            parts.append([rows[: len(part)] for rows in self._run(filled, self._arrays)])
-        found = Prediction(*(parts[0] if len(parts) == 1 else map(jnp.concatenate, zip(*parts, strict=True))))
+            cut = operator.itemgetter(slice(len(part)))
+            parts.append(jax.tree.map(cut, self._run(filled, self._arrays)))
+        found = Prediction(*(parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)))
         self._check_held(np.asarray(found.complexity))
         return found
 
@@ -279,7 +281,7 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
         and len(shape) == 3
         and all(isinstance(side, int) and side > 0 for side in shape)
         and images.get("dtype") in _DTYPES,
-        "num_classes": isinstance(metadata.get("num_classes"), int),
+        "num_classes": isinstance(metadata.get("num_classes", ""), int | None),
         "classes": classes is None or (texts(classes) and len(classes) == metadata.get("num_classes")),
         "preprocessing": isinstance(metadata.get("preprocessing"), str | None),
         "complexities": isinstance(complexities, list)
@@ -371,13 +373,13 @@ def _check_fit(
     """Refuse a program that takes or returns something else than its file says."""
     takes = jax.tree.structure(((0, [0] * len(arrays)), {}))
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
-    logits, *_ = [*exported.out_avals, None]
+    logits, classes = [*exported.out_avals, None][0], metadata["num_classes"]
     fits = (
         exported.in_tree == takes
         and images == ((images[0][0], *metadata["images"]["shape"]), metadata["images"]["dtype"])
         and own == [(each.shape, each.dtype) for each in arrays]
-        and len(exported.out_avals) == 3
-        and logits.shape[1:] == (metadata["num_classes"],)
+        and len(exported.out_avals) >= 3
+        and (classes is None or (len(exported.out_avals) == 3 and logits.shape[1:] == (classes,)))
         and set(exported.platforms) >= set(metadata["platforms"])
     )
     if not fits:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.bank import Bank, make_bank
-from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch
+from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch, where_rows
 from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
@@ -28,12 +29,12 @@ class Prediction(NamedTuple):
     """What a :class:`Predictor` returns: one row for each image, in the order given.
 
     Attributes:
-        logits: float32, (B, num_classes).
+        logits: float32, (B, num_classes); of a puppetized model whatever it returns, with the batch's axis first.
         complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
         depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
     """
 
-    logits: Float[Array, "*batch num_classes"]
+    logits: Any
     complexity: Float[Array, "*batch"]
     depth: Int[Array, "*batch"]
 
@@ -87,7 +88,7 @@ class Predictor:
             missing = (1 << (len(part) - 1).bit_length()) - len(part)
             filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
             found = self._run(filled, len(part))
-            parts.append(Prediction(*(rows[: len(part)] for rows in found)) if missing else found)
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), found) if missing else found)
         found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
         if not self._whole:
             self._check_held(np.asarray(found.complexity))
@@ -230,10 +231,10 @@ def _predicted(
     complexity: Float[Array, " b"],
     depth: Int[Array, " b"],
     chunk: int,
-) -> Float[Array, "b num_classes"]:
+) -> Any:
     """Logits from a baked bank, NaN where it has no kernels; arguments as for
     :func:`~puppet_jax.batch.logits_from_bank`."""
     bins = measurement.index(complexity)
     held = bank.holds(bins)
     logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, depth, 0), chunk)
-    return jnp.where(held[:, None] | (depth == 0)[:, None], logits, jnp.nan)
+    return where_rows(held | (depth == 0), logits, jnp.nan)
