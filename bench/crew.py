@@ -72,13 +72,7 @@ class Crew:
         if self.compile_fast:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         cores = self.cores[: self._limits.get(worker)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        self._workers[worker] = process
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        pipes["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
+        self._workers[worker] = process = subprocess.Popen([sys.executable, "-m", "bench.worker"], **pipes)
         return process

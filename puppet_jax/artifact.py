@@ -180,7 +180,7 @@ def load(path: str | os.PathLike) -> LoadedModel:
         exported = _deserialize(contents[PROGRAM], metadata)
         makes = metadata["generator"]["makes"] if metadata["generator"] else []
         arrays = _arrays(contents, ARRAYS, [each for each in metadata["arrays"] if each not in makes])
-        takes = dict(arrays)
+        takes: dict[str, Any] = dict(arrays)
         if makes:
             generator = _deserialize(contents[GENERATOR], metadata)
             own = _arrays(contents, OF_GENERATOR, metadata["generator"]["arrays"])
@@ -264,7 +264,8 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
     def texts(value):
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
-    images, classes, generator = (metadata.get(key) for key in ("images", "classes", "generator"))
+    images: Any = metadata.get("images")
+    classes, generator = metadata.get("classes"), metadata.get("generator")
     complexities = metadata.get("complexities")
     shape = images.get("shape") if isinstance(images, dict) else None
 
@@ -358,24 +359,27 @@ def _check_generator(
 ) -> dict[str, jax.core.ShapedArray]:
     """What each kernel will be. Refuse a generator that takes or makes something else than its file says."""
     fits = (
-        generator.in_tree == jax.tree.structure((([0] * len(own),), {}))
+        _same(generator.in_tree, (([0] * len(own),), {}))
         and [(each.shape, each.dtype) for each in generator.in_avals] == [(e.shape, e.dtype) for e in own.values()]
-        and generator.out_tree == jax.tree.structure((0,) * len(makes))
+        and _same(generator.out_tree, (0,) * len(makes))
     )
     if not fits:
         raise ValueError(f"the generator takes or makes something else than {METADATA} says; {_AGAIN}")
     return dict(zip(makes, generator.out_avals, strict=True))
 
 
+def _same(structure: Any, tree: Any) -> bool:
+    return structure == jax.tree.structure(tree)
+
+
 def _check_fit(
     exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray | jax.core.ShapedArray]
 ) -> None:
     """Refuse a program that takes or returns something else than its file says."""
-    takes = jax.tree.structure(((0, [0] * len(arrays)), {}))
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
     logits, classes = [*exported.out_avals, None][0], metadata["num_classes"]
     fits = (
-        exported.in_tree == takes
+        _same(exported.in_tree, ((0, [0] * len(arrays)), {}))
         and images == ((images[0][0], *metadata["images"]["shape"]), metadata["images"]["dtype"])
         and own == [(each.shape, each.dtype) for each in arrays]
         and len(exported.out_avals) >= 3

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,7 +94,7 @@ def export(
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
         "num_classes": predict.puppet.num_classes,
-        "complexities": list(predict.complexities),
+        "complexities": list(predict.complexities or ()),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
         "arrays": list(arrays),
@@ -172,18 +172,17 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write(path: Path, contents: dict[str, bytes]) -> None:
     """Write a zip file, uncompressed, whole or not at all; the same contents make the same bytes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")  # of a short name; with the permissions of any new file
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name, content in contents.items():
                     archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -197,7 +196,8 @@ def _how_to_read(metadata: dict) -> str:
 
 
 def _readme(metadata: dict) -> str:
-    images, low, high = metadata["images"], *metadata["complexities"]
+    images = metadata["images"]
+    low, high = metadata["complexities"]
     classes = metadata["num_classes"]
     shape = ", ".join(map(str, images["shape"]))
     return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.

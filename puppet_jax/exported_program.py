@@ -27,13 +27,15 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
     as the deepest of them.
     """
+    assert predict.bank is not None  # `export` refuses what has none
     graphdef, state = nnx.split(predict.puppet)
+    firsts = predict.bank.firsts
     arrays, filled = _stored({"puppet": state, KERNELS: predict.bank.kernels})
 
     def function(images, arrays):
         held = filled(arrays)
         h, d = predict.measurement(images, predict.puppet.max_depth)
-        bank = Bank(held[KERNELS], predict.bank.firsts)
+        bank = Bank(held[KERNELS], firsts)
         samples = jnp.arange(images.shape[0])
 
         def run(bank, images, bins, d, samples):
@@ -73,6 +75,7 @@ def portable_generator(predict: Predictor) -> tuple[Callable, dict[str, np.ndarr
 
 def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
     """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
+    structure: Any
     leaves, structure = jax.tree.flatten_with_path(tree)
     # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
     places = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]

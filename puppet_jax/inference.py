@@ -55,7 +55,8 @@ class Predictor:
 
     def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
-        self.bank = self.complexities = None
+        self.bank: Bank | None = None
+        self.complexities: tuple[float, float] | None = None
         if self.measurement.bin is not None:
             self._baking, self.complexities = _baking(model, complexities)
             self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
@@ -90,8 +91,8 @@ class Predictor:
             found = self._run(filled, len(part))
             parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), found) if missing else found)
         found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
-        if not self._whole:
-            self._check_held(np.asarray(found.complexity))
+        if self.complexities and not self._whole:
+            self._check_held(np.asarray(found.complexity), *self.complexities)
         return found
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
@@ -114,8 +115,7 @@ class Predictor:
         """The bank that this predictor would bake from a puppeteer: a pure function, to be jitted or exported."""
         return self._baking.bank(puppeteer)
 
-    def _check_held(self, complexity: np.ndarray) -> None:
-        low, high = self.complexities
+    def _check_held(self, complexity: np.ndarray, low: float, high: float) -> None:
         outside = (complexity < low) | (complexity > high)
         if outside.any():
             raise ValueError(
@@ -182,7 +182,8 @@ def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple
     """What to bake for the complexities asked for, and those that it covers."""
     measurement, centres = model.measurement, model.measurement.centres
     first, last = _bins(measurement, complexities)
-    covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
+    half = measurement.width / 2
+    covered = float(centres[first] - half), float(centres[last] + half)
     depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
     if measurement.depth == "full":
         depths = np.full_like(depths, model.max_depth)

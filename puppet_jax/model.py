@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from puppet_jax.puppeteers.grouped import SIZES, GroupedPuppeteer
 from puppet_jax.puppeteers.protocol import KernelShape
 from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
 
-PUPPETEERS = {
+PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
     "continuous": ContinuousPuppeteer,
     "ode": OdePuppeteer,
     "printed": functools.partial(OdePuppeteer, initial="constant", standardise=False),
@@ -76,11 +76,11 @@ class PuppetCNN(nnx.Module):
             ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
                 channels than the model's, or an image smaller than its strides allow.
         """
-        images = self._check(images, "PuppetCNN")
-        batch = images if images.ndim == 4 else images[None]
+        checked = self._check(images, "PuppetCNN")
+        batch = checked if checked.ndim == 4 else checked[None]
         logits = of_any_mesh(_logits, *nnx.split(self), images=batch, batch_axes=1)
         self.puppet.advance()
-        return logits if images.ndim == 4 else jax.tree.map(lambda rows: rows[0], logits)
+        return logits if checked.ndim == 4 else jax.tree.map(lambda rows: rows[0], logits)
 
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
@@ -90,11 +90,11 @@ class PuppetCNN(nnx.Module):
         Raises:
             TypeError, ValueError: as for a call.
         """
-        images = self._check(images, "PuppetCNN.measure")
+        checked = self._check(images, "PuppetCNN.measure")
         run = functools.partial(self.measurement, max_depth=self.max_depth)
-        return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
+        return of_any_mesh(run, images=checked, batch_axes=checked.ndim - 3)
 
-    def _check(self, images, caller: str):
+    def _check(self, images: Any, caller: str) -> Array:
         images = check_images(images, caller)
         if images.ndim > 4:
             raise ValueError(
@@ -179,11 +179,12 @@ def create(
     if puppeteer not in PUPPETEERS:
         raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
     preset = PRESETS[name]
-    common = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
-    parts = preset.stages or preset.layers
+    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
+    parts: Sequence[Any] = preset.stages or preset.layers
     if width is not None:
         parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
-    puppet = StagedPuppet(parts, block=preset.block, **common) if preset.stages else PlainPuppet(parts, **common)
+    kind = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
+    puppet = kind(parts, **common)
     own, asked, make = preset.puppeteer_options.get(puppeteer, {}), puppeteer_options or {}, PUPPETEERS[puppeteer]
     if compression is not None:
         if puppeteer != "continuous" or not set(asked).isdisjoint(SIZES):

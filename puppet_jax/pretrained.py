@@ -13,6 +13,8 @@ from flax import nnx
 
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
+from puppet_jax.named_function import named_function
+from puppet_jax.puppetize import puppetize
 
 FORMAT = "puppet-jax model 2"
 KEY = "puppet_jax"
@@ -39,25 +41,30 @@ def load_pretrained(name: str) -> PuppetCNN:
         name: one of :func:`list_pretrained`, for example ``"puppet_s_cifar10"``.
 
     Raises:
-        ValueError: an unknown name, or a file that is damaged.
+        ValueError: an unknown name, a file that is damaged, or the puppet of a CNN that cannot be imported here.
     """
     arrays, about = _open(name)
     described = about["create"]
 
     def made() -> PuppetCNN:
-        return create(
-            described["name"],
-            puppeteer=described["puppeteer"],
-            num_classes=described["num_classes"],
-            in_channels=described["in_channels"],
-            width=described["width"],
-            puppeteer_options=described["puppeteer_options"],
-            measurement=Measure(**described["measurement"]),
-            rngs=nnx.Rngs(0),
-        )
+        sizes = {name: described[name] for name in ("num_classes", "in_channels")}
+        options = {
+            name: described[name] for name in ("puppeteer", "puppeteer_options", "compression") if name in described
+        }
+        options |= {"measurement": Measure(**described["measurement"]), "rngs": nnx.Rngs(0)}
+        if "model" not in described:
+            return create(described["name"], width=described["width"], **sizes, **options)
+        module = named_function(described["model"])(**sizes, rngs=nnx.Rngs(0))
+        shape = (*about["image_size"], sizes["in_channels"])
+        return puppetize(module, image_shape=shape, batch_norm=described["batch_norm"], **options)
 
-    model = nnx.eval_shape(made)  # parameters to be replaced need not be drawn, which takes seconds to compile
+    if "model" in described:
+        model = made()  # it may compute with numbers, and have more than parameters
+        model.eval()
+    else:
+        model = nnx.eval_shape(made)  # parameters to be replaced need not be drawn, which takes seconds to compile
     params = nnx.state(model, nnx.Param)
+    structure: Any
     leaves, structure = jax.tree.flatten_with_path(params)
     names = [parameter_name(path) for path, _ in leaves]
     expected = {name: leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True)}

@@ -1,5 +1,6 @@
 """Checkpoints: a round trip to the bit, which are kept, and damage of every kind told and passed over."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -78,25 +79,20 @@ def test_the_last_and_the_best_are_kept_in_later_lives_too(tmp_path):
     assert steps(tmp_path) == [2, 6, 7]
 
 
-def test_what_is_saved_is_what_was_given_though_it_changes_afterwards(tmp_path):
+def test_what_is_saved_is_what_was_given_though_it_changes_afterwards_if_it_is_finite(tmp_path):
     about, arrays = {"history": [1]}, {"w": np.zeros((500, 500), np.float32)}
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(1, arrays, about)
+        assert checkpoints.save(1, arrays, about)
+        for bad in (np.nan, np.inf):
+            assert not checkpoints.save(4, {"half": jnp.asarray([1, bad], jnp.bfloat16)}, {})
+        assert checkpoints.last == 1
         arrays["w"][:] = 7
         about["history"].append(2)
     arrays, about, problems = restored(tmp_path)
     assert not arrays["w"].any()
     assert about["history"] == [1]
     assert problems == []
-
-
-def test_a_state_that_is_not_finite_is_not_saved(folder):
-    with Checkpoints(folder, keep=3) as checkpoints:
-        checkpoints.restore()
-        for bad in (np.nan, np.inf):
-            assert not checkpoints.save(4, {**state(4), "half": jnp.asarray([1, bad], jnp.bfloat16)}, {})
-        assert checkpoints.last == 3
-    assert steps(folder) == [1, 2, 3]
+    assert steps(tmp_path) == [1]
 
 
 def test_when_one_is_due(tmp_path, monkeypatch):
@@ -125,20 +121,10 @@ def largest(folder, step):
     return max(files(folder, step), key=lambda path: path.stat().st_size)
 
 
-def truncate(folder):
-    path = largest(folder, 3)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def flip_a_bit(folder):
-    path = largest(folder, 3)
-    content = bytearray(path.read_bytes())
+    content = bytearray(largest(folder, 3).read_bytes())
     content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def remove_a_file(folder):
-    largest(folder, 3).unlink()
+    largest(folder, 3).write_bytes(content)
 
 
 def change_the_description(folder):
@@ -146,34 +132,25 @@ def change_the_description(folder):
     path.write_text(path.read_text().replace("0.1", "0.2"))
 
 
-def remove_the_description(folder):
-    shutil.rmtree(folder / FOLDER / "3" / "about")
-
-
-def empty(folder):
-    shutil.rmtree(folder / FOLDER / "3")
-    (folder / FOLDER / "3").mkdir()
-
-
 def put_another_in_its_place(folder):
     shutil.rmtree(folder / FOLDER / "3")
     shutil.copytree(folder / FOLDER / "2", folder / FOLDER / "3")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncate,
-        flip_a_bit,
-        remove_a_file,
-        change_the_description,
-        remove_the_description,
-        empty,
-        put_another_in_its_place,
-    ],
-)
+DAMAGES = {
+    "truncated": lambda folder: os.truncate(largest(folder, 3), 100),
+    "a bit flipped": flip_a_bit,
+    "a file removed": lambda folder: largest(folder, 3).unlink(),
+    "description changed": change_the_description,
+    "description removed": lambda folder: shutil.rmtree(folder / FOLDER / "3" / "about"),
+    "empty": lambda folder: [shutil.rmtree(folder / FOLDER / "3"), (folder / FOLDER / "3").mkdir()],
+    "another's": put_another_in_its_place,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage):
-    damage(folder)
+    DAMAGES[damage](folder)
     with Checkpoints(folder, keep=3) as checkpoints:
         arrays, about, problems = checkpoints.restore()
         assert same(arrays, 2)
@@ -189,46 +166,19 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
     assert problems == []
 
 
-@pytest.mark.soak
-def test_a_flipped_bit_in_any_file_gives_the_same_state_or_another_checkpoint(folder, rng, time_left):
-    """Whatever byte is hit: what is restored is a state that was saved, to the bit."""
-    originals = {path: path.read_bytes() for path in files(folder, 3)}
-    for path, content in originals.items():
-        for place in rng.integers(0, len(content), min(3, len(content))) if content and time_left() else ():
-            broken = bytearray(content)
-            broken[place] ^= 1 << int(rng.integers(8))
-            path.write_bytes(broken)
-            arrays, about, problems = restored(folder)
-            assert same(arrays, about["step"])
-            assert len(problems) == 3 - about["step"] <= 1
-            # Back to what it was.
-            if problems:
-                (folder / DAMAGED / "3").rename(folder / FOLDER / "3")
-            path.write_bytes(content)
-
-
-def test_with_no_good_one_nothing_is_begun_or_moved(folder):
+def test_there_may_be_no_good_one_or_none_and_a_disk_that_refuses_is_told(folder, tmp_path):
     for step in (1, 2, 3):
         largest(folder, step).unlink()
     with pytest.raises(UserError, match=r"(?s)no checkpoint can be read .*step 3 .*step 2 .*step 1 .*--overwrite"):
         restored(folder)
-    assert steps(folder) == [1, 2, 3]
-
-
-def test_there_may_be_none(tmp_path):
+    assert steps(folder) == [1, 2, 3]  # nothing is begun or moved
     assert restored(tmp_path) is None
     # What a process leaves that was killed in its first save.
     (tmp_path / FOLDER / "1.orbax-checkpoint-tmp" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
     assert restored(tmp_path) is None
     assert list((tmp_path / FOLDER).iterdir()) == []
-
-
-def test_a_disk_that_refuses_is_told(tmp_path):
-    def save():
-        with Checkpoints(tmp_path, keep=3) as checkpoints:
-            shutil.rmtree(tmp_path / FOLDER)
-            (tmp_path / FOLDER).write_text("in the way")
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        shutil.rmtree(tmp_path / FOLDER)
+        (tmp_path / FOLDER).write_text("in the way")
+        with pytest.raises(UserError, match="could not be written"):
             checkpoints.save(1, state(1), {})
-
-    with pytest.raises(UserError, match="could not be written"):
-        save()

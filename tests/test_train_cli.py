@@ -1,16 +1,20 @@
-"""``python -m train`` as a shell sees it: help, commands, exit codes, pipes, signals."""
+"""``python -m train`` as a shell sees it: help, commands, flags and their values, exit codes, pipes, signals."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from trained_runs import ENVIRONMENT, python
 
+import puppet_jax as pj
 import train.__main__ as program
 from train.__main__ import COMMANDS, main
+from train.config import RECIPES, Config, contradictions, from_json, resolve, to_json
 from train.errors import UserError
 
 READERS = [command for command in COMMANDS if command != "train"]
@@ -32,16 +36,21 @@ def test_training_is_the_command_where_none_is_given(launched):
     assert launched == [[], ["--epochs", "3"], [], ["--epochs", "3"]]
 
 
-def test_the_help_of_training_names_the_other_commands_and_the_exit_codes(capsys):
-    for arguments in (["-h"], ["train", "--help"]):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        assert end.value.code == 0
-        text = capsys.readouterr().out
-        for command in READERS:
-            assert re.search(rf"^ +{command} RUN", text, flags=re.M)
-        for word in ("0 done", "130 interrupted", "143 terminated", "141", "--data", "--puppeteer", "--out"):
-            assert word in text
+def test_the_help_of_training_has_every_flag_the_defaults_and_the_other_commands(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for command in READERS:
+        assert re.search(rf"^ +{command} RUN", text, flags=re.M)
+    shown = " ".join(text.replace("│", " ").split())
+    for field in vars(Config()):
+        assert "--" + field.replace("_", "-") in shown
+    for name, recipe in RECIPES.items():
+        assert all(f"{name} {value}" in shown for value in vars(recipe).values())
+    for word in ("0 done", "130 interrupted", "143 terminated", "141", *pj.PRESETS):
+        assert word in shown
+    assert shown.count("None") == 2, "only --bin takes it, and says what it means"
 
 
 def test_each_command_has_a_help_that_comes_without_jax():
@@ -60,9 +69,7 @@ def test_each_command_has_a_help_that_comes_without_jax():
     assert shown.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"), [("evl", "eval"), ("Predict", "predict"), ("plots", "plot"), ("trian", "train"), ("xyz", None)]
-)
+@pytest.mark.parametrize(("given", "meant"), [("evl", "eval"), ("trian", "train"), ("xyz", None)])
 def test_a_misspelt_command_suggests_the_nearest(capsys, launched, given, meant):
     assert main([given, "run"]) == 2
     error = capsys.readouterr().err
@@ -71,12 +78,63 @@ def test_a_misspelt_command_suggests_the_nearest(capsys, launched, given, meant)
     assert launched == []
 
 
-@pytest.mark.parametrize("command", READERS)
-def test_an_unknown_flag_is_code_2(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([command, "run", *(["file"] if command == "export" else []), "--jsonn"])
-    assert end.value.code == 2
-    assert "--jsonn" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([each, "run", "file", "--jsonn"] for each in READERS),
+        ["--schedule", "step"],
+        ["--epochs", "many"],
+        ["--no-such"],
+    ],
+)
+def test_what_the_parser_refuses_is_code_2(arguments, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    assert next(each for each in arguments if each.startswith("-")) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--epochs=0", "--bin=0", "--bin=9", "--max-steps=0", "--batch-size=-3", "--batch-size=100000", "--seed=-1"),
+        *("--learning-rate=0", "--learning-rate=nan", "--warmup=1.0", "--weight-decay=-1", "--clip-norm=0"),
+        *("--label-smoothing=1.5", "--preset=puppet_xxl", "--augment=cutmix", "--ema=1.0", "--accumulate=0"),
+        *("--accumulate=5", "--devices=4096", "--keep=0", "--checkpoint-steps=0", "--validation-share=1.0"),
+        *("--puppeteer-options={broken", "--puppeteer-options=[1]", '--puppeteer-options={"no_such_option": 1}'),
+    ],
+)
+def test_a_bad_value_ends_with_one_named_error_and_leaves_nothing(capsys, tmp_path, flag):
+    name, value = flag.split("=")
+    assert main([flag, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert name in error
+    assert value in error or str(float(value)) in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    # --overwrite replaces runs, not whatever lies there.
+    for flags, word in (([], "--overwrite"), (["--overwrite"], "thesis.txt")):
+        assert main(["--out", str(tmp_path), *flags]) == 2
+        assert word in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert main(["--process-id", "1", "--process-count", "2"]) == 2
+    assert "--coordinator: missing" in capsys.readouterr().err
+
+
+def test_a_configuration_is_json_has_a_recipe_and_tells_what_changes_numbers():
+    config = resolve(Config(puppeteer="printed", data_dir=Path("somewhere"), max_steps=3))
+    assert from_json(json.loads(json.dumps(to_json(config)))) == resolve(config) == config
+    for name in ("cifar10", "mnist", "photographs/birds"):
+        config = resolve(Config(data=name))
+        assert {field: getattr(config, field) for field in vars(RECIPES["others"])} == vars(RECIPES["others"])
+    ran = resolve(Config())
+    asked = resolve(Config(seed=3, learning_rate=1.0, keep=9, devices=2, data_dir=Path("x"), checkpoint_steps=4))
+    assert contradictions(ran, ran) == []
+    told = ["--learning-rate is 0.005 in the run, got 1.0", "--seed is 0 in the run, got 3"]
+    assert contradictions(ran, asked) == told
 
 
 @pytest.mark.parametrize(
@@ -85,6 +143,7 @@ def test_an_unknown_flag_is_code_2(command, capsys):
         (UserError("RUN: got nothing"), 2, "error: RUN: got nothing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (BrokenPipeError(), 141, ""),
+        (OSError(28, "No space left on device", "/a/\x1bfile"), 2, "error: /a/\\x1bfile: No space left on device"),
         (ZeroDivisionError(), None, ""),  # a defect is not hidden
     ],
 )
@@ -103,7 +162,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code, said):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_leaves_gets_no_traceback():
+def test_a_reader_that_leaves_gets_no_traceback_and_a_terminal_without_unicode_escapes(tmp_path):
     command = [sys.executable, "-u", "-m", "train", "plot", "--help"]
     read, write = os.pipe()
     os.close(read)
@@ -112,9 +171,6 @@ def test_a_reader_that_leaves_gets_no_traceback():
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
-
-
-def test_a_terminal_without_unicode_is_shown_escapes(tmp_path):
     done = python("-m", "train", "eval", tmp_path / "猫", PYTHONIOENCODING="ascii")
     assert done.returncode == 2
     assert "\\u732b does not exist" in done.stderr
@@ -131,9 +187,8 @@ def test_signals_end_with_their_codes(tmp_path, number, code):
         "import train.plots.compared_run as compared_run\ncompared_run.read_metrics = wait\n"
         f"sys.exit(program.main(['plot', {str(tmp_path / 'run')!r}]))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=ENVIRONMENT) as process:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(number)
         _, error = process.communicate(timeout=30)

@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_runs import python
 
 from train import data
 from train.data import store
@@ -57,14 +55,6 @@ def test_any_share_is_held_out_to_the_image_and_evenly(share):
         of_class = aside[labels == label]
         due = [math.floor(k * share + 1e-9) for k in range(count + 1)]
         assert np.cumsum(of_class).tolist() == due[1:]
-
-
-def test_every_nth_takes_the_nth_of_each_class():
-    labels = np.array([0, 1, 0, 0, 1, 0, 0, 0, 1], np.int32)
-    kept, aside = data.every_nth(data.Split(np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1), labels), 3)
-    assert aside.images.ravel().tolist() == [3, 7, 8]  # the third and sixth 0, the third 1
-    assert kept.images.ravel().tolist() == [0, 1, 2, 4, 5, 6]
-    assert aside.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
@@ -142,25 +132,6 @@ def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split
     assert wait_for(threads=False)
 
 
-def test_batches_are_made_ahead_but_not_without_end(split):
-    asked = []
-
-    class Watched(np.ndarray):
-        def __getitem__(self, rows):
-            asked.append(rows)
-            return np.asarray(self)[rows]
-
-    watched = data.Split(split.images.view(Watched), split.labels)
-    batches = data.train_batches(watched, BATCH, seed=SEED, stop_step=1000)
-    next(batches)
-    until = time.monotonic() + 5
-    while len(asked) < 3 and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    batches.close()
-    assert 3 <= len(asked) <= 20
-
-
 @pytest.mark.parametrize(("size", "count", "expected"), [(30, 1, "29 training"), (0, 1, "29"), (9, 2, "2 processes")])
 def test_batch_sizes_that_cannot_be(split, size, count, expected):
     with pytest.raises(UserError, match=rf"--batch-size: got {size}, expected .*{expected}"):
@@ -182,13 +153,6 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, s
         load(split)
     assert package in str(error.value)
     assert 'pip install ".[train]"' in str(error.value)
-
-
-def test_heavy_packages_are_imported_only_where_used():
-    heavy = {"tensorflow_datasets", "matplotlib", "sklearn"}
-    of_data = heavy | {"grain", "PIL", "psutil", "jax"}
-    for module, names in (("train.__main__", heavy), ("train.data", of_data)):
-        assert python("-c", f"import sys, {module}; print({names} & set(sys.modules))").stdout.strip() == "set()"
 
 
 def test_cifar10_is_read_whole():
@@ -220,26 +184,3 @@ def test_the_share_decides_between_memory_and_a_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert store.scratch() == tmp_path
-
-
-def test_a_mapped_array_is_like_any_other(tmp_path, rng):
-    images = rng.integers(0, 256, (3000, 4, 5, 3)).astype(np.uint8)
-    mapped = store.allocate(images.shape, share=0, directory=tmp_path)
-    assert mapped.dtype == np.uint8
-    mapped[:] = images
-    rows = np.flatnonzero(rng.random(3000) < 0.7)
-    taken = store.take(mapped, rows, share=0, directory=tmp_path)
-    assert isinstance(taken, np.memmap)
-    np.testing.assert_array_equal(taken, images[rows])
-    np.testing.assert_array_equal(store.keep(mapped, rows), images[rows])
-
-
-def test_no_file_is_left_however_the_process_ends(tmp_path):
-    code = (
-        "import os, signal; from pathlib import Path; from train.data import store\n"
-        f"x = store.allocate((1 << 20,), share=0, directory=Path({str(tmp_path)!r})); x[:] = 1\n"
-        "print(type(x).__name__, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = python("-c", code)
-    assert (done.stdout.strip(), done.returncode) == ("memmap", -signal.SIGKILL)
-    assert not list(tmp_path.iterdir())

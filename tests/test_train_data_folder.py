@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_folders_train_and_test(tmp_path, test):
     fill(tmp_path / test, {"b": 2})
     (tmp_path / "annotations").mkdir()
     got = data.load(str(tmp_path), None, "test")
+    assert [skip.path for skip in got.skipped] == [str(tmp_path / "annotations")]
     assert got.class_names == ("a", "b")
     assert levels(got.train) == [*range(10), *range(10, 19)]
     assert levels(got.test) == [0, 1]
@@ -70,16 +72,12 @@ def test_the_test_folder_goes_before_the_validation_folder_and_unlabelled_ones_a
     fill(tmp_path / "test", {"b": 1})
     got = data.load(str(tmp_path), None, "test")
     assert len(got.test) == 1
-    assert {skip.reason for skip in got.skipped} == {"in no class folder"}
-    assert len(got.skipped) == 4
+    assert [skip.reason for skip in got.skipped] == ["beside train and test, not read", *["in no class folder"] * 4]
 
 
-def test_a_folder_called_train_may_be_a_class(tmp_path):
-    fill(tmp_path, {"bus": 4, "train": 4})
-    assert data.load(str(tmp_path), None, "test", validation_share=0.25).class_names == ("bus", "train")
-
-
-def test_images_deeper_in_a_class_folder_and_links_to_class_folders(tmp_path):
+def test_images_deeper_in_a_class_folder_links_to_class_folders_and_a_class_called_train(tmp_path):
+    fill(tmp_path / "traffic", {"bus": 4, "train": 4})
+    assert data.load(str(tmp_path / "traffic"), None, "test", validation_share=0.25).class_names == ("bus", "train")
     fill(tmp_path / "store", {"x": 3})
     fill(tmp_path / "set" / "n01", {"images": 3})
     (tmp_path / "set" / "n02").symlink_to(tmp_path / "store" / "x")
@@ -131,11 +129,29 @@ def test_a_mixture_of_all_bad_kinds_loads_with_the_right_counts_and_names(tmp_pa
         assert of_a == sorted(of_a)
         assert set(of_a) <= set(range(10))
     found = {Path(skip.path).name: skip.reason for skip in got.skipped}
-    assert set(found) == {*reasons, "loose.png"}
-    assert len(got.skipped) == len(reasons) + 1
+    assert set(found) == {*reasons, "loose.png", "notes.txt"}
+    assert len(got.skipped) == len(reasons) + 2
     for name, reason in reasons.items():
         assert reason in found[name]
     json.dumps([vars(skip) for skip in got.skipped])
+
+
+def test_content_decides_what_is_an_image_and_runs_are_no_class(tmp_path):
+    fill(tmp_path / "set", {"a": 4, "b": 4})
+    for number in range(4):
+        (tmp_path / "set" / "a" / f"{number:02}.png").rename(tmp_path / "set" / "a" / f"{number}")
+        Image.new("RGB", (6, 5)).save(tmp_path / "set" / "b" / f"x{number}.avif")
+    for name in ("config.json", "lock", "figure.png"):
+        (tmp_path / "set" / "runs" / "first").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / "runs" / "first" / name).write_text("{}")
+    got = data.load(str(tmp_path / "set"), None, "test", validation_share=0.25)
+    assert got.class_names == ("a", "b")
+    assert len(got.train) + len(got.test) == 12
+    assert [(Path(skip.path).name, skip.reason) for skip in got.skipped] == [("runs", "of runs, no class")]
+    for part in ("Train", "train", "test"):
+        fill(tmp_path / "twice" / part, {"a": 2, "b": 2})
+    with pytest.raises(UserError, match="has both Train and train"):
+        data.load(str(tmp_path / "twice"), None, "test")
 
 
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
@@ -156,29 +172,21 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
     ]
 
 
-def test_mostly_unreadable_is_an_error_that_names_some(tmp_path):
-    fill(tmp_path, {"a": 4, "b": 4})
+def test_classes_without_images_and_folders_without_classes(tmp_path):
+    fill(tmp_path / "set", {"a": 4, "b": 4, "c": 0})
+    for spoilt_file, message in [
+        (None, r"image to train on in 1 of 3 class folders \(c\)"),
+        ("x.png", r"x\.png: empty"),
+    ]:
+        if spoilt_file:
+            (tmp_path / "set" / "c" / spoilt_file).write_text("")
+        with pytest.raises(UserError, match=message):
+            data.load(str(tmp_path / "set"), None, "test", validation_share=0.25)
     for number in range(20):
-        (tmp_path / "b" / f"x{number}.png").write_text("no image")
+        (tmp_path / "set" / "b" / f"x{number}.png").write_text("no image")
     with pytest.raises(UserError, match=r"(?s)of \d+ images cannot be read.*x\d+.png: not an image"):
-        data.load(str(tmp_path), None, "test", validation_share=0.25)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "c").mkdir(), r"no readable image to train on in 1 of 3 class folders \(c\)"),
-        (lambda folder: fill(folder, {"c": 0}) and (folder / "c" / "x.png").write_text(""), r"x\.png: empty"),
-    ],
-)
-def test_a_class_without_readable_images_is_named(tmp_path, spoil, message):
-    fill(tmp_path, {"a": 4, "b": 4})
-    spoil(tmp_path)
-    with pytest.raises(UserError, match=message):
-        data.load(str(tmp_path), None, "test", validation_share=0.25)
-
-
-def test_folders_without_classes(tmp_path):
+        data.load(str(tmp_path / "set"), None, "test", validation_share=0.25)
+    shutil.rmtree(tmp_path / "set")
     with pytest.raises(UserError, match=r"holds no class folders, expected at least two.*cat/1\.jpg"):
         data.load(str(tmp_path), None, "test")
     Image.new("RGB", (6, 5)).save(tmp_path / "loose.png")

@@ -6,7 +6,6 @@ import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,11 +40,16 @@ def test_lossless_formats_give_the_very_levels(colours, kind, tmp_path):
         np.testing.assert_array_equal(got, colours)
 
 
-def test_jpeg_and_gif_are_close():
+def test_lossy_formats_are_close_and_the_first_frame_of_an_animation_is_taken():
     smooth = np.add.outer(np.arange(40), np.arange(50))[..., None].repeat(3, 2).astype(np.uint8)
-    for kind in ("JPEG", "GIF"):
+    for kind, bound in (("JPEG", 3), ("GIF", 3), ("AVIF", 8)):
         got = read_image(encode(Image.fromarray(smooth), kind), None, 3)
-        assert np.abs(got.astype(int) - smooth).max() <= 3
+        assert np.abs(got.astype(int) - smooth).max() <= bound
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "lime", "blue")]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        raw = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(read_image(raw, None, 3), np.full((5, 6, 3), [255, 0, 0]))
 
 
 def test_grey_and_colour_become_the_channels_asked_for(colours):
@@ -130,21 +134,11 @@ def test_exif_orientation_is_obeyed_and_known_from_the_header(kind, orientation)
     assert (header.height, header.width, header.grey) == (*got.shape[:2], False)
 
 
-def test_damaged_exif_does_not_cost_the_image(colours):
-    raw = encode(Image.fromarray(colours), "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    with module.quiet():
-        np.testing.assert_array_equal(read_image(raw, None, 3), colours)
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_frame_of_an_animation(kind):
-    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    raw = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    np.testing.assert_array_equal(read_image(raw, None, 3), np.full((5, 6, 3), [255, 0, 0]))
-
-
-def test_resizing_keeps_the_middle_and_the_proportions():
+def test_resizing_keeps_the_middle_and_the_proportions_also_while_decoding(rng):
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
+    large = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
+    got = read_image(encode(large, "JPEG", quality=95), (32, 32), 3)
+    assert np.abs(got.astype(int) - resize(np.asarray(large), (32, 32))).mean() < 2
     # A wide ramp to the right: the middle square of it, whatever the scale.
     ramp = np.tile(np.linspace(0, 255, 120), (40, 1)).round().astype(np.uint8)[..., None]
     for side in (10, 40, 80):
@@ -153,14 +147,6 @@ def test_resizing_keeps_the_middle_and_the_proportions():
         columns = 40 + (np.arange(side) + 0.5) * 40 / side - 0.5
         np.testing.assert_allclose(got[side // 2, :, 0], columns * 255 / 119, atol=3)
     np.testing.assert_array_equal(resize(ramp, (40, 120)), ramp)
-
-
-def test_a_large_jpeg_scaled_down_while_decoding_is_close_to_one_scaled_after(rng):
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
-    large = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
-    got = read_image(encode(large, "JPEG", quality=95), (32, 32), 3)
-    expected = resize(np.asarray(large), (32, 32))
-    assert np.abs(got.astype(int) - expected).mean() < 2
 
 
 def png(width, height, depth=8, colour=2, data=b""):
@@ -186,16 +172,6 @@ def test_decompression_bombs_are_refused_by_their_header(width, height, action):
             with pytest.raises(ImageError, match=f"{MAX_PIXELS:,}"):
                 read(png(width, height))
     assert read_header(png(8192, 8192)).width == 8192, "at the limit"
-
-
-def test_text_bombs_are_refused():
-    text = zlib.compress(bytes(80_000_000))
-    bomb = b"zTXt" + b"a\0\0" + text
-    raw = png(2, 2, data=bytes(14))
-    place = raw.index(b"IDAT") - 4
-    raw = raw[:place] + struct.pack(">I", len(bomb) - 4) + bomb + struct.pack(">I", zlib.crc32(bomb)) + raw[place:]
-    with pytest.raises(ImageError, match="damaged"):
-        read_image(raw, None, 3)
 
 
 def spoilt(folder):
@@ -233,18 +209,6 @@ def test_every_kind_of_spoilt_file_has_its_reason(tmp_path):
             read_image(tmp_path / name, None, 3)
 
 
-def test_a_file_without_permission(tmp_path, monkeypatch):
-    path = tmp_path / "secret.png"
-    path.write_bytes(b"x")
-
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod does not keep a superuser out
-    with pytest.raises(ImageError, match="no permission to read it"):
-        read_image(path, None, 3)
-
-
 def seeds(rng):
     """Sound files of every format, small, some with alpha, palettes, EXIF data, compression and several frames."""
     noise = Image.fromarray(rng.integers(0, 256, (21, 17, 3)).astype(np.uint8))
@@ -266,6 +230,7 @@ def seeds(rng):
     yield encode(noise, "WEBP", exif=exif)
     yield encode(noise, "WEBP", lossless=True, save_all=True, append_images=frames[1:])
     yield encode(noise, "PPM")
+    yield encode(noise, "AVIF")
     for compression in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"):
         yield encode(noise, "TIFF", compression=compression)
 
@@ -279,10 +244,9 @@ def mutated(rng, files):
                 raw[place] ^= 1 << int(rng.integers(8))
         case 1:  # cut short
             del raw[rng.integers(len(raw)) :]
-        case 2:  # the beginning of another file, to its end or to any other place
-            other = files[rng.integers(len(files))]
+        case 2:  # the beginning of another file
             cut = int(rng.integers(4, 200))
-            raw[:cut] = other[:cut]
+            raw[:cut] = files[rng.integers(len(files))][:cut]
         case 3:  # a field in the header made extreme
             place = int(rng.integers(4, 120))
             value = [0, 1, 0x7F, 0x80, 0xFF][rng.integers(5)]
@@ -294,8 +258,9 @@ def mutated(rng, files):
     return bytes(raw)
 
 
-def check_mutated_files(path, count, time_left=lambda: True):
-    """Each is read, or refused with a reason."""
+@pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_mutated_files_are_read_or_refused_with_a_reason(tmp_path, count, time_left):
+    path = tmp_path / "x"
     rng = np.random.default_rng(2024)
     files = list(seeds(rng))
     assert {Image.open(io.BytesIO(raw)).format for raw in files} == {*FORMATS, "MPO"} - {"DIB"}
@@ -325,12 +290,3 @@ def check_mutated_files(path, count, time_left=lambda: True):
         assert reason.strip() == reason != ""
         assert "\n" not in reason
         assert str(path.parent) not in reason
-
-
-def test_mutated_files_are_read_or_refused_with_a_reason(tmp_path):
-    check_mutated_files(tmp_path / "x", 200)
-
-
-@pytest.mark.soak
-def test_many_mutated_files_are_read_or_refused_with_a_reason(tmp_path, time_left):
-    check_mutated_files(tmp_path / "x", 20_000, time_left)

@@ -99,10 +99,3 @@ def test_what_cannot_be_divided_is_refused():
         devices.make_mesh(resolve(Config(accumulate=5, devices=1)))
     with pytest.raises(UserError, match="--devices: got 99, expected at most the"):
         devices.make_mesh(resolve(Config(devices=99)))
-
-
-def test_one_process_has_what_the_first_has():
-    assert devices.is_first()
-    assert devices.from_first(b"\x00abc") == b"\x00abc"
-    assert devices.from_first(None) is None
-    np.testing.assert_array_equal(devices.own_rows(np.arange(6)), np.arange(6))

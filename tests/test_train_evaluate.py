@@ -46,13 +46,13 @@ def test_the_numbers_are_those_of_the_summary_to_the_last_digit(run, summary, ca
     assert 0.2 < found["accuracy"] < 1  # a run that learned something, and not everything
 
     text = evaluate.report(found)
-    assert f"{summary['test_accuracy']:.2%} ({summary['test_correct']} of 355, as in summary.json)" in text
+    assert f"{summary['test_accuracy']:.2%} ({summary['test_correct']} of 355, as reported)" in text
     assert f"{summary['test_loss']:.4f} nats" in text
     assert text.splitlines()[-len(summary["accuracy_by_depth"]) - 1].split() == ["depth", "images", "accuracy"]
     (tmp_path / "params.safetensors").write_bytes((run / "params.safetensors").read_bytes())
     (tmp_path / "summary.json").write_text(json.dumps(summary | {"test_correct": 1}))
     assert main(["eval", str(tmp_path)]) == 0
-    assert "of 355, 1 in summary.json)" in capsys.readouterr().out
+    assert "of 355, 1 reported)" in capsys.readouterr().out
 
 
 def test_the_numbers_are_numpys(tmp_path, capsys):
@@ -100,28 +100,20 @@ def test_another_data_set_than_the_models_is_refused(tmp_path):
         evaluate.run(evaluate.Evaluate(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_to_put_right_is_said(run, tmp_path, capsys):
+    (tmp_path / "damaged").mkdir()
+    for changes, message in [
         ({"data": 7}, "data is 7"),
-        ({"data": ""}, "data is ''"),
         ({"data_dir": ["x"]}, "its header is damaged"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 1e9}, "batch_size is"),
         ({"batch_size": 10**9}, "batch_size is"),
         ({"batch_size": True}, "batch_size is True"),
-    ],
-)
-def test_a_damaged_configuration_is_refused(run, tmp_path, changes, message):
-    arrays, about = parameters.load(run / "params.safetensors")
-    about["config"] |= changes
-    parameters.save(tmp_path / "params.safetensors", arrays, about)
-    with pytest.raises(UserError, match=message):
-        evaluate.run(evaluate.Evaluate(tmp_path))
-
-
-def test_what_to_put_right_is_said(run, tmp_path, capsys):
+    ]:
+        arrays, about = parameters.load(run / "params.safetensors")
+        about["config"] |= changes
+        parameters.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
+        with pytest.raises(UserError, match=message):
+            evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
     for arguments, message in [
         ([str(tmp_path / "absent")], "does not exist"),
         ([str(run / "summary.json")], "is no folder"),

@@ -1,55 +1,59 @@
-"""The program is started over once, with malloc asked for huge pages, and only where that is wanted."""
+"""The program starts itself over once, with malloc asked for huge pages, in a process of its own and in no other."""
 
 import os
-import subprocess
 import sys
 
 import pytest
-from trained_runs import ROOT
+from trained_runs import python
 
-from train import huge_pages
+from train import host, huge_pages
 
-SHOW = """\
-import os, sys
-from train.huge_pages import ask_for_huge_pages
-if __name__ == "__main__":
-    ask_for_huge_pages()
-    print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], os.getpid())
-"""
+# Run by each interpreter as it starts.
+SHOW = "import os\nprint(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''), flush=True)\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is Linux's")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (None, "glibc.malloc.hugetlb=1"),
+        ("", "glibc.malloc.hugetlb=1"),
         ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("glibc.malloc.hugetlb=0", None),
     ],
 )
-def test_the_program_is_started_over_with_the_same_arguments_and_process_number(tmp_path, given, expected):
-    (tmp_path / "show.py").write_text(SHOW)
-    environment = {name: value for name, value in os.environ.items() if name != huge_pages.VARIABLE}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    environment |= {} if given is None else {huge_pages.VARIABLE: given}
-    command = [sys.executable, "-m", "show", "--a=b c", "é"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        out = process.stdout.read()
-    assert process.returncode == 0
-    assert out.strip() == f"{expected} ['--a=b c', 'é'] {process.pid}"
+def test_the_program_is_started_over_under_its_process_number(tmp_path, monkeypatch, given, expected):
+    (tmp_path / "sitecustomize.py").write_text(SHOW)
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    done = python("-m", "train", "plot", "é", "--help", PYTHONPATH=path, GLIBC_TUNABLES=given)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m train plot" in done.stdout
+    shown = [line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0].isdecimal()]
+    assert [tunables for _, tunables in shown] == [given, *([expected] if expected else [])]
+    assert len({number for number, _ in shown}) == 1
 
 
-def test_nothing_is_started_elsewhere_and_a_refusal_is_no_error(monkeypatch):
-    def refuse(*_):
-        raise PermissionError
+@pytest.mark.parametrize(
+    ("started", "own"),
+    [
+        ("python -m train --epochs 3", True),
+        ("python -X dev -u -W error -m train", True),
+        ("python -m ipykernel_launcher -f kernel.json", False),  # whatever a notebook runs
+        ("python script.py -m train", False),
+        ("python -c pass -m train", False),
+        ("python -m pdb -m train", False),
+        ("python", False),
+    ],
+)
+def test_only_a_process_started_as_this_program_is_its_own(monkeypatch, started, own):
+    def refuse(*arguments):
+        called.append(arguments)
+        raise PermissionError  # which is no error: it goes on without huge pages
 
+    called = []
+    monkeypatch.setattr(sys, "orig_argv", started.split())
     monkeypatch.setenv(huge_pages.VARIABLE, "")
     monkeypatch.setattr(huge_pages.sys, "platform", "linux")
     monkeypatch.setattr(huge_pages.os, "execv", refuse)
+    assert host.is_own() == own
     huge_pages.ask_for_huge_pages()
-
-    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
-    monkeypatch.setattr(huge_pages.sys, "platform", "darwin")
-    monkeypatch.setattr(huge_pages.os, "execv", lambda *_: pytest.fail("started over"))
-    huge_pages.ask_for_huge_pages()
-    assert huge_pages.VARIABLE not in os.environ
+    assert bool(called) == own

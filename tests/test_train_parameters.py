@@ -17,7 +17,8 @@ from train.build import build
 from train.config import Config, resolve
 from train.errors import UserError
 from train.runs import parameters
-from train.runs.trained import FILE, Images, open_run, stored
+from train.runs.source import PARAMETERS as FILE
+from train.runs.trained import Images, open_run, stored
 
 NAMES = ["cat", "dog", "猫", "red"]
 
@@ -176,8 +177,10 @@ def test_arrays_that_do_not_fit_change_nothing(run):
         np.testing.assert_array_equal(array, before[name])
 
 
-def check_mutations(run, path, count, time_left=lambda: True):
+@pytest.mark.parametrize("count", [15, pytest.param(1000, marks=pytest.mark.soak)])
+def test_mutated_parameters_never_end_in_a_traceback(run, tmp_path, count, time_left):
     """Seeded changes of the header, of every length and place: opened or refused by name."""
+    path = tmp_path / FILE
     good = (run / FILE).read_bytes()
     header = 8 + int.from_bytes(good[:8], "little")
     chance = random.Random(0)
@@ -194,12 +197,3 @@ def check_mutations(run, path, count, time_left=lambda: True):
         done += 1
     assert len(refused) >= done / 2
     assert all(str(path.parent) in text for text in refused)
-
-
-def test_mutated_parameters_never_end_in_a_traceback(run, tmp_path):
-    check_mutations(run, tmp_path / FILE, 15)
-
-
-@pytest.mark.soak
-def test_many_mutated_parameters_never_end_in_a_traceback(run, tmp_path, time_left):
-    check_mutations(run, tmp_path / FILE, 1000, time_left)

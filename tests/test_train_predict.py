@@ -16,7 +16,6 @@ from train.__main__ import main
 from train.data.images import read_image
 from train.errors import UserError
 from train.predict import stream
-from train.predict.formats import JsonLines, Prediction
 from train.predict.predictor import Predictor
 from train.predict.read_ahead import AHEAD, read_ahead
 
@@ -111,7 +110,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(run, pictures, tmp_
         assert sum(f"{name}: " in reason for reason in reasons) == 1
 
 
-def test_nothing_to_predict_is_something_to_put_right(run, tmp_path, capsys):
+def test_what_to_put_right_is_said_and_answers_that_are_no_numbers_are_refused(run, tmp_path, capsys):
     for arguments, message in [
         ([str(run)], "IMAGE: got none"),
         ([str(run), str(tmp_path)], "found no image"),
@@ -121,9 +120,6 @@ def test_nothing_to_predict_is_something_to_put_right(run, tmp_path, capsys):
     ]:
         assert main(["predict", *arguments]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_answers_that_are_no_numbers_are_refused(tmp_path):
     broken = save_run(tmp_path, [8, 8], ["a", "b"], 1)
     broken.puppet.head_bias[...] = np.full(2, np.nan, np.float32)
     with pytest.raises(UserError, match="are no numbers"):
@@ -163,17 +159,6 @@ def test_images_are_read_ahead_in_order_and_boundedly():
     # What does not explain an image is an error.
     with pytest.raises(ValueError, match="invalid literal"):
         list(read_ahead(["a"], read, (1, 2, 1), 2, threads=1, refused=LookupError))
-
-
-def test_lines_are_what_json_would_write():
-    names = ["plain", 'a "quoted"\n\\', "猫"]
-    prediction = Prediction([1, 2], [0.1 + 0.2, 1e-17], 3.9881980419158936, 4)
-    record = {"image": "ü\udcff.png", "class": names[1], "probability": 0.1 + 0.2, "complexity_bits": prediction[2]}
-    record["depth"] = 4
-    record["top"] = [{"class": names[1], "probability": 0.1 + 0.2}, {"class": names[2], "probability": 1e-17}]
-    line = JsonLines(names)
-    assert line(record["image"], prediction) == json.dumps(record) + "\n"
-    assert line.error("x", 'y"') == json.dumps({"image": "x", "error": 'y"'}) + "\n"
 
 
 def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):

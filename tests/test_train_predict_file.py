@@ -1,12 +1,9 @@
 """``python -m train predict --output``: continued after any end, never mixed, the same from several devices."""
 
 import fcntl
-import io
 import json
 import os
-import signal
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,8 @@ from trained_runs import picture, python, save_run
 
 from train.__main__ import main
 from train.data.walk import walk_images
-from train.predict import jsonl_file, parquet_file, predictor, read_ahead, stream
+from train.predict import jsonl_file, parquet_file, predictor, stream
+from train.predict.parts import place
 from train.runs.trained import open_run
 
 COUNT = 11
@@ -105,36 +103,10 @@ def test_a_file_is_continued_wherever_it_was_cut(run, folder, small, capsys, mon
     assert capsys.readouterr().out == "whole.jsonl: 12 images, 1 of them now\n"
     assert Path("whole.jsonl").read_text().startswith(expected)
     assert lines_of("whole.jsonl")[-1]["image"] == "in/00a.png"
-
-
-KILLED = """
-import os, signal, sys
-from train.predict import stream
-from train.__main__ import main
-stream.BATCH, write, calls = 4, os.write, []
-def half(file, content):
-    calls.append(file)
-    if len(calls) < 3:
-        return write(file, content)
-    write(file, content[: len(content) // 2])
-    os.kill(os.getpid(), signal.SIGKILL)
-os.write = half
-main(sys.argv[1:])
-"""
-
-
-def test_a_killed_process_leaves_a_file_that_is_continued(run, folder, small, capsys):
-    command = ["predict", str(run), "in", "--output", "out.jsonl"]
-    done = python("-c", KILLED, *command)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    left = Path("out.jsonl").read_text()
-    there = left.count("\n")
-    assert there >= 8
-    assert not left.endswith("\n")
-    assert main(command) == 0
-    assert capsys.readouterr().out == f"out.jsonl: 11 images, {11 - there} of them now\n"
-    assert Path("out.jsonl").read_text().startswith(left[: left.rindex("\n") + 1])
-    assert sorted(line["image"] for line in lines_of("out.jsonl")) == sorted(map(str, Path("in").rglob("*.png")))
+    # What several arguments lead to is predicted once.
+    assert main(["predict", str(run), "in/below", "in", "in/01.png", "in", "--output", "out.jsonl"]) == 0
+    names = [line["image"] for line in lines_of("out.jsonl")]
+    assert len(names) == len(set(names)) == COUNT
 
 
 def test_a_file_of_something_else_is_not_added_to(run, folder, small, capsys, tmp_path):
@@ -213,13 +185,13 @@ def test_parquet_holds_what_the_lines_hold(run, folder, small, capsys, monkeypat
     before = os.stat("out.parquet").st_ino
     assert main(both[1]) == 1
     assert os.stat("out.parquet").st_ino == before, "written anew with nothing to add"
-    for seed, place in ((20, "pack"), (21, "drop_lines")):  # cut off before the file is written, and after
+    for seed, where in ((20, "pack"), (21, "drop_lines")):  # cut off before the file is written, and after
         picture(Path("in", f"{seed}.png"), seed)
         assert main(both[0]) == 1
         with monkeypatch.context() as patch:
-            patch.setattr(parquet_file, place, stop)
+            patch.setattr(parquet_file, where, stop)
             assert main(both[1]) == 130
-        assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if place == "pack" else 12)
+        assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if where == "pack" else 12)
         assert main(both[1]) == 1
         assert same()
     assert sorted(os.listdir()) == ["in", "out.jsonl", "out.jsonl.about", "out.parquet"]
@@ -236,53 +208,25 @@ def test_parquet_holds_what_the_lines_hold(run, folder, small, capsys, monkeypat
     assert not Path("out.parquet").exists()
 
 
-def test_an_image_that_several_arguments_lead_to_is_predicted_once(run, folder, small, capsys):
-    assert main(["predict", str(run), "in/below", "in", "in/00.png", "in", "--output", "out.jsonl"]) == 0
-    names = [line["image"] for line in lines_of("out.jsonl")]
-    assert len(names) == len(set(names)) == COUNT
-    assert names[-1] == "in/09.png"
-
-
 def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
     for name in ("b/a.png", "b.png", "b/c/d.JPG", "a b/z.gif", "b-/x.png", ".hidden/x.png", "b/.x.png", "b/n.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
+    picture(tmp_path / "b" / "0.png", 0).rename(tmp_path / "b" / "no ending")
+    picture(tmp_path / "b" / "run" / "figure.png", 0)
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "b" / "run" / name).write_text("{}")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inside.png").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "b")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
-    expected = ["a b/z.gif", "b/a.png", "b/c/d.JPG", "b-/x.png", "b.png", "broken.png", "folder.png"]
-    assert list(walk_images(tmp_path)) == [str(path) for path in sorted(tmp_path / name for name in expected)]
+    expected = ["a b/z.gif", "b/a.png", "b/c/d.JPG", "b/no ending", "b-/x.png", "b.png", "broken.png", "folder.png"]
+    passed = {}
+    found = list(walk_images(tmp_path, passed.__setitem__))
+    assert found == [str(path) for path in sorted(tmp_path / name for name in expected)]
+    told = {"b/n.txt": "no image", "b/run": "the folder of a run", "link": "a link to a folder, not followed"}
+    assert passed == {str(tmp_path / name): reason for name, reason in told.items()}
     assert list(walk_images(tmp_path / "b/n.txt")) == [str(tmp_path / "b/n.txt")], "asked for by name"
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_few_batches_live_at_a_time_and_the_bar_is_for_a_terminal(run, folder, small, monkeypatch):
-    images = open_run(run).images()
-    live, most = weakref.WeakSet(), []
-
-    class Counted(read_ahead.Batch):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            live.add(self)
-            most.append(len(live))
-
-    monkeypatch.setattr(read_ahead, "Batch", Counted)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    names = sorted(map(str, Path("in").rglob("*.png"))) * 20
-    count = 0
-    for batch, found in stream.predict_images(iter(names), len(names), images, predictor.Predictor(), done=30):
-        count += len(batch.names)
-        assert len(found.depth) == len(batch.names)
-    assert count == 220
-    assert all(text in sys.stderr.getvalue() for text in ("predicting", "30/250", "left"))
-    # Decoded ahead, with the device, with the caller: of 55 batches.
-    assert len(most) == 55
-    assert max(most) <= read_ahead.AHEAD + 4
 
 
 DEVICES = """
@@ -329,3 +273,47 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
     assert file.count == 1
     file.__exit__()
+    for path in (tmp_path / "new.jsonl", tmp_path / f"{'n' * 245}.jsonl"):  # the latter's .about has no name
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(ValueError, match="cannot be written"), jsonl_file.PredictionsFile(path, {}) as file:
+                file.write(["{}\n"], 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.about"}
+
+
+def test_processes_share_a_folder_each_in_a_part_of_its_own(run, folder, small, capsys, monkeypatch):
+    def predict(number, count=2):
+        return main(
+            ["predict", str(run), "in", "--output", "out", f"--process-id={number}", f"--process-count={count}"]
+        )
+
+    assert predict(0) == 0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert main(["predict", str(run), "in", "--output", "out", "--distributed"]) == 0
+    parts = [Path("out") / f"part-{number:05d}-of-00002.jsonl" for number in (0, 1)]
+    both = [lines_of(part) for part in parts]
+    assert min(map(len, both)) > 0
+    assert main(["predict", str(run), "in", "--json"]) == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    by_name = lambda line: line["image"]  # noqa: E731
+    assert sorted([*both[0], *both[1]], key=by_name) == sorted(expected, key=by_name)
+    # One that was lost goes on alone.
+    content = parts[1].read_bytes()
+    parts[1].write_bytes(content[:-5])
+    assert predict(1) == 0
+    assert capsys.readouterr().out == f"{parts[1]}: {len(both[1])} images, 1 of them now\n"
+    assert lines_of(parts[1]) == both[1]
+    command = ["predict", str(run), "in"]
+    for arguments, message in [
+        (["--output=out", "--process-id=0", "--process-count=3"], "parts of another number of processes than 3"),
+        (["--output=out", "--process-id=2", "--process-count=2"], "--process-id: got 2, expected 0 to 1"),
+        (["--output=out", "--process-id=2"], "--process-count: missing"),
+        (["--output=out", "--coordinator=node0:1"], "missing, expected with --coordinator"),
+        (["--output=a.jsonl", "--distributed"], "expected a folder"),
+        (["--distributed"], "--output: missing, expected a folder"),
+    ]:
+        assert main([*command, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no cluster found, expected to be started by Slurm"):
+        place(True, None, None, {})

@@ -2,6 +2,7 @@
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -58,7 +59,7 @@ def test_what_is_released_is_loaded_with_the_same_answers(run, weights, rng):
         assert str(run.parent) not in text  # nothing of this machine
 
 
-def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights, tmp_path, capsys):
+def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights, tmp_path, capsys, monkeypatch):
     assert main(["release", str(tmp_path), "--name=a"]) == 2
     assert main(["release", str(run), "--name=../a"]) == 2
     assert "--name: got '../a'" in capsys.readouterr().err
@@ -72,6 +73,14 @@ def test_a_model_that_is_there_is_kept_and_unknown_ones_are_refused(run, weights
     assert (weights / "of_digits.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="there are of_digits"):
         pj.load_pretrained("../of_digits")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)  # the card, when the weights are written
+    assert main(["release", str(run), "--name=b", "--out", str(weights)]) == 2
+    assert "b.safetensors cannot be written (No space left on device)" in capsys.readouterr().err
+    assert {path.name for path in weights.iterdir()} == {"of_digits.safetensors", "of_digits.md"}
 
 
 @pytest.mark.parametrize("where", [4, 30, -3])

@@ -189,29 +189,31 @@ def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_d
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     assert main(["--resume", str(half_done)]) == 2
     assert "--data digits: not the images that the run began with (labels " in capsys.readouterr().err
+    moved = dataclasses.replace(small, test=data.Split(255 - small.test.images, small.test.labels))
+    monkeypatch.setattr(data, "load", lambda *_, **__: moved)
+    assert main(["--resume", str(half_done), "--data", "cifar10"]) == 2
+    assert "--data cifar10: not the images that the run began with (pixels " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        *((content, "config.json") for content in (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")),
-        ('{"config": {"nodes": 12}}', "puppet-jax 0.1.0"),
-    ],
-)
-def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path, capsys, content, words):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    assert main(["--resume", str(tmp_path)]) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_a_folder_cut_before_its_configuration_can_be_used_again(tmp_path):
+def test_a_folder_that_is_no_run_of_this_version_is_refused_and_one_cut_early_used_again(tmp_path, capsys):
+    damaged = (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")
+    for content, words in [*((each, "config.json") for each in damaged), ('{"config": {"nodes": 12}}', "0.1.0")]:
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        assert main(["--resume", str(tmp_path)]) == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
     (tmp_path / "config.json.tmp").write_text('{"con')
-    assert run_folder.make_folder(resolve(Config(out=tmp_path))) == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [run_folder.LOCK]
+    with run_folder.created(resolve(Config(out=tmp_path)), {}):
+        assert {path.name for path in tmp_path.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
-def test_two_processes_do_not_train_in_one_folder(half_done, capsys):
+def test_two_processes_do_not_train_in_one_folder(half_done, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "the same second")
+    with run_folder.created(resolve(Config()), {"of": 1}) as one, run_folder.created(resolve(Config()), {}) as other:
+        assert one != other
+        assert json.loads((one / "config.json").read_text()) == {"of": 1}
     with run_folder.locked(half_done):
         for command in (["--resume", str(half_done)], [*FLAGS, "--out", str(half_done), "--overwrite"]):
             assert main(command) == 2
@@ -244,7 +246,7 @@ def test_ctrl_c_saves_and_ends_with_130(tmp_path, interruptible):
 
 
 def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "build", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(loop, "measure", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert main([*FLAGS, "--out", str(tmp_path / "run")]) == 143
     assert "--resume" in capsys.readouterr().err
 
@@ -252,8 +254,8 @@ def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsy
 def test_images_that_cannot_be_read_are_counted_and_some_are_named(tmp_path, monkeypatch, capsys):
     bad = tuple(data.Skipped(f"cats/{i}.png", "truncated") for i in range(7))
     monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(small_digits(), skipped=bad))
-    folder, _ = train_command.prepare(resolve(Config(out=tmp_path / "run")))
+    config, dataset = train_command.prepare(resolve(Config(out=tmp_path / "run")))
     told = capsys.readouterr().err
-    assert "left out 7 images that cannot be read:\n  cats/0.png: truncated\n" in told
+    assert "left out 7, of which no image was read:\n  cats/0.png: truncated\n" in told
     assert told.endswith("  cats/4.png: truncated\n  and 2 more\n")
-    assert json.loads((folder / "config.json").read_text())["skipped_images"] == 7
+    assert run_folder.describe(config, dataset)["skipped_images"] == 7

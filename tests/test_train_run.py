@@ -98,8 +98,8 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_and_overwrite_replaces_the_run
     assert [line["step"] for line in history] == [steps, 6]
     assert main(arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert run_folder.make_folder(resolve(Config(out=tmp_path / "run", overwrite=True))) == tmp_path / "run"
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [run_folder.LOCK]
+    with run_folder.created(resolve(Config(out=tmp_path / "run", overwrite=True)), {}) as folder:
+        assert {path.name for path in folder.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_code_1_and_keeps_the_last_good_checkpoint(

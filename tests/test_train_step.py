@@ -1,6 +1,5 @@
 """One step by hand: loss, tally, gradient, average; its formulations against each other; evaluation and measures."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -119,23 +118,6 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32(small):
     assert 1e-4 < error < 0.1
 
 
-def test_what_the_images_measure_is_computed_once(small):
-    """The tally's complexity is the model's own: measuring it beside costs no second histogram."""
-    config = resolve(Config(puppeteer="stored", width=8, augment="none", batch_size=16))
-    mesh = devices.make_mesh(config)
-    model = build(config, num_classes=10, in_channels=1)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    optimiser = make_optimiser(config, 10)
-    step = make_train_step(graphdef, optimiser, config, mesh)
-    images, labels = small[0].images[:16], small[0].labels[:16]
-    state = start(params, optimiser, config)
-    compiled = step.lower(state, empty_tally(), rest, images, labels, np.zeros(1, np.int32)).compile().as_text()
-    alone = jax.jit(model.measure).lower(images).compile().as_text()
-    histogram = "s32[16,256]{1,0} scatter("
-    assert alone.count(histogram) > 0
-    assert compiled.count(histogram) == alone.count(histogram)
-
-
 def test_evaluation_counts_each_image_once_whatever_the_batch(small):
     config = resolve(Config(puppeteer="stored", width=8))
     mesh = devices.make_mesh(config)
@@ -147,18 +129,11 @@ def test_evaluation_counts_each_image_once_whatever_the_batch(small):
         loss, correct = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
         np.testing.assert_allclose(loss, cross_entropy(logits, np.eye(10)[split.labels]), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(correct, logits.argmax(-1) == split.labels)
-
-
-def test_measure_and_accuracy_by_depth(small):
-    config = resolve(Config(puppeteer="stored", width=8))
-    model = build(config, num_classes=10, in_channels=1)
-    got = measure(model, small[1], 16, devices.make_mesh(config))
-    h, d = model.measure(jnp.asarray(small[1].images))
+    got = measure(model, split, 16, mesh)
+    h, d = model.measure(jnp.asarray(split.images))
     np.testing.assert_allclose(got["complexity"], h, rtol=1e-6)
     np.testing.assert_array_equal(got["depth"], d)
     assert not got["clipped"].any()
     rows = by_depth(np.array([3, 4, 3, 3]), np.array([True, False, False, True]))
-    assert rows == [
-        {"depth": 3, "images": 3, "accuracy": pytest.approx(2 / 3)},
-        {"depth": 4, "images": 1, "accuracy": 0.0},
-    ]
+    accuracy = {3: (3, pytest.approx(2 / 3)), 4: (1, 0.0)}
+    assert {row["depth"]: (row["images"], row["accuracy"]) for row in rows} == accuracy

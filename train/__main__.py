@@ -22,7 +22,9 @@ import signal
 import sys
 
 from train.errors import UserError
+from train.host import is_own
 from train.huge_pages import ask_for_huge_pages
+from train.steps.interrupt import installed
 from train.terminal import printable
 
 # The module in train/commands/ and the class of the options; train parses its arguments itself.
@@ -43,6 +45,7 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     plot RUN…              compare runs in a figure and a table
     release RUN            write a run's model as a file for puppet_jax.load_pretrained, with a model card
     export RUN FILE        write a run's model as one file that runs without this project, by jax alone
+RUN is the folder of a run; for eval, predict and export also a pretrained model's name, or a released .safetensors
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
     130 interrupted; 141 output closed by its reader; 143 terminated
 """
@@ -60,12 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:
-        # Discard what is still buffered, which the interpreter would otherwise fail to write at its end.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if is_own():
+            # Discard what is still buffered, which the interpreter would otherwise fail to write at its end.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder without permission, a name that is too long
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -86,11 +94,8 @@ def _run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that cleanup code runs
-    try:
+    with installed(lambda *_: sys.exit(143), (signal.SIGTERM,)):  # an exception, so that cleanup code runs
         return _parse_and_run(command, arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parse_and_run(command: str, arguments: list[str]) -> int:

@@ -1,6 +1,9 @@
 """Files written so that a reader, or a process that resumes, finds the old file or the whole new one."""
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIX = ".tmp"
@@ -9,8 +12,29 @@ SUFFIX = ".tmp"
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also if the machine stops meanwhile."""
     temporary = path.with_name(path.name + SUFFIX)
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, of a short name and the same suffix. What is written there takes the place of ``path``
+    at the end of the context, and is deleted after an error."""
+    temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import puppet_jax as pj
+from puppet_jax.named_function import is_function_name
 from train.errors import UserError
 
 Puppeteer = Literal["continuous", "ode", "printed", "stored"]
@@ -20,7 +21,7 @@ Puppeteer = Literal["continuous", "ode", "printed", "stored"]
 class Recipe:
     """The defaults that depend on the data set. Chosen on a validation part of the training set."""
 
-    preset: str
+    preset: str | None
     epochs: int
     batch_size: int
     optimiser: str
@@ -32,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         preset="puppet_xs", epochs=30, batch_size=32, optimiser="adamw", learning_rate=5e-3, augment="crop"
     ),
-    # Chosen on CIFAR-10, in short runs (bench/study.py): crops change the complexity that kernels are generated from.
+    # Chosen on CIFAR-10, in short runs (bench/studies): crops change the complexity that kernels are generated from.
     "others": Recipe(preset="puppet_s", epochs=10, batch_size=64, optimiser="muon", learning_rate=2e-2, augment="flip"),
 }
 
@@ -43,8 +44,15 @@ AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
 CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
 """How processes find each other: given with each command, never taken from the run that is resumed."""
 
-FREE = ("data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
-"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding)."""
+FREE = ("data", "data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
+"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
+are known by their content, not by where they lie (:func:`train.runs.resume.check_data`)."""
+
+OF_MODEL = (
+    *("preset", "model", "batch_norm", "compression", "width", "puppeteer", "puppeteer_options", "dtype"),
+    *("bin", "measurement"),
+)
+"""What a model is made from: what ``--start-from`` takes over from the model that it names."""
 
 
 def _by_data(field: str, text: str, metavar: str) -> Any:
@@ -73,6 +81,18 @@ class Config:
     image_size: Annotated[int | None, _optional("INT")] = None
     """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
     preset: Annotated[str | None, _by_data("preset", f"The puppet: one of {', '.join(pj.PRESETS)}.", "NAME")] = None
+    model: Annotated[str | None, _optional("MODULE:FUNCTION")] = None
+    """Your own CNN instead of a preset: a function that can be imported from here, which makes a Flax NNX module,
+    function(num_classes=..., in_channels=..., rngs=...). Its puppet is trained: see puppet_jax.puppetize."""
+    batch_norm: Annotated[Literal["group", "running"] | None, _optional("{group,running}")] = None
+    """With --model, what takes the place of nnx.BatchNorm: normalisation over groups of channels of one image, for
+    training, or the running averages as they are."""
+    compression: Annotated[float | None, _optional("FLOAT")] = None
+    """How many times fewer parameters generate the kernels than the kernels have, instead of sizes given by hand
+    (default: with --model as puppet_jax.puppetize says, else as the preset does)."""
+    start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
+    with its kind of model. For another number of classes the head is drawn anew."""
     width: Annotated[int | None, _optional("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Puppeteer = "continuous"
@@ -164,7 +184,17 @@ class Config:
 
 @dataclass(frozen=True)
 class ResolvedConfig(Recipe, Config):
-    """A configuration in which no field of a recipe is ``None``."""
+    """A configuration in which no field of a recipe is ``None``, but for ``preset`` where ``model`` is given."""
+
+    @property
+    def net(self) -> str:
+        """What the puppet is called: its preset, or the function that makes it."""
+        return self.model or self.preset or ""
+
+    @property
+    def data_name(self) -> str:
+        """What the data are called, without the path of a folder."""
+        return Path(self.data).name if Path(self.data).is_absolute() else self.data
 
 
 def resolve(config: Config) -> ResolvedConfig:
@@ -175,6 +205,8 @@ def resolve(config: Config) -> ResolvedConfig:
     """
     recipe = RECIPES.get(config.data, RECIPES["others"])
     missing = {name: value for name, value in vars(recipe).items() if getattr(config, name) is None}
+    if config.model is not None:
+        missing["preset"] = config.preset
     config = ResolvedConfig(**vars(config) | missing)
 
     def expect(field: str, ok: bool, expected: str) -> None:
@@ -190,7 +222,15 @@ def resolve(config: Config) -> ResolvedConfig:
         at_least_1(field)
     for field in ("checkpoint_steps", "devices", "process_count"):
         at_least_1(field)
-    expect("preset", config.preset in pj.PRESETS, f"one of {', '.join(pj.PRESETS)}")
+    if config.model is None:
+        expect("preset", config.preset in pj.PRESETS, f"one of {', '.join(pj.PRESETS)}")
+        expect("batch_norm", config.batch_norm is None, "none without --model: presets have no nnx.BatchNorm")
+    else:
+        expect("model", is_function_name(config.model), "MODULE:FUNCTION, for example my_package.nets:resnet20")
+        expect("preset", config.preset is None, "none with --model, which takes a preset's place")
+        expect("width", config.width is None, "none with --model, whose layers have widths of their own")
+        expect("dtype", config.dtype == "float32", "float32 with --model, whose layers have types of their own")
+    expect("compression", config.compression is None or config.compression > 0, "a number above 0")
     expect("bin", config.bin is None or 0 < config.bin <= 8, "above 0 and at most 8 bits, or None")
     expect("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0")
     expect("warmup", 0 <= config.warmup < 1, "a share in [0, 1)")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -70,8 +70,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def make_mesh(config: ResolvedConfig) -> Mesh:
+def make_mesh(config: ResolvedConfig, data: Mapping[str, Any] | None = None) -> Mesh:
     """A mesh over ``config.devices`` devices of each process (all of them by default).
+
+    Args:
+        data: what identifies the data, to be the same in all processes; their paths may differ.
 
     Raises:
         UserError: there are not so many, or the batch cannot be divided among them; or the processes were started with
@@ -90,7 +93,7 @@ def make_mesh(config: ResolvedConfig) -> Mesh:
             f"--batch-size: got {config.batch_size}, expected a multiple of {parts} ({' times '.join(of)}); change it, "
             "or use fewer devices with --devices"
         )
-    _agree(config, count)
+    _agree(config, count, data)
     devices = [d for i in range(processes) for d in [d for d in jax.devices() if d.process_index == i][:count]]
     return Mesh(np.array(devices), (BATCH,))
 
@@ -124,7 +127,14 @@ def without_mesh(function: Callable) -> Callable:
 def shared(mesh: Mesh, tree: Any) -> Any:
     """Place arrays, the same in every process, on all devices."""
     layout = NamedSharding(mesh, SHARED)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), tree)
+
+    def place(x):
+        # The key of a random stream is no array of NumPy.
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return jax.make_array_from_process_local_data(layout, np.asarray(x))
+
+    return jax.tree.map(place, tree)
 
 
 def rows(mesh: Mesh, array: np.ndarray) -> jax.Array:
@@ -149,16 +159,16 @@ def from_first(value: bytes | None) -> bytes | None:
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8).tobytes()
 
 
-def _agree(config: ResolvedConfig, count: int) -> None:
+def _agree(config: ResolvedConfig, count: int, data: Mapping[str, Any] | None) -> None:
     if jax.process_count() == 1:
         return
     numbers = {name: value for name, value in to_json(config).items() if name not in (*FREE, *CONNECTION)}
-    digest = hashlib.sha256(json.dumps([numbers, count], sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(json.dumps([numbers, count, data], sort_keys=True).encode()).digest()
     digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
     if (digests != digests[0]).any():
         raise UserError(
-            "--process-id: the processes were started with different configurations or numbers of devices, expected "
-            "the same flags for all but --process-id"
+            "--process-id: the processes were started with different configurations, data or numbers of devices, "
+            "expected the same flags for all but --process-id"
         )
 
 

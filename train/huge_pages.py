@@ -9,6 +9,8 @@ import contextlib
 import os
 import sys
 
+from train.host import is_own
+
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLE = "glibc.malloc.hugetlb"
 
@@ -16,12 +18,12 @@ TUNABLE = "glibc.malloc.hugetlb"
 def ask_for_huge_pages() -> None:
     """Execute this program again in the same process, with huge pages requested from malloc.
 
-    Does nothing on other systems than Linux, and where ``GLIBC_TUNABLES`` has the setting already, so that
-    ``GLIBC_TUNABLES=glibc.malloc.hugetlb=0`` turns it off. Call it before anything that takes long. Another malloc than
-    glibc's ignores the variable.
+    Does nothing on other systems than Linux, in a process that was not started as ``python -m train``, and where
+    ``GLIBC_TUNABLES`` has the setting already, so that ``GLIBC_TUNABLES=glibc.malloc.hugetlb=0`` turns it off. Call it
+    before anything that takes long. Another malloc than glibc's ignores the variable.
     """
     given = os.environ.get(VARIABLE, "")
-    if sys.platform != "linux" or TUNABLE in given or not sys.executable or not sys.orig_argv:
+    if sys.platform != "linux" or TUNABLE in given or not sys.executable or not is_own():
         return
     os.environ[VARIABLE] = ":".join(filter(None, [given, f"{TUNABLE}=1"]))
     with contextlib.suppress(OSError):  # go on without huge pages

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from puppet_jax.puppeteers.bilinear import combine
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
-from puppet_jax.puppeteers.combine import combine
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, scale
@@ -71,12 +71,12 @@ class ContinuousPuppeteer(nnx.Module):
             if value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
         omega_depth = omega if omega_depth is None else omega_depth
-        for name, value in (("omega", omega), ("omega_depth", omega_depth)):
-            if not value > 0:
-                raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {value}")
-        for name, value, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
-            if value not in get_args(allowed):
-                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {value!r}")
+        for name, frequency in (("omega", omega), ("omega_depth", omega_depth)):
+            if not frequency > 0:
+                raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {frequency}")
+        for name, kind, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
+            if kind not in get_args(allowed):
+                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {kind!r}")
         if standardise:
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise

@@ -12,7 +12,7 @@ from puppet_jax.puppeteers.protocol import KernelShape
 
 
 class LayeredPuppet(nnx.Module):
-    """Parameters and checks; subclasses say how an image goes through, and have ``max_depth``.
+    """Parameters and checks; subclasses say how an image goes through, and what ``max_depth`` is.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each convolution.
@@ -23,6 +23,8 @@ class LayeredPuppet(nnx.Module):
     Raises:
         ValueError: a size below 1.
     """
+
+    max_depth: int
 
     def __init__(
         self,

@@ -6,13 +6,18 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from train.errors import UserError
-from train.runs.reading import number, open_folder, read_json
+from train.runs.reading import number, read_json
+from train.runs.source import locate
 from train.terminal import printable, table
+
+if TYPE_CHECKING:
+    from train.data import Dataset
+    from train.runs.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,10 @@ class Evaluate:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
-    """Folder that python -m train left."""
+    """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR", help_behavior_hint="")] = None
+    """The data set, if it lies elsewhere now (default: the run's own). Another one of the same classes is measured
+    too, which is said."""
     evaluate_on: Annotated[
         Literal["test", "validation"] | None, tyro.conf.arg(metavar="{test,validation}", help_behavior_hint="")
     ] = None
@@ -41,7 +49,7 @@ class Evaluate:
 
 def run(options: Evaluate) -> int:
     """Measure and print. 0; a :class:`UserError` says what to put right."""
-    trained, split = _open(options)
+    trained, split, own = _open(options)
     config = trained.config
     evaluated_on = options.evaluate_on or config.evaluate_on
     if evaluated_on == "validation" and config.evaluate_on == "test":
@@ -50,10 +58,10 @@ def run(options: Evaluate) -> int:
         print("compiling ...", file=sys.stderr)  # which takes some seconds
     result = {
         "run": str(options.run),
-        "data": config.data,
+        "data": options.data or config.data_name,
         "evaluated_on": evaluated_on,
         **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),
-        "reported": _reported(options.run, evaluated_on, len(split)),
+        "reported": _reported(trained, evaluated_on, len(split)) if own else None,
         "compiled": None,
     }
     if options.compiled:
@@ -131,9 +139,9 @@ def report(result: dict[str, Any]) -> str:
     if reported is None:
         as_reported = ""
     elif reported["correct"] == result["correct"]:
-        as_reported = ", as in summary.json"
+        as_reported = ", as reported"
     else:
-        as_reported = f", {reported['correct']:,} in summary.json"
+        as_reported = f", {reported['correct']:,} reported"
     loss = "not a number" if result["loss"] is None else f"{result['loss']:.4f} nats"
     facts = [
         ("run", printable(result["run"])),
@@ -162,15 +170,15 @@ def report(result: dict[str, Any]) -> str:
 
 
 def _open(options: Evaluate):
-    """The trained model, and the split to measure it on."""
+    """The trained model, the split to measure it on, and whether that is of the data that it was trained on."""
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")
-    open_folder(options.run)  # before jax is imported, which takes seconds
+    path = locate(options.run)  # before jax is imported, which takes seconds
 
     from train import data
     from train.runs.trained import open_run
 
-    trained = open_run(options.run)
+    trained = open_run(path)
     config = trained.config
     sound = {
         "data": isinstance(config.data, str) and config.data != "",
@@ -183,29 +191,56 @@ def _open(options: Evaluate):
             raise UserError(
                 f"{printable(options.run)}: its configuration is damaged, {field} is {getattr(config, field)!r}"
             )
-    data_dir = options.data_dir or config.data_dir
+    data_dir, name = options.data_dir or config.data_dir, options.data or config.data
+    evaluate_on = options.evaluate_on or config.evaluate_on
     dataset = data.load(
-        config.data,
+        name,
         None if data_dir is None else Path(data_dir),
-        options.evaluate_on or config.evaluate_on,
+        evaluate_on,
         image_size=config.image_size,
         validation_share=config.validation_share,
     )
-    model = trained.about["model"]
+    model, images = trained.about["model"], trained.about.get("images") or {}
     found = {"num_classes": dataset.num_classes, "in_channels": dataset.test.images.shape[-1]}
-    for name, value in found.items():
-        if model[name] != value:
+    expected = {each: model[each] for each in found}
+    if "class_names" in images:
+        found["class_names"], expected["class_names"] = list(dataset.class_names), images["class_names"]
+    for each, value in found.items():
+        if expected[each] != value:
             raise UserError(
-                f"{printable(config.data)} has {name} = {value}, the model of {printable(options.run)} {model[name]}: "
-                "not the data set that it was trained on"
+                f"{printable(name)} has {each} = {_short(value)}, the model of {printable(options.run)} "
+                f"{_short(expected[each])}: not the data set that it was trained on; name that with --data"
             )
-    return trained, dataset.test
+    return trained, dataset.test, _is_own(path, dataset, evaluate_on == config.evaluate_on)
 
 
-def _reported(folder: Path, evaluated_on: str, images: int) -> dict[str, Any] | None:
-    """What the run's summary says of the same images; ``None`` without a summary, or of other images."""
+def _is_own(path: Path, dataset: "Dataset", comparable: bool) -> bool:
+    """Whether the data are those that the run began with, as far as it tells; says so if they are not."""
+    from train.data import differences
+
+    recorded: Any = {}
     with contextlib.suppress(UserError):
-        summary = read_json(folder / "summary.json")
+        recorded = read_json(path / "config.json").get("data")
+    wrong = differences(dataset, recorded) if comparable and isinstance(recorded, dict) else []
+    if wrong:
+        print(f"note: not the images that the run began with ({'; '.join(wrong)})", file=sys.stderr)
+    return not wrong
+
+
+def _short(value: Any) -> str:
+    text = printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _reported(trained: "Trained", evaluated_on: str, images: int) -> dict[str, Any] | None:
+    """What the run's summary, or the released file, says of the same images; ``None`` if nothing, or of others."""
+    if trained.released is not None:
+        told, share = trained.released, number(trained.released, "accuracy")
+        if told.get("evaluated_on") != evaluated_on or told.get("evaluated_images") != images or share is None:
+            return None
+        return {"correct": round(share * images), "accuracy": share, "loss": None}
+    with contextlib.suppress(UserError):
+        summary = read_json(trained.folder / "summary.json")
         correct, loss = number(summary, "test_correct"), number(summary, "test_loss")
         if summary.get("evaluated_on") == evaluated_on and number(summary, "test_images") == images and correct:
             return {"correct": int(correct), "accuracy": correct / images, "loss": loss}

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from train.errors import UserError
-from train.runs.reading import open_folder
+from train.runs.source import locate
 from train.terminal import printable
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -22,7 +22,7 @@ class Export:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
-    """Folder that python -m train left."""
+    """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
@@ -40,7 +40,7 @@ def run(options: Export) -> int:
     Raises:
         UserError: the run is damaged or cannot be baked, the file is there already, or its folder is not.
     """
-    folder = open_folder(options.run)
+    folder = locate(options.run)
     name = printable(options.file)
     if options.file.exists() and not (options.overwrite and options.file.is_file()):
         raise UserError(f"FILE: {name} is there already; choose another name, or replace a file with --overwrite")

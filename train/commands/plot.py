@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from train import atomic_file
 from train.errors import UserError
 from train.plots.compared_run import ComparedRun, labels, read_run
 from train.terminal import printable, table
@@ -70,12 +71,10 @@ def compare(folders: Sequence[Path], out: Path, against: str = "epoch") -> list[
 
     from train.plots import comparison  # matplotlib takes a second to import
 
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
-        comparison.draw(temporary, list(zip(names, runs, strict=True)), against)
-        os.replace(temporary, out)
+        with atomic_file.replacing(out) as temporary:
+            comparison.draw(temporary, list(zip(names, runs, strict=True)), against)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"--out: {printable(out)} cannot be written ({error.strerror})") from error
     print(report(names, runs))
     print(f"\nfigure: {printable(out)}")

@@ -61,25 +61,34 @@ def run(options: Release) -> int:
 
     trained = open_run(folder)
     config, images = trained.config, trained.images()
-    of_preset = PRESETS[config.preset].puppeteer_options.get(config.puppeteer, {})
     recipe = to_json(config)
     for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
         recipe.pop(of_this_machine)
+    recipe["data"] = config.data_name
+    if config.start_from:
+        recipe["start_from"] = Path(config.start_from).name
+    made = {
+        "puppeteer": config.puppeteer,
+        "num_classes": len(images.class_names),
+        "in_channels": images.channels,
+        "puppeteer_options": json.loads(config.puppeteer_options),
+        "measurement": measurement(config),
+    }
+    if config.compression is not None:
+        made["compression"] = config.compression
+    if config.model is not None:
+        made |= {"model": config.model, "batch_norm": config.batch_norm}
+    else:
+        of_preset = PRESETS[config.preset or ""].puppeteer_options.get(config.puppeteer, {})
+        if config.compression is None:  # with the preset's own options, which may differ in a later version
+            made["puppeteer_options"] = {**of_preset, **made["puppeteer_options"]}
+        made |= {"name": config.preset, "width": config.width}
     about = {
         "format": FORMAT,
-        "create": {
-            "name": config.preset,
-            "puppeteer": config.puppeteer,
-            "num_classes": len(images.class_names),
-            "in_channels": images.channels,
-            "width": config.width,
-            # With the preset's own options, which may differ in a later version.
-            "puppeteer_options": {**of_preset, **json.loads(config.puppeteer_options)},
-            "measurement": measurement(config),
-        },
+        "create": made,
         "class_names": list(images.class_names),
         "image_size": list(images.size),
-        "data": config.data,
+        "data": config.data_name,
         "data_note": options.data_note,
         "evaluated_on": summary["evaluated_on"],
         "accuracy": summary["test_accuracy"],
@@ -91,8 +100,12 @@ def run(options: Release) -> int:
     content = safetensors.numpy.save(arrays, metadata={KEY: json.dumps(about)})
     options.out.mkdir(parents=True, exist_ok=True)
     text = _card(options.name, about, summary, len(content))
-    for file, written in ((weights, content), (card, text.encode())):
-        atomic_file.write(file, written)
+    try:
+        with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
+            first.write_bytes(content)
+            second.write_text(text)
+    except OSError as error:
+        raise UserError(f"--out: {printable(weights)} cannot be written ({error.strerror})") from error
     print(f"written: {weights} ({len(content):,} bytes), {card}", file=sys.stderr)
     return 0
 
@@ -106,11 +119,12 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     )
     height, width = about["image_size"]
     options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
-    of_width = f", {made['width']} channels a layer" if made["width"] else ""
+    of_width = f", {made['width']} channels a layer" if made.get("width") else ""
+    net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
     note = f" {about['data_note']}" if about["data_note"] else ""
     return f"""# {name}
 
-`puppet_jax.load_pretrained("{name}")`: preset `{made["name"]}`{of_width}, puppeteer `{made["puppeteer"]}`{options}.
+`puppet_jax.load_pretrained("{name}")`: {net}{of_width}, puppeteer `{made["puppeteer"]}`{options}.
 
 - **Task**: {len(about["class_names"])} classes ({", ".join(about["class_names"])}) of images of {height}×{width}
   pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].

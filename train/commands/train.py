@@ -4,11 +4,13 @@ Exit codes: 0 trained; 1 the loss diverged, or another process was lost; 2 somet
 folder, a full disk); 130 ended by Ctrl-C and 143 by SIGTERM, to be resumed.
 """
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,10 +19,12 @@ import tyro
 from train import data, devices
 from train.config import CONNECTION, Config, ResolvedConfig, resolve
 from train.errors import UserError
-from train.runs import run_folder
-from train.runs.resume import check
+from train.runs import run_folder, start
+from train.runs.resume import check, check_data
+from train.runs.source import locate
 from train.steps import interrupt
-from train.steps.loop import Diverged, train
+from train.steps.loop import Diverged, plan, train
+from train.terminal import printable
 
 # How many of the images that cannot be read are named.
 SHOWN = 5
@@ -42,10 +46,10 @@ def launch(arguments: list[str] | None) -> int:
                 summary = json.loads((folder / "summary.json").read_text())
                 _tell(f"{folder} is finished; nothing to train")
             else:
-                folder, dataset = prepare(config)
-                to_write = folder if devices.is_first() else None
-                with run_folder.locked(to_write):
-                    summary = train(config, dataset, to_write)
+                config, dataset = prepare(config)
+                planned = plan(config, dataset)
+                with _folder(config, dataset) as folder:
+                    summary = train(config, dataset, folder, planned)
     except UserError as error:
         _tell(f"error: {error}")
         return 2
@@ -76,8 +80,15 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
     """
     config = _parse(arguments, Config())
     if config.resume is None:
+        if config.start_from is None:
+            return resolve(config)
+        source = locate(config.start_from)
+        default = dataclasses.replace(Config(), **start.defaults(source, config))
+        config = _parse(arguments, default)
+        if Path(config.start_from or "").exists():  # and is no pretrained model's name
+            config = dataclasses.replace(config, start_from=str(source.resolve()))
         return resolve(config)
-    ran = run_folder.configuration(config.resume)
+    ran, _ = run_folder.described(config.resume)
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
     asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
@@ -85,12 +96,15 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
     return asked
 
 
-def prepare(config: ResolvedConfig) -> tuple[Path | None, data.Dataset]:
-    """The run's folder, ``None`` where another process makes it, and the data.
+def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
+    """The configuration with where the data are, and the data. Nothing is written.
 
     Raises:
-        UserError: the data or the folder cannot be had.
+        UserError: the data cannot be had, they are not those of the run to resume, or the folder is taken.
     """
+    if config.resume is None and devices.is_first():
+        run_folder.check(config)
+    config = dataclasses.replace(config, data=data.located(config.data, config.data_dir))
     dataset = data.load(
         config.data,
         config.data_dir,
@@ -98,17 +112,26 @@ def prepare(config: ResolvedConfig) -> tuple[Path | None, data.Dataset]:
         image_size=config.image_size,
         validation_share=config.validation_share,
     )
-    folder, skipped = config.resume, dataset.skipped
-    if skipped and devices.is_first():
-        shown = "".join(f"\n  {skip.path}: {skip.reason}" for skip in skipped[:SHOWN])
-        more = f"\n  and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
-        _tell(f"left out {len(skipped)} images that cannot be read:{shown}{more}")
-    if folder is None and devices.is_first():
-        sizes = {"train_images": len(dataset.train), "test_images": len(dataset.test)}
-        description = run_folder.describe(config, **sizes, skipped_images=len(skipped))
-        folder = run_folder.make_folder(config)
-        run_folder.write_json(folder / "config.json", description)
-    return folder, dataset
+    if config.resume is not None:
+        check_data(config, dataset, run_folder.described(config.resume)[1])
+    if dataset.skipped and devices.is_first():
+        shown = "".join(f"\n  {printable(skip.path)}: {printable(skip.reason)}" for skip in dataset.skipped[:SHOWN])
+        more = f"\n  and {len(dataset.skipped) - SHOWN} more" if len(dataset.skipped) > SHOWN else ""
+        _tell(f"left out {len(dataset.skipped)}, of which no image was read:{shown}{more}")
+    return config, dataset
+
+
+@contextlib.contextmanager
+def _folder(config: ResolvedConfig, dataset: data.Dataset) -> Iterator[Path | None]:
+    """The run's folder, which no other process then trains in; ``None`` for a process that writes nothing."""
+    if not devices.is_first():
+        yield None
+    elif config.resume is not None:
+        with run_folder.locked(config.resume):
+            yield config.resume
+    else:
+        with run_folder.created(config, run_folder.describe(config, dataset)) as folder:
+            yield folder
 
 
 def report(summary: dict, folder: Path) -> str:

@@ -3,8 +3,9 @@
 Nothing heavier than NumPy is imported before it is needed.
 """
 
+from train.data.fingerprint import differences, fingerprint
 from train.data.pipeline import batches, padded_batches, train_batches
-from train.data.sets import load
+from train.data.sets import load, located
 from train.data.split import Dataset, Skipped, Split, every_nth
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "Skipped",
     "Split",
     "batches",
+    "differences",
     "every_nth",
+    "fingerprint",
     "load",
+    "located",
     "padded_batches",
     "train_batches",
 ]

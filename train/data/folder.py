@@ -3,9 +3,13 @@
 Either ``FOLDER/class/…/image.jpg``, of which a part of every class becomes the test split; or the same below
 ``FOLDER/train`` and ``FOLDER/test`` (else ``validation``, ``val`` or ``valid``; capitals do not matter). A class is
 named after its folder, and labels follow the order of the names. Images may lie deeper in a class folder. Of several
-test folders the first of these names is read; one without class folders, so without labels, is skipped.
+test folders the first of these names is read; one without class folders, so without labels, is skipped. Hidden files
+and folders are passed over; all else that is not read is named in ``skipped``, among it folders of runs.
 """
 
+import contextlib
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +19,10 @@ import numpy as np
 from train.data.decode import decode, headers, one_size
 from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
-from train.data.walk import find_images, named_like_an_image
+from train.data.walk import NO_IMAGE, find_images, is_image, is_run
 from train.errors import UserError
 
+OUTSIDE = "in no class folder"
 # What a test split may be called, first choice first.
 TEST_NAMES = ("test", "validation", "val", "valid")
 
@@ -50,7 +55,7 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
     decoded = [decode(data, part, size, channels, scale=image_size is not None) for part in parts]
     (train, _), (test, _) = decoded
 
-    skipped = [*loose, *(skip for _, refused in decoded for skip in refused)]
+    skipped = [*(skip for _, refused in decoded for skip in refused), *loose]
     _check_every_class(data, classes, train, skipped)
     return Dataset(train, test, classes, tuple(skipped))
 
@@ -76,21 +81,27 @@ class _Files:
 
 
 def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:
-    """The classes, the files of the train and the test split, and images that lie outside the class folders."""
+    """The classes, the files of the train and the test split, and what is passed over."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
-    splits = {name.casefold(): path for name, path in _folders(folder).items()}
+    skipped: list[Skipped] = []
+    splits = _splits(folder)
     train = splits.get("train")
-    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
+    tests = [splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])]
+    test = tests[0] if tests else None
     # A folder called train may also be a class among others: it then holds images, beside no test folder.
-    if train is None or not _folders(train) or (test is None and _loose(train)):
+    if train is None or not _folders(train) or (test is None and _has_images(train)):
         train, test = folder, None
+    elif test is not None:
+        beside = [path for path in _folders(folder, skipped).values() if path not in (train, test)]
+        skipped += [Skipped(str(path), f"beside {train.name} and {test.name}, not read") for path in beside]
 
     classes = _classes(train)
-    files = _files(_folders(train), classes)
+    files = _files(_folders(train, skipped), classes, skipped)
+    skipped += _loose(train)
     if test is None:
         aside = held_out(files.labels, validation_share)
-        return classes, (files.take(~aside), files.take(aside)), _loose(train)
+        return classes, (files.take(~aside), files.take(aside)), skipped
     strange = sorted(set(_folders(test)) - set(classes))
     if strange:
         raise UserError(
@@ -99,14 +110,28 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
             f"To train on the classes of {train.name} and hold a part of their images out: --data {train}. To train on "
             "all of them: put the class folders into one folder"
         )
-    return classes, (files, _files(_folders(test), classes)), [*_loose(train), *_loose(test)]
+    held = _files(_folders(test, skipped), classes, skipped)
+    return classes, (files, held), [*skipped, *_loose(test)]
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by their names in small letters."""
+    found: dict[str, Path] = {}
+    for name, path in _folders(folder).items():
+        other = found.setdefault(name.casefold(), path)
+        if other != path and name.casefold() in ("train", *TEST_NAMES):
+            raise UserError(
+                f"--data {folder}: has both {other.name} and {name}, which may be one split's images in two folders or "
+                "two versions of them; put them into one folder, or move one away"
+            )
+    return found
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
     classes = tuple(_folders(folder))
     if len(classes) >= 2:
         return classes
-    loose = len(_loose(folder))
+    loose = sum(skip.reason == OUTSIDE for skip in _loose(folder))
     raise UserError(
         f"--data {folder}: holds {f'one class folder ({classes[0]})' if classes else 'no class folders'}"
         f"{f' and {loose} images outside of one' if loose else ''}, expected at least two folders, one a class, with "
@@ -114,24 +139,47 @@ def _classes(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _files(folders: dict[str, Path], classes: tuple[str, ...]) -> _Files:
+def _files(folders: dict[str, Path], classes: tuple[str, ...], skipped: list[Skipped]) -> _Files:
     paths, labels = [], []
+    passed = lambda path, reason: skipped.append(Skipped(path, reason))  # noqa: E731
     for label, name in enumerate(classes):
-        of_class = find_images(folders[name]) if name in folders else []
+        of_class = find_images(folders[name], passed) if name in folders else []
         paths += of_class
         labels += [label] * len(of_class)
     return _Files(paths, np.array(labels, np.int32))
 
 
-def _folders(folder: Path) -> dict[str, Path]:
-    """The folders in a folder by name, sorted, but for hidden ones; links to folders are folders."""
-    return {path.name: path for path in _entries(folder) if not path.name.startswith(".") and path.is_dir()}
+def _folders(folder: Path, skipped: list[Skipped] | None = None) -> dict[str, Path]:
+    """The folders in a folder by name, sorted, but for hidden ones and those of runs; links to folders are folders."""
+    found = {}
+    for path in _entries(folder):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        if _of_runs(path):
+            if skipped is not None:
+                skipped.append(Skipped(str(path), "of runs, no class"))
+        else:
+            found[path.name] = path
+    return found
+
+
+def _of_runs(folder: Path) -> bool:
+    """Whether a folder is a run's, or one of runs, by its first entries: there may be a million."""
+    if is_run(folder):
+        return True
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return any(is_run(entry.path) for entry in itertools.islice(entries, 64) if entry.is_dir())
+    return False
 
 
 def _loose(folder: Path) -> list[Skipped]:
-    """Images of no class, as they lie beside the class folders."""
-    beside = [path for path in _entries(folder) if not path.is_dir() and named_like_an_image(path.name)]
-    return [Skipped(str(path), "in no class folder") for path in beside]
+    """The files beside the class folders."""
+    beside = [path for path in _entries(folder) if not path.is_dir() and not path.name.startswith(".")]
+    return [Skipped(str(path), OUTSIDE if is_image(str(path)) else NO_IMAGE) for path in beside]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(skip.reason == OUTSIDE for skip in _loose(folder))
 
 
 def _entries(folder: Path) -> list[Path]:

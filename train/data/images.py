@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 # The formats that are tried. Not those that Pillow opens with another program (EPS), or that are not pictures.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF")
 
 # Larger images are refused by their header, before memory is allocated: 67 million pixels, 0.25 GiB as RGBA. Lower than
 # Pillow's own limit, so that images that Pillow would only warn about are refused too.
@@ -24,6 +24,8 @@ _ORIENTATION = 0x0112
 # Where an orientation may be stored, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _SMALL = 2**16
+# How files of these formats begin, as far as that is told by a few bytes; AVIF's and WebP's names come after a length.
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % n for n in range(1, 7)))
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -82,6 +84,24 @@ def read_header(source: str | Path | bytes) -> Header:
         if _orientation(image) >= 5 and image.format != "TIFF":
             width, height = height, width
         return Header(height, width, image.mode in _GREY)
+
+
+def looks_like_an_image(path: str | Path) -> bool:
+    """Whether a file's content is an image in one of ``FORMATS``, by its header."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except (OSError, ValueError):
+        return False
+    if not start.startswith(_BEGINNINGS) and start[8:] != b"WEBP" and start[4:] not in (b"ftypavif", b"ftypavis"):
+        return False
+    try:
+        read_header(path)
+    except ImageError:
+        return False
+    return True
 
 
 def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from train.data.home import home
 from train.data.split import Dataset, hold_out
 from train.errors import UserError
 
@@ -49,6 +50,16 @@ def load(
     return dataset
 
 
+def located(name: str, data_dir: Path | None) -> str:
+    """``name``, the path of a folder made absolute, so that it is found from another working directory too."""
+    from train.data import tensorflow_sets
+
+    if name == "digits" or tensorflow_sets.is_prepared(name, data_dir):
+        return name
+    folder = home(Path(name))
+    return str(folder.resolve()) if folder.exists() else name
+
+
 def _find(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
     # Imported where used: each brings packages of its own.
     if name == "digits":
@@ -59,7 +70,7 @@ def _find(name: str, data_dir: Path | None, image_size: int | None, validation_s
 
     if tensorflow_sets.is_prepared(name, data_dir):
         return tensorflow_sets.load(name, data_dir, image_size, validation_share)
-    folder = Path(name).expanduser()
+    folder = home(Path(name))
     if folder.exists():
         from train.data import folder as folders
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.decode import decode, headers, one_size
+from train.data.home import home
 from train.data.packages import missing
 from train.data.split import Dataset, hold_out
 from train.errors import UserError
@@ -68,7 +69,7 @@ def load(name: str, data_dir: Path | None, image_size: int | None, validation_sh
 def absent(name: str, data_dir: Path | None) -> UserError:
     """The error for a name that is no prepared set: not yet, or no set at all, in which case a folder was meant."""
     directory = _directory(data_dir)
-    folder = Path(name).expanduser().absolute()
+    folder = home(Path(name)).absolute()
     no_folder = f"a folder of class folders of images (there is no folder {folder})"
     parts = _NAME.fullmatch(name)
     try:
@@ -179,7 +180,7 @@ def _version_folder(name: str, directory: Path) -> Path:
 
 def _directory(data_dir: Path | None) -> Path:
     directory = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    return directory.expanduser().absolute()
+    return home(directory).absolute()
 
 
 def _root(parts: re.Match, data_dir: Path | None) -> Path:

@@ -9,8 +9,8 @@ from train.errors import UserError
 from train.runs.reading import Metrics, number, open_folder, read_json, read_metrics
 from train.terminal import printable
 
-# What says where and how a run is made, not what it trains: train.config.FREE (a test compares them), which is not
-# imported because that imports jax, and reading text files should not take seconds.
+# What says where and how a run is made, not what it trains: train.config.FREE but for the data (a test compares them),
+# which is not imported because that imports jax, and reading text files should not take seconds.
 NOT_TRAINED = {"out", "overwrite", "data_dir", "resume", "keep", "checkpoint_steps", "devices"}
 NOT_TRAINED |= {"distributed", "coordinator", "process_id", "process_count"}
 LONGEST_LABEL = 60
@@ -117,5 +117,7 @@ def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
 
 
 def _setting(name: str, value: Any) -> str:
+    if name == "data" and isinstance(value, str):
+        return Path(value).name if Path(value).is_absolute() else value
     # These values explain themselves.
-    return str(value) if name in ("data", "preset", "puppeteer") else f"{name.replace('_', ' ')} {value}"
+    return str(value) if name in ("data", "preset", "model", "puppeteer") else f"{name.replace('_', ' ')} {value}"

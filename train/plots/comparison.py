@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from train.plots.compared_run import ComparedRun
-from train.plots.run_figures import STYLE, plain, plt
+from train.plots.run_figures import STYLE, plain
 from train.terminal import printable
 
 # Okabe and Ito's palette, distinct for any colour vision, without its yellow, too faint on paper. Colours, dashes and
@@ -31,12 +33,14 @@ def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> N
     """
     # Text in a PDF stays text; the same runs give the same bytes.
     style = {**STYLE, "pdf.fonttype": 42, "svg.hashsalt": "puppet-jax"}
-    with plt.rc_context(style), warnings.catch_warnings():
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
-        figure, axes = plt.subplots(
-            2, 2, figsize=(10.0, 8.0 + 0.11 * len(runs)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-        )
-        shared = [each for name in ("data", "preset", "puppeteer") if (each := _shared(runs, name)) is not None]
+        engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        figure = Figure(figsize=(10.0, 8.0 + 0.11 * len(runs)), layout=engine)
+        axes = figure.subplots(2, 2)
+        shared = [
+            each for name in ("data", "preset", "model", "puppeteer") if (each := _shared(runs, name)) is not None
+        ]
         figure.suptitle(plain(", ".join(shared)), fontsize=12)
         handles = _curves(axes.flat[:3], runs, against)
         _parameters(axes[1, 1], runs)
@@ -52,10 +56,7 @@ def draw(path: Path, runs: Sequence[tuple[str, ComparedRun]], against: str) -> N
         for text, (name, _) in zip(legend.get_texts(), runs, strict=True):
             text.set_text(plain(name))
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        try:
-            figure.savefig(path, metadata=metadata)
-        finally:
-            plt.close(figure)
+        figure.savefig(path, metadata=metadata)
 
 
 def _curves(axes, runs: Sequence[tuple[str, ComparedRun]], against: str) -> list:
@@ -130,7 +131,9 @@ def _shared(runs: Sequence[tuple[str, ComparedRun]], field: str) -> str | None:
     """A field's value where all configurations have the same; else ``None``."""
     values = {repr(run.config.get(field)): run.config.get(field) for _, run in runs}
     (value,) = values.values() if len(values) == 1 else (None,)
-    return printable(value)[:60] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return printable(Path(value).name if field == "data" and Path(value).is_absolute() else value)[:60]
 
 
 def _marked(count: int, index: int) -> list[int]:

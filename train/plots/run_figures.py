@@ -6,10 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # files only, no window system
-
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure  # not pyplot, which would choose a window system for the whole process
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # Two colours of Okabe and Ito's palette, distinct for any colour vision; markers and hatches repeat the distinction.
@@ -50,7 +47,7 @@ def draw(
         accuracy_by_depth: of :func:`train.steps.evaluation.by_depth`, on the reported split.
         max_depth: D_max of the puppet.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         _learning_curves(folder / "learning_curves.png", title, evaluated, history)
         _complexity(folder / "complexity.png", title, evaluated, train, test)
         _depth(folder / "depth.png", title, evaluated, train, test, max_depth)
@@ -58,7 +55,8 @@ def draw(
 
 
 def _learning_curves(path: Path, title: str, evaluated: str, history: list[dict[str, Any]]) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    figure = Figure(figsize=(10, 4.6))
+    axes = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in history]
     marker = 4 if len(epochs) <= 60 else 0
     # In full, because the training curve is often the worse of the two, which would surprise.
@@ -80,7 +78,8 @@ def _learning_curves(path: Path, title: str, evaluated: str, history: list[dict[
 
 
 def _complexity(path: Path, title: str, evaluated: str, train: dict, test: dict) -> None:
-    figure, axis = plt.subplots()
+    figure = Figure()
+    axis = figure.subplots()
     both = np.concatenate([train["complexity"], test["complexity"]])
     bins = np.linspace(both.min(), both.max() + 1e-6, 41)
     for values, label, colour, filled in ((train, "train", TRAIN, True), (test, evaluated, TEST, False)):
@@ -101,7 +100,8 @@ def _complexity(path: Path, title: str, evaluated: str, train: dict, test: dict)
 
 
 def _depth(path: Path, title: str, evaluated: str, train: dict, test: dict, max_depth: int) -> None:
-    figure, axis = plt.subplots()
+    figure = Figure()
+    axis = figure.subplots()
     depths = np.arange(1, max_depth + 1)
     for values, label, colour, hatch, side in ((train, "train", TRAIN, None, -1), (test, evaluated, TEST, "//", 1)):
         share = np.array([np.mean(values["depth"] == d) for d in depths])
@@ -125,7 +125,8 @@ def _depth(path: Path, title: str, evaluated: str, train: dict, test: dict, max_
 
 
 def _accuracy_by_depth(path: Path, title: str, evaluated: str, rows: list[dict[str, Any]]) -> None:
-    figure, axis = plt.subplots()
+    figure = Figure()
+    axis = figure.subplots()
     depth = [row["depth"] for row in rows]
     accuracy = np.array([row["accuracy"] for row in rows])
     low, high = np.array([_wilson(row["accuracy"], row["images"]) for row in rows]).T
@@ -175,4 +176,3 @@ def _finish(figure, path: Path, what: str, title: str) -> None:
     )
     legend.get_title().set_multialignment("center")
     figure.savefig(path)
-    plt.close(figure)

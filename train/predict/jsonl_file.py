@@ -43,7 +43,8 @@ def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images
 
 
 class PredictionsFile:
-    """A file of lines that more are added to.
+    """A file of lines that more are added to, as a context manager. A new one into which no line came before an error
+    is removed again.
 
     Args:
         path: of the file; it is created if there is none.
@@ -64,25 +65,30 @@ class PredictionsFile:
         self.path, self.count, self.failed, self.added = path, 0, 0, 0
         self._known = np.empty(0, "V16")
         self._file = _open(path)
+        self._new = not os.fstat(self._file).st_size
         try:
-            if os.fstat(self._file).st_size:
+            if not self._new:
                 check(path, about_of(path), about)
                 self._end = self._look()
                 os.ftruncate(self._file, self._end)
             else:
                 self._end = 0
                 write_about(path, about)
-        except BaseException:
-            os.close(self._file)
+        except BaseException as error:
+            self._close(error)
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"--output: {printable(path)} cannot be written ({error.strerror}); choose another file"
+                ) from error
             raise
 
     def __contains__(self, image: str) -> bool:
         """Whether an image had its line when the file was opened."""
         if not len(self._known):
             return False
-        digest = np.frombuffer(_digest(image), "V16")
-        place = int(np.searchsorted(self._known, digest)[0])
-        return place < len(self._known) and bool(self._known[place] == digest[0])
+        wanted = np.frombuffer(digest(image), "V16")
+        place = int(np.searchsorted(self._known, wanted)[0])
+        return place < len(self._known) and bool(self._known[place] == wanted[0])
 
     def write(self, lines: list[str], failed: int) -> None:
         """Add lines, each with its line feed; ``failed`` of them are of images that could not be read.
@@ -113,9 +119,18 @@ class PredictionsFile:
     def __enter__(self) -> "PredictionsFile":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind=None, error=None, *_) -> None:
         """Flush the lines to the disk and close the file."""
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        finally:
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
+        if error is not None and self._new and not self.count:
+            for path in (self.path, about_path(self.path)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
         os.close(self._file)
 
     def _look(self) -> int:
@@ -129,7 +144,7 @@ class PredictionsFile:
                     f"--output: {printable(self.path)}, line {self.count}: damaged, expected a prediction; delete the "
                     "line, whose image is then predicted again, or name another file"
                 )
-            digests += _digest(record["image"])
+            digests += digest(record["image"])
             self.failed += "error" in record
             end += len(line)
         # Sixteen bytes for each image instead of its path: there may be millions.
@@ -149,9 +164,9 @@ def once(images: Iterable[str]) -> Iterator[str]:
     """Each image the first time that it comes."""
     seen = set()
     for image in images:
-        digest = _digest(image)
-        if digest not in seen:
-            seen.add(digest)
+        known = digest(image)
+        if known not in seen:
+            seen.add(known)
             yield image
 
 
@@ -238,7 +253,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("image"), str) else None
 
 
-def _digest(image: str) -> bytes:
+def digest(image: str) -> bytes:
+    """Sixteen bytes that stand for an image's path."""
     # A name that is not UTF-8 is hashed as its escapes, which is how a Parquet file stores it.
     return hashlib.blake2b(image.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 

@@ -5,12 +5,12 @@ everything that the Parquet file holds, and more.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from train import atomic_file
 from train.errors import UserError
 from train.predict.jsonl_file import about_path, check, whole_lines, write_about
 from train.runs.reading import parse_object
@@ -56,9 +56,12 @@ def unpack(path: Path, about: dict[str, Any]) -> bool:
     if lines.exists() or not path.exists():
         return False
     pa = pyarrow()
-    temporary = lines.with_name(lines.name + ".tmp")
     try:
-        with pa.parquet.ParquetFile(path) as table, open(temporary, "w") as file:
+        with (
+            pa.parquet.ParquetFile(path) as table,
+            atomic_file.replacing(lines) as temporary,
+            open(temporary, "w") as file,
+        ):
             metadata = table.schema_arrow.metadata or {}
             if KEY not in metadata:
                 raise UserError(
@@ -69,19 +72,12 @@ def unpack(path: Path, about: dict[str, Any]) -> bool:
             for part in table.iter_batches(ROWS):
                 for row in part.to_pylist():
                     file.write(json.dumps({name: value for name, value in row.items() if value is not None}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            write_about(lines, found)  # first: it is harmless without lines
     except (pa.ArrowException, OSError) as error:
-        temporary.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"--output: {printable(path)} cannot be read ({printable(reason)}); name another file"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    write_about(lines, found)
-    os.replace(temporary, lines)
     return True
 
 
@@ -101,22 +97,19 @@ def pack(path: Path, about: dict[str, Any]) -> None:
         ],
         metadata={KEY: json.dumps(about)},
     )
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            with pa.parquet.ParquetWriter(file, schema) as writer:
-                for rows in _parts(lines_path(path)):
-                    writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with (
+            atomic_file.replacing(path) as temporary,
+            open(temporary, "wb") as file,
+            pa.parquet.ParquetWriter(file, schema) as writer,
+        ):
+            for rows in _parts(lines_path(path)):
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
     except OSError as error:
         raise UserError(
             f"--output: {printable(path)} cannot be written ({error.strerror or error}); the predictions are in "
             f"{printable(lines_path(path))}: put that right, and the same command goes on from there"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def drop_lines(path: Path) -> None:

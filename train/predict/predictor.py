@@ -81,12 +81,18 @@ class Predictor:
         return self.finish(self.start(images))
 
 
-def choose_devices(count: int | None) -> list[jax.Device]:
+def choose_devices(count: int | None, own: int | None = None) -> list[jax.Device]:
     """``count`` of the local devices, by default all.
+
+    Args:
+        own: the number of this process among those of its machine, which then takes only the GPU of that number.
 
     Raises:
         UserError: there are not so many.
     """
+    if own is not None:  # as jax.distributed does: each process sees one, so that all do not take the memory of all
+        for platform in ("cuda", "rocm"):
+            jax.config.update(f"jax_{platform}_visible_devices", str(own))
     local = jax.local_devices()
     if count is not None and not 1 <= count <= len(local):
         raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")

@@ -68,6 +68,11 @@ class Checkpoints:
         self.last: int | None = None
         """The step of the last good one."""
 
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Whether a run has any."""
+        return any(path.name.isdigit() for path in (folder / FOLDER).glob("*"))
+
     def __enter__(self) -> "Checkpoints":
         if not self._writes:
             return self

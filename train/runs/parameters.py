@@ -46,7 +46,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        arrays = arrays_of(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected the params.safetensors of a run") from error
     except (safetensors.SafetensorError, OSError) as error:
@@ -56,6 +56,12 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         ) from error
     check_format(str(path), header.get("format"))
     return arrays, json.loads(header["about"])
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file by their names, whatever its header says."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
 
 
 def check_format(name: str, found: str | None) -> None:
@@ -72,12 +78,13 @@ def check_format(name: str, found: str | None) -> None:
 
 
 def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
-    """Put loaded arrays into a model, in place; nothing is changed unless all of them fit.
+    """Put loaded arrays into a model, or the shapes of one, in place; nothing is changed unless all of them fit.
 
     Raises:
         UserError: a parameter is missing, unknown, or of another shape or dtype; names the first few.
     """
-    expected = flat(nnx.state(model, nnx.Param))
+    params = nnx.state(model, nnx.Param)
+    expected = {parameter_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     wrong = [f"{name} is missing" for name in expected.keys() - arrays.keys()]
     wrong += [f"{name} is not a parameter of this model" for name in arrays.keys() - expected.keys()]
     for name in expected.keys() & arrays.keys():
@@ -87,7 +94,6 @@ def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
     if wrong:
         shown = "; ".join(sorted(wrong)[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         raise UserError(f"the parameters do not fit the model: {shown}. Make the model that they were saved from")
-    params = nnx.state(model, nnx.Param)
     nnx.update(model, jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[parameter_name(path)]), params))
 
 

@@ -1,17 +1,17 @@
 """The position of a run between two steps: saved as a checkpoint, and restored when the run is resumed."""
 
 import json
-import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import safetensors.numpy
 
 from train import data
-from train.runs.checkpoint import Checkpoints, fill
 from train.config import ResolvedConfig, contradictions, from_json, to_json
 from train.devices import from_first
 from train.errors import UserError
+from train.runs.checkpoint import Checkpoints, fill
 from train.steps.step import Tally, TrainState
 
 PLAIN = ("history", "train_seconds", "epoch_seconds")
@@ -48,34 +48,31 @@ def check(config: ResolvedConfig, asked: ResolvedConfig) -> None:
         )
 
 
-def fingerprint(dataset: data.Dataset) -> dict[str, Any]:
-    """What tells one data set from another: sizes, classes, labels in their order."""
-    return {
-        "train_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "image_shape": list(dataset.train.images.shape[1:]),
-        "class_names": list(dataset.class_names),
-        "labels": zlib.crc32(dataset.train.labels.tobytes()),
-    }
+def check_data(config: ResolvedConfig, dataset: data.Dataset, recorded: Mapping[str, Any]) -> None:
+    """Refuse other images than a run began with; they may lie elsewhere now.
+
+    Raises:
+        UserError: names what is different.
+    """
+    if wrong := data.differences(dataset, recorded):
+        raise UserError(
+            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data or "
+            "--data-dir to those, or train anew"
+        )
 
 
-def save(
-    checkpoints: Checkpoints, config: ResolvedConfig, dataset: data.Dataset, position: Position, accuracy: float | None
-) -> bool:
+def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, accuracy: float | None) -> bool:
     """Save a position as a checkpoint, see :meth:`train.runs.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
     if int(position.tally.bad_step):
         return False
-    about = {"config": to_json(config), "data": fingerprint(dataset)}
-    about |= {name: getattr(position, name) for name in PLAIN}
+    about = {"config": to_json(config)} | {name: getattr(position, name) for name in PLAIN}
     # The request to stop was for this process, not for the one that resumes.
     arrays = {"state": position.state, "tally": position.tally._replace(stop=jnp.int32(0))}
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
 
 
-def restore(
-    checkpoints: Checkpoints, config: ResolvedConfig, dataset: data.Dataset, beginning: Position
-) -> tuple[Position | None, list[str]]:
+def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position) -> tuple[Position | None, list[str]]:
     """The position of the last good checkpoint, at every process, and what was wrong with later ones; ``None`` if there
     never was any.
 
@@ -84,8 +81,8 @@ def restore(
         beginning: where a new run begins, for the shapes.
 
     Raises:
-        UserError: as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another configuration, other
-            data, or arrays that do not fit.
+        UserError: as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another configuration, or
+            arrays that do not fit.
     """
     found = checkpoints.restore()
     text = from_first(json.dumps([found[1], found[2]]).encode() if found else None)
@@ -95,16 +92,6 @@ def restore(
     arrays = safetensors.numpy.load(content)
     saved, problems = json.loads(text)
     check(from_json(saved["config"]), config)
-    wrong = [
-        f"{name} {value}, was {saved['data'].get(name)}"
-        for name, value in fingerprint(dataset).items()
-        if value != saved["data"].get(name)
-    ]
-    if wrong:
-        raise UserError(
-            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data-dir to "
-            "those, or train anew"
-        )
     try:
         tree = fill({"state": beginning.state, "tally": beginning.tally}, arrays)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import jax
 
 from train import atomic_file
 from train.config import ResolvedConfig, from_json, to_json
+from train.data import Dataset, fingerprint
 from train.errors import UserError
 
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
@@ -29,39 +31,83 @@ FOLDERS = ("checkpoints", "damaged", "events")
 LOCK = "lock"
 
 
-def make_folder(config: ResolvedConfig) -> Path:
-    """Create the run's folder; with ``--overwrite``, remove an earlier run's files from it, and only those.
+def check(config: ResolvedConfig) -> None:
+    """Refuse a folder that holds something, before anything is computed or written.
 
     Raises:
-        UserError: the folder holds something, or cannot be made.
+        UserError: as :func:`created`.
     """
-    data = Path(config.data).name
-    name = f"{data}-{config.preset}-{config.puppeteer}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = config.out or Path("runs") / name
+    if config.out is None:
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = {path.name for path in folder.iterdir()}
-        # Ignored: what a process leaves that was killed before it had written the configuration.
-        begun = held - {LOCK, *(name + atomic_file.SUFFIX for name in FINAL)}
-        if begun and not config.overwrite:
-            raise UserError(
-                f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
-                f"it with --resume {folder}, or replace it with --overwrite"
-            )
-        # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
-        foreign = sorted(begun - {*FINAL, *FOLDERS})
-        if foreign:
-            raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
-        with locked(folder):
-            pass
-        for file in sorted(held - {LOCK}):
-            if (folder / file).is_dir():
-                shutil.rmtree(folder / file)
-            else:
-                (folder / file).unlink()
+        if config.out.exists():
+            _replaced(config.out, config.overwrite)
     except OSError as error:
-        raise UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from error
-    return folder
+        raise _unwritable(config.out, error) from error
+
+
+@contextlib.contextmanager
+def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Path]:
+    """A context in which there is a folder of the run, with its ``config.json``, in which no other process trains; with
+    ``--overwrite``, an earlier run's files are removed from it, and only those.
+
+    Raises:
+        UserError: the folder holds something, another process trains in it, or it cannot be made.
+    """
+    folder = config.out or Path("runs")
+    with contextlib.ExitStack() as stack:
+        try:
+            if config.out is None:
+                folder = _new_folder(config)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))  # and then look at it, so that of two processes one is refused
+            for file in sorted(_replaced(folder, config.overwrite)):
+                if (folder / file).is_dir():
+                    shutil.rmtree(folder / file)
+                else:
+                    (folder / file).unlink()
+            write_json(folder / "config.json", description)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()  # if there is nothing else in it
+            raise _unwritable(folder, error) from error
+        yield folder
+
+
+def _new_folder(config: ResolvedConfig) -> Path:
+    """Make a folder under ``runs`` whose name no other run has or gets."""
+    net = config.net.rpartition(":")[2]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{Path(config.data).name}-{net}-{config.puppeteer}-seed{config.seed}-{stamp}"
+    Path("runs").mkdir(exist_ok=True)
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError
+
+
+def _replaced(folder: Path, overwrite: bool) -> set[str]:
+    """The files of an earlier run that a new one in this folder replaces."""
+    held = {path.name for path in folder.iterdir()} - {LOCK}
+    # Ignored: what a process leaves that was killed before it had written the configuration.
+    begun = held - {name + atomic_file.SUFFIX for name in FINAL}
+    if begun and not overwrite:
+        raise UserError(
+            f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
+            f"it with --resume {folder}, or replace it with --overwrite"
+        )
+    # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
+    foreign = sorted(begun - {*FINAL, *FOLDERS})
+    if foreign:
+        raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
+    return held
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder")
 
 
 @contextlib.contextmanager
@@ -84,21 +130,23 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
 
 
-def configuration(folder: Path) -> ResolvedConfig:
-    """The configuration of the run in a folder.
+def described(folder: Path) -> tuple[ResolvedConfig, dict[str, Any]]:
+    """The configuration of the run in a folder, and what identifies its data (empty if it is not told).
 
     Raises:
         UserError: there is none, or not one that this version knows.
     """
     path = folder / "config.json"
     try:
-        return from_json(json.loads(path.read_text())["config"])
+        about = json.loads(path.read_text())
+        data = about.get("data")
+        return from_json(about["config"]), data if isinstance(data, dict) else {}
     except FileNotFoundError as error:
         raise UserError(
             f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
             "configuration nothing is lost: start it again with its own flags and --out"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--resume: {path} is not a configuration that this version knows ({type(error).__name__}: {error}); "
             "resume with the version that wrote it"
@@ -110,14 +158,13 @@ def finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FINAL)
 
 
-def describe(config: ResolvedConfig, *, train_images: int, test_images: int, skipped_images: int = 0) -> dict[str, Any]:
-    """Everything that decides a run's numbers: configuration, sizes, versions, machine, revision."""
+def describe(config: ResolvedConfig, dataset: Dataset) -> dict[str, Any]:
+    """Everything that decides a run's numbers: configuration, data, versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
         "config": to_json(config),
-        "train_images": train_images,
-        "test_images": test_images,
-        "skipped_images": skipped_images,
+        "data": fingerprint(dataset),
+        "skipped_images": len(dataset.skipped),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],

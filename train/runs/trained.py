@@ -1,8 +1,8 @@
 """A run's trained model, opened by somebody who may not have trained it.
 
-A run folder can come from anybody. Its parameters are a safetensors file, which holds nothing executable, but its header
-says what model to build and could ask for terabytes. So all that it says is checked against the shapes of the arrays
-in the file before anything is built.
+A run folder can come from anybody. Its parameters are a safetensors file, which holds nothing executable, but its
+header says what model to build and could ask for terabytes. So all that it says is checked against the shapes of the
+arrays in the file before anything is built.
 """
 
 import hashlib
@@ -18,14 +18,15 @@ import safetensors
 from flax import nnx
 
 import puppet_jax as pj
-from train.runs import parameters
-from train.build import build
+from train.build import build, outline
 from train.config import ResolvedConfig, from_json
 from train.errors import UserError
+from train.runs import parameters
 from train.runs.reading import open_folder, parse_object
+from train.runs.released import KEY, as_run
+from train.runs.source import PARAMETERS, SUFFIX, parameters_file
 from train.terminal import printable
 
-FILE = "params.safetensors"
 # Pixels on a side: more than any data set has, and few enough for a batch of such images to fit in memory.
 LARGEST_SIDE = 2048
 # The largest integer option of a puppeteer: widths, steps of a solver.
@@ -49,12 +50,21 @@ class Images:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with its trained parameters, the configuration of its run, and what the file says about it."""
+    """A model with its trained parameters, in evaluation mode, the configuration of its run, and what the file says.
+
+    Attributes:
+        folder: of the run, or the file.
+        released: what a released file says besides; ``None`` of a run.
+    """
 
     folder: Path
     model: pj.PuppetCNN
     config: ResolvedConfig
     about: dict[str, Any]
+
+    @property
+    def released(self) -> dict[str, Any] | None:
+        return self.about.get("released")
 
     def digest(self) -> str:
         """SHA-256 of all that predictions follow from: the parameters, the configuration, the images' description."""
@@ -71,7 +81,7 @@ class Trained:
         Raises:
             UserError: the file does not say, or not in a usable form.
         """
-        name = printable(self.folder / FILE)
+        name = printable(parameters_file(self.folder))
         images = self.about.get("images")
         if not isinstance(images, dict):
             raise UserError(
@@ -93,28 +103,30 @@ class Trained:
 
 
 def open_run(folder: Path) -> Trained:
-    """The trained model of a run folder.
+    """The trained model of a run's folder, of its parameters' file or of a released file.
 
     Raises:
-        UserError: it is not a run's folder, has no parameters (yet), or they are damaged, of another program or of
-            another version.
+        UserError: it is none of these, has no parameters (yet), or they are damaged, of another program or of another
+            version; or the function that makes the model cannot be imported here.
     """
-    path = open_folder(folder) / FILE
-    if not path.exists():
-        raise UserError(f"{printable(path)}: no such file yet; the run writes it at the end of its first epoch")
+    path = parameters_file(folder if folder.suffix == SUFFIX else open_folder(folder))
     shapes, about = _header(path)
-    _check(path, shapes, about)
-    model, config = parameters.restore(path)
-    for name, array in parameters.flat(nnx.state(model, nnx.Param)).items():
+    config, model = _checked(path, shapes, about)
+    arrays = parameters.arrays_of(path)
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise UserError(f"{printable(path)}: damaged, {name} holds values that are no numbers")
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))):
+        model = build(config, **about["model"])  # it has more than parameters: random streams, averages
+    parameters.assign(model, arrays)
+    model.eval()
     return Trained(folder, model, config, about)
 
 
 def stored(folder: Path) -> int | None:
     """How many parameters a run has stored, from the header of their file; ``None`` if that cannot be read."""
     try:
-        shapes, _ = _header(folder / FILE)
+        shapes, _ = _header(folder / PARAMETERS)
     except UserError:
         return None
     return sum(math.prod(shape) for shape in shapes.values())
@@ -132,12 +144,16 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
         raise UserError(
             f"{printable(path)}: not a whole safetensors file ({error}); it is truncated, corrupt or of another format"
         ) from error
+    if KEY in header:
+        return shapes, as_run(header[KEY], printable(path))
     parameters.check_format(printable(path), header.get("format"))
     return shapes, parse_object(header.get("about", ""), f"{printable(path)}, its header")
 
 
-def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]) -> None:
-    """Refuse a header whose model is not the one that the arrays are of."""
+def _checked(
+    path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
+) -> tuple[ResolvedConfig, pj.PuppetCNN]:
+    """The configuration, and the model without arrays; a header whose model is not theirs is refused."""
     name = f"{printable(path)}: its header is damaged or of another version"
     config, model = about.get("config"), about.get("model")
     if not (isinstance(config, dict) and isinstance(model, dict)):
@@ -146,6 +162,9 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
     for size in ("num_classes", "in_channels"):
         if not _whole(model.get(size), max(total, 1)):
             raise UserError(f"{name}: {size} is {_short(model.get(size))}, for {total:,} parameters in all")
+    sides = model.get("image_size", [1, 1])
+    if not (isinstance(sides, list) and len(sides) == 2 and all(_whole(side, LARGEST_SIDE) for side in sides)):
+        raise UserError(f"{name}: image_size is {_short(sides)}, expected height and width from 1 to {LARGEST_SIDE}")
     if config.get("dtype") not in ("float32", "bfloat16"):
         raise UserError(f"{name}: dtype is {_short(config.get('dtype'))}, expected float32 or bfloat16")
     options = config.get("puppeteer_options")
@@ -158,20 +177,21 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], about: dict[str, Any]
             raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
     try:
         described = from_json(config)
-        abstract = nnx.eval_shape(lambda: build(described, **model))
+        made = outline(described, **model)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # the values can be anything, and so can the error that they cause
         raise UserError(f"{name}: {type(error).__name__}: {str(error)[:200]}") from error
     expected = {
         ".".join(str(entry.key) for entry in path if hasattr(entry, "key")): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(nnx.state(abstract, nnx.Param))
+        for path, leaf in jax.tree.leaves_with_path(nnx.state(made, nnx.Param))
     }
     for key in sorted(expected.keys() | shapes.keys()):
         if expected.get(key) != shapes.get(key):
             raise UserError(
                 f"{name}: {printable(key)} has shape {shapes.get(key, 'none')}, expected {expected.get(key, 'none')}"
             )
+    return described, made
 
 
 def _whole(value: Any, most: int) -> bool:

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+from train.host import is_own
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,33 +33,39 @@ def raised() -> Iterator[None]:
     def stop(signum, _frame):
         raise Interrupted(signum)
 
-    with _installed(stop, (signal.SIGTERM,)):
+    with installed(stop, (signal.SIGTERM,)):
         yield
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Requests]:
     """A context in which the first SIGTERM or Ctrl-C is only noted; a Ctrl-C after it ends the process at once, with
-    code 130. The previous handlers are restored at the end.
+    code 130, or raises ``KeyboardInterrupt`` where the process is somebody else's. The previous handlers are restored
+    at the end.
     """
     requests = Requests()
 
     def note(signum, _frame):
         if requests.signum:
             if signum == signal.SIGINT:
-                os._exit(128 + signum)
+                if is_own():
+                    os._exit(128 + signum)
+                raise Interrupted(signum)
             return
         requests.signum = signum
-        # Not through print: the handler may run in the middle of another one.
-        os.write(sys.__stderr__.fileno(), b"\nfinishing the step in hand and saving; Ctrl-C now ends at once\n")
+        if sys.__stderr__ is not None:  # as in a process without a console
+            # Not through print: the handler may run in the middle of another one.
+            os.write(sys.__stderr__.fileno(), b"\nfinishing the step in hand and saving; Ctrl-C now ends at once\n")
 
-    with _installed(note, SIGNALS):
+    with installed(note, SIGNALS):
         yield requests
 
 
 @contextlib.contextmanager
-def _installed(handler, signals) -> Iterator[None]:
-    # Python lets only the main thread install handlers; training in another thread has none.
+def installed(handler: Callable, signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """A context with a handler for some signals. Another thread than the main one goes without: Python lets no other
+    install any. A signal that is ignored stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

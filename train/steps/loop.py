@@ -1,6 +1,7 @@
 """Training, from the first step to the last figure, in one function to be read from top to bottom."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from train.config import ResolvedConfig, to_json
 from train.errors import UserError
 from train.runs import parameters, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
+from train.runs.start import begin_with
 from train.steps import interrupt
 from train.steps.evaluation import by_depth, evaluate, measure
 from train.steps.optimiser import make_optimiser, schedule_of
@@ -33,26 +35,35 @@ class Diverged(RuntimeError):
     """The loss stopped being a number."""
 
 
-def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) -> dict[str, Any]:
-    """Train a model and fill the run's folder, or go on with a run that is there.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All of a training that can be refused, put together before anything is written.
 
-    Args:
-        config: resolved (:func:`train.config.resolve`).
-        dataset: of :func:`train.data.load`.
-        folder: new (:func:`train.runs.run_folder.make_folder`), or of the run to resume; ``None`` for a process that
-            writes nothing.
+    Attributes:
+        data: what identifies the data.
+        shape: what the model is made for (:func:`train.build.build`).
+        began: when, by ``time.perf_counter``.
+    """
 
-    Returns:
-        what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
+    mesh: jax.sharding.Mesh
+    model: pj.PuppetCNN
+    data: dict[str, Any]
+    shape: dict[str, Any]
+    steps_per_epoch: int
+    total_steps: int
+    began: float
+
+
+def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
+    """Divide the batch among the devices and make the model.
 
     Raises:
-        UserError: a batch that the images or the devices do not allow, options that the model refuses, or checkpoints
-            that cannot be read or written.
-        Diverged: the loss became NaN or infinite; the last good checkpoint stays.
-        Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
+        UserError: a batch that the images or the devices do not allow, options that the model refuses, or nothing to
+            start from.
     """
     began = time.perf_counter()
-    mesh = devices.make_mesh(config)
+    fingerprint = data.fingerprint(dataset)
+    mesh = devices.make_mesh(config, fingerprint)
     steps_per_epoch = len(dataset.train) // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -61,11 +72,40 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
+    *size, channels = dataset.train.images.shape[1:]
+    shape = {"num_classes": dataset.num_classes, "in_channels": channels, "image_size": size}
+    model = build(config, **shape)
+    if config.start_from is not None and not (config.resume and Checkpoints.there(config.resume)):
+        begin_with(model, config, shape)
+    return Plan(mesh, model, fingerprint, shape, steps_per_epoch, total_steps, began)
+
+
+def train(
+    config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan | None = None
+) -> dict[str, Any]:
+    """Train a model and fill the run's folder, or go on with a run that is there.
+
+    Args:
+        config: resolved (:func:`train.config.resolve`).
+        dataset: of :func:`train.data.load`.
+        folder: new (:func:`train.runs.run_folder.created`), or of the run to resume; ``None`` for a process that
+            writes nothing.
+        planned: of :func:`plan`, where it was called before.
+
+    Returns:
+        what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
+
+    Raises:
+        UserError: as :func:`plan`; or checkpoints that cannot be read or written.
+        Diverged: the loss became NaN or infinite; the last good checkpoint stays.
+        Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
+    """
+    planned = planned or plan(config, dataset)
+    mesh, model, began = planned.mesh, planned.model, planned.began
+    steps_per_epoch, total_steps = planned.steps_per_epoch, planned.total_steps
     epochs = math.ceil(total_steps / steps_per_epoch)
 
     # The model, split once into what it is (graphdef), what is trained (params) and the rest of its state.
-    shape = {"num_classes": dataset.num_classes, "in_channels": dataset.train.images.shape[-1]}
-    model = build(config, **shape)
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     optimiser = make_optimiser(config, total_steps)
@@ -78,7 +118,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
     at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
     with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
-            at = _resumed(at, resume.restore(checkpoints, config, dataset, at), total_steps, folder)
+            at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
         state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
 
@@ -159,8 +199,8 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
                 if stop or done == total_steps or checkpoints.due(done, ends_epoch):
                     so_far = time.perf_counter() - clock
                     now = resume.Position(state, tally, history, train_seconds, so_far)
-                    if resume.save(checkpoints, config, dataset, now, accuracy):
-                        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+                    if resume.save(checkpoints, config, now, accuracy):
+                        _save_parameters(folder, state.evaluated, config, planned, dataset, len(history), done)
                 if stop:
                     checkpoints.wait()
                     raise interrupt.Interrupted(stop)
@@ -170,7 +210,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
     # What the model measured in the images, and the figures.
     if correct is None:  # all steps were done before; only the final files are missing
         _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
-        _save_parameters(folder, state.evaluated, config, dataset, len(history), done)
+        _save_parameters(folder, state.evaluated, config, planned, dataset, len(history), done)
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     groups = pj.summary(model)
     accuracy_by_depth = by_depth(of_test["depth"], correct)
@@ -210,7 +250,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None) ->
 
         run_figures.draw(
             folder,
-            title=f"{config.data}, {config.preset}, {config.puppeteer}, seed {config.seed}",
+            title=f"{config.data_name}, {config.net}, {config.puppeteer}, seed {config.seed}",
             evaluated=config.evaluate_on,
             history=history,
             train=of_train,
@@ -243,16 +283,21 @@ def _resumed(
 
 
 def _save_parameters(
-    folder: Path | None, params: nnx.State, config: ResolvedConfig, dataset: data.Dataset, epoch: int, step: int
+    folder: Path | None,
+    params: nnx.State,
+    config: ResolvedConfig,
+    planned: Plan,
+    dataset: data.Dataset,
+    epoch: int,
+    step: int,
 ) -> None:
     """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
     if folder is None:
         return
-    *size, channels = dataset.train.images.shape[1:]
     about = {
         "config": to_json(config),
-        "model": {"num_classes": dataset.num_classes, "in_channels": channels},
-        "images": {"size": size, "class_names": list(dataset.class_names)},
+        "model": planned.shape,
+        "images": {"size": planned.shape["image_size"], "class_names": list(dataset.class_names)},
         "epoch": epoch,
         "step": step,
     }

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
+import puppet_jax as pj
 from train.config import ResolvedConfig
 from train.devices import BATCH, ROWS, SHARED, on_each_device, without_mesh
 from train.steps.augment import augment
@@ -91,8 +92,10 @@ def make_train_step(
     ``stop``, one number a device (:class:`Tally`), are divided over the mesh.
     """
 
-    def loss_fn(params, rest, images, labels):
-        model = nnx.merge(graphdef, params, rest)
+    def loss_fn(params, rest, images, labels, draw):
+        model = nnx.merge(graphdef, params, rest, copy=True)  # of this trace's own, so that its streams may count
+        model.train()
+        _draw_anew(model, draw)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).sum()
@@ -106,10 +109,13 @@ def make_train_step(
 
     def step(state: TrainState, tally: Tally, rest, images, labels, stop) -> tuple[TrainState, Tally]:
         images = augment(images, _keys(state, len(images)), config.augment)
+        # A number for each part of each device's batch in each step, for what the user's own CNN draws (dropout).
+        first = (state.step * mesh.size + lax.axis_index(BATCH)) * config.accumulate
         if config.accumulate == 1:
-            gradients, sums = gradient_fn(state.params, rest, images, labels)
+            gradients, sums = gradient_fn(state.params, rest, images, labels, first)
         else:
             parts = [x.reshape(config.accumulate, -1, *x.shape[1:]) for x in (images, labels)]
+            parts.append(first + jnp.arange(config.accumulate))
             one_part = lambda part: gradient_fn(state.params, rest, *part)  # noqa: E731
             nothing = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_part, [p[0] for p in parts])
@@ -142,11 +148,20 @@ def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
     """The jitted function ``(params, rest, images, labels) -> (loss, correct)``, both per image ``(B,)``."""
 
     def evaluate(params, rest, images, labels):
-        logits = nnx.merge(graphdef, params, rest)(images)
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        model.eval()
+        logits = model(images)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return lax.all_gather((loss, jnp.argmax(logits, -1) == labels), BATCH, tiled=True)
 
     return jax.jit(on_each_device(evaluate, mesh, (SHARED, SHARED, ROWS, ROWS)))
+
+
+def _draw_anew(model: pj.PuppetCNN, number: jax.Array) -> None:
+    """Set a model's random streams, if it has any, to where ``number`` calls would have brought them."""
+    stream = getattr(model.puppet, "stream", None)
+    if stream is not None:
+        stream.count[...] = number.astype(stream.count[...].dtype)
 
 
 def _keys(state: TrainState, count: int) -> jax.Array:

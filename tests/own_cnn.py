@@ -1,0 +1,37 @@
+"""A CNN as a user writes it, for ``--model own_cnn:make``: it computes while it is made, normalises by batch, draws."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Block(nnx.Module):
+    def __init__(self, width, rate, rngs):
+        self.conv = nnx.Conv(width, width, (3, 3), use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.dropout(nnx.relu(self.norm(self.conv(x))))
+
+
+class Net(nnx.Module):
+    def __init__(self, num_classes, in_channels, rngs):
+        self.stem = nnx.Conv(in_channels, 8, (3, 3), strides=2, rngs=rngs)
+        rates = [float(rate) for rate in jnp.linspace(0.1, 0.2, 2)]  # as stochastic depth is often written
+        self.blocks = nnx.List([Block(8, rate, rngs) for rate in rates])
+        self.classifier = nnx.Linear(8, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.classifier(x.mean((1, 2)))
+
+
+def make(*, num_classes, in_channels, rngs):
+    return Net(num_classes, in_channels, rngs)
+
+
+def maps(*, num_classes, in_channels, rngs):
+    """Of no classifier: it returns maps."""
+    return nnx.Conv(in_channels, num_classes, (3, 3), rngs=rngs)

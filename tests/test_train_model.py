@@ -1,0 +1,175 @@
+"""A user's own CNN through every command; models to start from; released and pretrained models in a run's place."""
+
+import dataclasses
+import json
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from lives import metrics, same_parameters
+from test_train_resume import cut, set_up
+from trained_runs import picture, save_run, small_digits
+
+import puppet_jax as pj
+from puppet_jax import pretrained
+from train import data
+from train.__main__ import main
+from train.commands.train import parse
+from train.config import Config, resolve
+from train.runs import parameters
+from train.runs.trained import open_run
+from train.steps.loop import plan
+
+OWN = ["--model=own_cnn:make", "--batch-norm=group", '--puppeteer-options={"basis": 4, "hidden": 8}']
+FLAGS = [*OWN, "--batch-size=24", "--max-steps=8", "--checkpoint-steps=2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        set_up(patch)
+        assert main([*FLAGS, "--out", str(folder)]) == 0
+    return folder
+
+
+def flat(model):
+    return parameters.flat(nnx.state(model, nnx.Param))
+
+
+def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsys):
+    set_up(monkeypatch)
+    trained = open_run(run)
+    test = small_digits().test
+    expected = np.asarray(trained.model(test.images))
+    assert trained.model.puppet.names == ("stem", "blocks.0.conv", "blocks.1.conv")
+    np.testing.assert_array_equal(trained.model(test.images), expected)  # nothing is dropped out
+
+    def answer(*arguments):
+        capsys.readouterr()
+        assert main(list(map(str, arguments))) == 0
+        return capsys.readouterr().out
+
+    codes = []  # in another thread than the main one too, where no signal can be handled
+    thread = threading.Thread(target=lambda: codes.append(main(["eval", str(run), "--json"])))
+    capsys.readouterr()
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    found = json.loads(capsys.readouterr().out)
+    assert found["correct"] == found["reported"]["correct"] == np.sum(expected.argmax(-1) == test.labels)
+    image = picture(tmp_path / "image.png", 3)
+    said = answer("predict", run, image, "--json")
+    answer("export", run, tmp_path / "file", "--platforms", "cpu")
+    np.testing.assert_allclose(pj.load(tmp_path / "file")(test.images).logits, expected, atol=1e-4)
+    assert "finished" in answer("plot", run, "--out", tmp_path / "figure.png")
+
+    weights = tmp_path / "weights"
+    answer("release", run, "--name=own", "--out", weights)
+    assert answer("predict", weights / "own.safetensors", image, "--json") == said
+    monkeypatch.setattr(pretrained.resources, "files", lambda _: tmp_path)
+    np.testing.assert_array_equal(pj.load_pretrained("own")(test.images), expected)
+    assert "the CNN of `own_cnn:make`" in (weights / "own.md").read_text()
+    assert str(tmp_path) not in (weights / "own.md").read_text() + json.dumps(pj.pretrained_info("own"))
+
+    monkeypatch.setitem(sys.modules, "own_cnn", None)
+    for command in (["eval", run], ["predict", weights / "own.safetensors", image], ["--resume", run, "--data=digits"]):
+        (run / "summary.json").rename(run / "summary")
+        try:
+            assert main(list(map(str, command))) == 2
+        finally:
+            (run / "summary").rename(run / "summary.json")
+        assert "own_cnn:make: cannot be imported here" in capsys.readouterr().err
+
+
+def test_an_own_cnn_resumes_to_the_bit_though_it_draws(run, tmp_path, monkeypatch):
+    set_up(monkeypatch)
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        cut(patch, 4)
+        assert main([*FLAGS, "--out", str(folder)]) == 143
+    assert main(["--resume", str(folder)]) == 0
+    assert same_parameters(folder, run)
+    assert metrics(folder) == metrics(run)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=own_cnn"], "expected MODULE:FUNCTION"),
+        (["--model=os:system"], "names no model"),
+        (["--model=own_cnn:absent"], "own_cnn:absent: cannot be imported here (AttributeError"),
+        (["--model=own_cnn:nnx"], "is a module, expected a function"),
+        (["--model=own_cnn:make"], 'choose batch_norm="group"'),
+        (["--model=own_cnn:maps"], "logits"),
+        ([*OWN, "--preset=puppet_s"], "--preset: got 'puppet_s', expected none with --model"),
+        ([*OWN, "--width=3"], "--width: got 3"),
+        ([*OWN, "--dtype=bfloat16"], "--dtype: got 'bfloat16'"),
+        (["--batch-norm=group"], "none without --model"),
+        (["--compression=0"], "--compression: got 0"),
+        (["--start-from=absent"], "absent does not exist, expected the folder of a run"),
+        (["--start-from=puppet_s_cifar1"], "did you mean puppet_s_cifar10?"),
+        (["--start-from=puppet_s_cifar10"], "a model of images of 3 channels, the data have 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_path, monkeypatch, capsys):
+    set_up(monkeypatch)
+    assert main([*flags, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path):
+    few = [split.labels < 4 for split in (small_digits().train, small_digits().test)]
+    splits = [
+        data.Split(split.images[rows], split.labels[rows])
+        for split, rows in zip((small_digits().train, small_digits().test), few, strict=True)
+    ]
+    other = data.Dataset(*splits, tuple("0123"))
+    preset = tmp_path / "preset"
+    save_run(preset, [8, 8], list("0123456789"), 1, width=4)
+    for source, head in ((preset, "puppet.head"), (run, "puppet.body.classifier")):
+        given = ["--start-from", str(source), "--batch-size=8", "--seed=5"]
+        config = parse(given)
+        before, same, fewer = (
+            flat(each)
+            for each in (open_run(source).model, plan(config, small_digits()).model, plan(config, other).model)
+        )
+        assert before.keys() == same.keys() == fewer.keys()
+        for name in before:
+            np.testing.assert_array_equal(same[name], before[name])
+            if name.startswith(head):
+                assert fewer[name].shape[-1] == 4
+            else:
+                np.testing.assert_array_equal(fewer[name], before[name])
+        assert any(name.startswith(head) for name in before)
+
+
+def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, capsys, rng):
+    name = "puppet_s_cifar10"
+    images = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    logits = np.asarray(pj.load_pretrained(name)(images))
+    classes = pj.pretrained_info(name)["class_names"]
+    split = data.Split(images, logits.argmax(-1).astype(np.int32))
+    sets = data.Dataset(split, split, tuple(classes))
+    monkeypatch.setattr(data, "load", lambda *_, **__: sets)
+    assert main(["eval", name, "--json", "--batch-size=4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["correct"], found["data"], found["reported"]) == (12, "cifar10", None)
+    image = picture(tmp_path / "in.png", 3, (32, 32), "RGB")
+    assert main(["predict", name, str(image), "--json"]) == 0
+    said = capsys.readouterr().out
+    file = Path(pretrained.__file__).with_name("weights") / f"{name}.safetensors"
+    assert main(["predict", str(file), str(image), "--json"]) == 0
+    assert capsys.readouterr().out == said
+    other = dataclasses.replace(sets, class_names=tuple("0123456789"))
+    monkeypatch.setattr(data, "load", lambda *_, **__: other)
+    assert main(["eval", name]) == 2
+    assert "class_names = 0, 1, 2" in capsys.readouterr().err
+    config = resolve(Config(data="x", start_from=name, batch_size=4, width=64))
+    before, begun = flat(pj.load_pretrained(name)), flat(plan(config, other).model)
+    for each in before:
+        np.testing.assert_array_equal(begun[each], before[each])

@@ -1,0 +1,64 @@
+"""Where a trained model lies that a command is given: in a run's folder, in a file, or in the package."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from train.errors import UserError
+from train.terminal import printable
+
+SUFFIX = ".safetensors"
+PARAMETERS = "params.safetensors"
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a run, or the file of a released or pretrained model. Nothing heavy is imported.
+
+    Args:
+        name: a folder, a ``.safetensors`` file, or one of :func:`puppet_jax.list_pretrained`. A folder or file of that
+            name goes before a pretrained model: write another path to it, such as ``./NAME``, to be sure.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    path = Path(name)
+    pretrained = _pretrained()
+    try:
+        if path.is_dir():
+            return path
+        if path.exists():
+            if path.suffix == SUFFIX:
+                return path
+            found = f"is no folder, and no {SUFFIX} file"
+        elif str(name) in pretrained:
+            return pretrained[str(name)]
+        else:
+            found = "does not exist"
+    except (OSError, ValueError) as error:  # a name that is too long, or no name at all
+        found = f"cannot be read ({error})"
+    near = difflib.get_close_matches(str(name), pretrained, n=1)
+    models = f"a pretrained model ({', '.join(pretrained)})" if pretrained else "no pretrained models here"
+    raise UserError(
+        f"{printable(name)} {found}, expected the folder of a run (python -m train names it in its last line), a "
+        f"released {SUFFIX} file, or {models}{f'; did you mean {near[0]}?' if near else ''}"
+    )
+
+
+def parameters_file(path: Path) -> Path:
+    """The file with the parameters of what :func:`locate` has found.
+
+    Raises:
+        UserError: the run has none yet.
+    """
+    if path.suffix == SUFFIX and not path.is_dir():
+        return path
+    file = path / PARAMETERS
+    if not file.exists():
+        raise UserError(f"{printable(file)}: no such file yet; the run writes it at the end of its first epoch")
+    return file
+
+
+def _pretrained() -> dict[str, Path]:
+    package = importlib.util.find_spec("puppet_jax")  # found, not imported
+    folders = (package.submodule_search_locations if package else None) or []
+    return {file.stem: file for folder in folders for file in sorted((Path(folder) / "weights").glob(f"*{SUFFIX}"))}
