@@ -78,9 +78,10 @@ class Blocks:
         """Where the result, not convolved again, first meets one of ``others``: in which primitive, and whether it
         would be zero there if it were zero at first."""
         pure, zero, joins = {result}, self.program.zero([result]), []
+        others = others - self.program.reached([result])
         for step in self.program.steps[begin + 1 :]:
             mine = pure.intersection(step.reads)
-            if mine and any(each in others and each not in pure for each in step.reads):
+            if mine and not others.isdisjoint(step.reads):
                 joins.append((step.name, mine <= zero))
             elif mine and step.name not in _MIX:
                 pure.update(step.writes)

@@ -52,14 +52,21 @@ def puppetize(
     shapes (C_out, C_in / groups, K, K). Convolutions of other kinds stay stored; ``model.puppet.kept`` lists them with
     the reason, ``model.puppet.names`` those that are generated. Biases, normalisation and dense layers stay stored.
 
-    **Depth.** In a list of modules (``nnx.List``, ``nnx.Sequential``), neighbours of one class whose parameters have
-    equal shapes, that contain a generated convolution, are called once and return what has their argument's shape
-    and dtype, are a *sequence of blocks*; an image passes the blocks beyond its depth unchanged. Everything else,
-    transitions too, always runs. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
+    **Depth.** Modules that stand side by side, in a list (``nnx.List``, ``nnx.Sequential``) or as numbered attributes
+    (``block1``, ``block2``), of one class and with parameters of equal shapes, that contain a generated convolution,
+    are called once and may be skipped, are a *sequence of blocks*; an image skips the blocks beyond its depth. The
+    rest always runs. Single convolutions are blocks in lists only. What then stands for a block's result is
+    read off a trace of the forward (:class:`Blocks`), so that what is left is as if its branch were zero: its argument,
+    where the result looks like it; zero, where the forward itself adds the result to the block's argument, or appends
+    it to other channels, as dense blocks do. A block whose result meets its argument in another way always runs.
+    ``model.puppet.blocks`` lists blocks with the least depth that runs them, ``model.puppet.always`` convolutions that
+    every image runs, with the reason. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
     depth D, ⌈n·D / L⌉ blocks run, and at least the first of each sequence: those of least (i − 1) / n_s, where i = 1 …
     n_s is the block's place in its sequence s, earlier sequences first. So sequences fill up evenly, a deeper image
-    runs what a shallower one does, and D = L runs everything. That a block is residual is not checked: to skip it is
-    the identity.
+    runs what a shallower one does, and D = L runs everything.
+
+    **Check.** Before it returns, the forward is traced with stand-ins for all that is replaced and the module's own
+    kernels. It must be the module's own program, or compute the same on a random image.
 
     **Normalisation with batch statistics** cannot be kept: a batch's statistics would make an image's logits depend on
     its neighbours, which have other kernels. So a model with ``nnx.BatchNorm`` needs a choice. ``"group"``:
@@ -72,7 +79,7 @@ def puppetize(
     state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. In evaluation mode they stand still.
 
     Args:
-        module: takes images (N, H, W, C) and returns logits (N, num_classes).
+        module: takes images (N, H, W, C) and returns logits (N, num_classes), or any tree of arrays (N, …).
         puppeteer: ``"continuous"``, ``"ode"``, ``"printed"`` or ``"stored"`` as in :func:`create`, or a function from
             the kernel shapes to a puppeteer. Layers are numbered by the order of their calls; ``"continuous"`` gets
             ``omega_depth`` 10 · 8 / layers beyond eight layers, unless told otherwise.
@@ -94,8 +101,11 @@ def puppetize(
     Raises:
         TypeError: ``module`` is not an ``nnx.Module``, or an option that the puppeteer does not have.
         ValueError: an unknown puppeteer or option, batch normalisation without a choice, a module that cannot be
-            called on such images or returns something else than logits, no convolution that can be generated, or
-            ``blocks`` that are not there, change the shape or are not called exactly once.
+            called on such images, does not return arrays (1, …) or looks at what is replaced, no convolution that can
+            be generated, or ``blocks`` that are not there or cannot be skipped.
+
+    Warns:
+        UserWarning: the puppeteer stores more than the kernels that it makes.
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"puppetize: module must be a flax.nnx.Module, got {type(module).__name__}")
