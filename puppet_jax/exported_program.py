@@ -11,8 +11,10 @@ from flax import nnx
 from jax import lax
 
 from puppet_jax.bank import Bank
+from puppet_jax.batch import where_rows
 from puppet_jax.images import as_unit
 from puppet_jax.inference import Predictor
+from puppet_jax.module_graph import leaf_name
 
 KERNELS = "kernels"
 
@@ -40,14 +42,14 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
             there = bank.holds(bins)
             puppet = nnx.merge(graphdef, held["puppet"])
             places = as_unit(images), bank.indices(bins), bank.kernels, jnp.where(there, d, 0), samples
-            return jnp.where(there[:, None], puppet.batch(*places, "gathered"), jnp.nan)
+            return where_rows(there, puppet.batch(*places, "gathered"), jnp.nan)
 
         def alone(row):
             image, of_bin, *rest = (each[None] for each in row)
             # Of each layer the one kernel that it uses: an ordinary convolution.
             own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
-            logits = run(Bank(tuple(own), None), image, of_bin, *rest)[0]
-            return jnp.where(bank.holds(of_bin), logits, jnp.nan)
+            logits = where_rows(bank.holds(of_bin), run(Bank(tuple(own), None), image, of_bin, *rest), jnp.nan)
+            return jax.tree.map(lambda rows: rows[0], logits)
 
         bins = predict.measurement.index(h)
         logits = lax.platform_dependent(
@@ -84,11 +86,4 @@ def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
             every[i] = array
         return structure.unflatten(every)
 
-    return {_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
-
-
-def _name(path: tuple) -> str:
-    """Of a leaf by its path, for example ``puppet.head`` or ``kernels.3``."""
-    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
-    parts = [getattr(entry, "key", getattr(entry, "idx", None)) for entry in path]
-    return ".".join(str(part) for part in parts if part is not None)
+    return {leaf_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled

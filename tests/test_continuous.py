@@ -106,7 +106,7 @@ def test_frequencies_along_depth_have_a_scale_of_their_own():
 @pytest.mark.parametrize(("kind", "stored", "rank"), [("basis", 64 * 120, 10), ("low_rank", 64 * 2 * 22, 2)])
 def test_channel_matrices(kind, stored, rank):
     made = ChannelMatrices(kind, 64, 12, 10, scale=0.3, rank=2, rngs=nnx.Rngs(0))
-    matrices = np.asarray(made())
+    matrices = np.asarray(made(12, 10))
     assert matrices.shape == (64, 12, 10)
     assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == stored

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ class CoordinateNetwork(nnx.Module):
     """
 
     def __init__(self, hidden: int, hidden_layers: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
-        uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
+        def uniform(bound: Any, *shape: int) -> Array:
+            return jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
+
         self.weights: nnx.List[nnx.Param] = nnx.List([])
         self.biases: nnx.List[nnx.Param] = nnx.List([])
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise([len(omega)] + [hidden] * hidden_layers)):

@@ -92,12 +92,12 @@ class OdePuppeteer(nnx.Module):
         self.adjoint = adjoint
 
         c_out, c_in, k2 = self.state_shape
-        draw = lambda *shape: jax.random.normal(rngs.params(), shape)  # noqa: E731
+        draw = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)  # noqa: E731
         # LeCun normal: each linear map keeps the variance of what it reads.
         self.depthwise = nnx.Param(draw(c_out, 3, 3) / 3.0)
-        self.depthwise_bias = nnx.Param(jnp.zeros((c_out,)))
+        self.depthwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
         self.pointwise = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
-        self.pointwise_bias = nnx.Param(jnp.zeros((c_out,)))
+        self.pointwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
         self.initial = initial
         if initial == "low_rank":
             scale = rank ** (-1 / 6)  # three factors, `rank` terms: entries of standard deviation 1

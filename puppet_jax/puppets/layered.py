@@ -48,10 +48,11 @@ class LayeredPuppet(nnx.Module):
         self.num_classes = num_classes
         self.norm_groups = norm_groups
         self.dtype = jnp.dtype(dtype)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1])) for shape in kernel_shapes])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1])) for shape in kernel_shapes])
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (features, num_classes)) / math.sqrt(features))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1], jnp.float32)) for shape in kernel_shapes])
+        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1], jnp.float32)) for shape in kernel_shapes])
+        draw = jax.random.normal(rngs.params(), (features, num_classes), jnp.float32)
+        self.head = nnx.Param(draw / math.sqrt(features))
+        self.head_bias = nnx.Param(jnp.zeros((num_classes,), jnp.float32))
 
     def advance(self) -> None:
         """Do nothing: there are no random streams."""

@@ -124,7 +124,7 @@ class PlainPuppet(LayeredPuppet):
         """
         del samples
         x = stem(images, self.dtype)
-        features = jnp.zeros((images.shape[0], self.head[...].shape[0]))
+        features = jnp.zeros((images.shape[0], self.head[...].shape[0]), jnp.float32)
         for place, kernels in enumerate(bank):
             # Images that have left choose no kernel, and cost nothing where the convolution sees that.
             own = jnp.where(depths > place, indices[place], -1)
