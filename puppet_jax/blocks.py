@@ -144,7 +144,8 @@ class Blocks:
         return self.marks[f"{name_of(path)}:in"][0]
 
     def _signature(self, path: Path):
-        block, skip = at(self.body, path), self.skip(path)
+        block: Any = at(self.body, path)
+        skip: Any = self.skip(path)
         before, after = self.calls[path][0]
         if before != after:  # where blocks append, the argument grows from one to the next
             return type(block), skip, None if skip.kind == "appended" else after
@@ -154,7 +155,7 @@ class Blocks:
     def only_for(self, path: Path, convolutions: Iterable[Path]) -> list[Path]:
         """Convolutions outside a block whose results nothing else needs, such as the bottleneck before a dense layer's
         convolution: they are skipped with it."""
-        if self.skip(path).kind != "zero":
+        if self.skip(path) != Skip("zero"):
             return []
         result = self.program.steps[self.marks[f"{name_of(path)}:out"][0]].writes[0]
         needed = self.program.needed(without=result)

@@ -183,7 +183,7 @@ def create(
     parts: Sequence[Any] = preset.stages or preset.layers
     if width is not None:
         parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
-    kind = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
+    kind: Callable[..., Any] = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
     puppet = kind(parts, **common)
     own, asked, make = preset.puppeteer_options.get(puppeteer, {}), puppeteer_options or {}, PUPPETEERS[puppeteer]
     if compression is not None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from flax import nnx
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
+"""Names of attributes, keys and indices, from the root on."""
 
 
 def modules_of(module: nnx.Module, kind: type) -> dict[Path, Any]:

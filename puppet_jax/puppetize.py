@@ -5,7 +5,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from flax import nnx
 from flax.nnx.nn import dtypes
@@ -120,7 +120,8 @@ def puppetize(
     apply = apply or _call
     body = nnx.clone(module)
     norms = _batch_norms(body, batch_norm)
-    image_shape = tuple(image_shape)
+    height, width, channels = image_shape
+    image_shape = (height, width, channels)
 
     trace = trace_forward(body, apply, image_shape)
     paths, kept = _generated(body, trace)
@@ -132,10 +133,10 @@ def puppetize(
     most = number_of_depths(sum(map(len, sequences)), max_depth, "puppetize")
     levels = levels_of([len(sequence) for sequence in sequences], most)
     level_of = dict(zip(itertools.chain(*sequences), itertools.chain(*levels), strict=True))
-    skips = {path: skipping.skip(path) for path in level_of}
-    for path, level in [*level_of.items()]:
-        for conv in skipping.only_for(path, paths) if level > 1 else ():
-            level_of[conv], skips[conv] = max(level, level_of.get(conv, 1)), Skip("zero")
+    skips: dict[Path, Any] = {path: skipping.skip(path) for path in level_of}
+    for path, least in [*level_of.items()]:
+        for conv in skipping.only_for(path, paths) if least > 1 else ():
+            level_of[conv], skips[conv] = max(least, level_of.get(conv, 1)), Skip("zero")
     # A convolution needs what the blocks around it need.
     level = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
@@ -147,7 +148,7 @@ def puppetize(
     for path, least in level_of.items():
         if least > 1:
             gate(at(body, path), least, skips[path])
-    logits = getattr(trace.output, "shape", ())
+    logits: tuple[int, ...] = getattr(trace.output, "shape", ())
     puppet = ForeignPuppet(
         body,
         kernel_shapes=tuple(_kernel_shape(each) for each in convolutions),
@@ -218,9 +219,11 @@ def _generated(body: nnx.Module, trace: Trace) -> tuple[list[Path], list[tuple[P
     shared = Counter(id(conv.kernel) for conv in convolutions.values())
     wrappers = [*modules_of(body, nnx.WeightNorm), *modules_of(body, nnx.SpectralNorm)]
     called = trace.convolutions
-    paths, kept = [], []
+    paths: list[Path] = []
+    kept: list[tuple[Path, str]] = []
     for path in [*called, *(path for path in convolutions if path not in called)]:
         conv = convolutions[path]
+        reason: str | None
         if path not in called:
             reason = "the forward does not call it"
         elif any(path[: len(wrapper)] == wrapper for wrapper in wrappers):

@@ -68,12 +68,13 @@ class Skip:
 
 def gate(block: nnx.Module, level: int, skip: Skip) -> None:
     """From now on an image goes through the block if its depth D reaches ``level``, the least that runs it."""
-    block.puppet_gate = nnx.static((level, skip))
-    block.puppet_depths = None
+    gated: Any = block
+    gated.puppet_gate = nnx.static((level, skip))
+    gated.puppet_depths = None
     stand_in(block, _gated)
 
 
-def _gated(module, own, x, *args, **kwargs):
+def _gated(module: Any, own, x, *args, **kwargs):
     level, skip = module.puppet_gate
     depth, deepest = module.puppet_depths()
     graphdef, state = nnx.split(module)
@@ -175,6 +176,7 @@ class ForeignPuppet(nnx.Module):
         self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
         # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
         body = nnx.clone(self.body)
+        module: Any
         for _, module in nnx.iter_modules(body):
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
                 module.conv_general_dilated = functools.partial(
@@ -182,7 +184,7 @@ class ForeignPuppet(nnx.Module):
                 )
             if hasattr(module, "puppet_gate"):
                 module.puppet_depths = lambda: (depth, deepest)
-        rngs = None
+        rngs: Any = None
         if self.stream is not None:
             own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
             rngs = nnx.Rngs(own(self.stream.key[...]))
@@ -208,7 +210,8 @@ class ForeignPuppet(nnx.Module):
         own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
         kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        return jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
+        axes: Any = (0, (Choice(0, None),) * len(kernels), 0, 0)  # type: ignore[arg-type]  # axes, not arrays
+        return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
 
     def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
         return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
@@ -292,7 +295,9 @@ def convolution(
     plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
     if plain and {*lhs_dilation, *rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
-        run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding, lowering=lowering)
+        run = functools.partial(
+            convolve, kernel=own, stride=(strides[0], strides[1]), padding=padding, lowering=lowering
+        )
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))

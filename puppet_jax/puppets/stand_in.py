@@ -3,6 +3,7 @@
 import functools
 import types
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -14,7 +15,7 @@ def stand_in(module: nnx.Module, call: Callable) -> None:
 
 
 @functools.cache
-def _derived(cls: type, call: Callable) -> type:
+def _derived(cls: Any, call: Callable) -> type:
     def body(namespace):
         namespace["__call__"] = lambda self, *args, **kwargs: call(self, cls.__call__, *args, **kwargs)
         namespace["__module__"] = cls.__module__
