@@ -21,8 +21,9 @@ def of_any_mesh(function: Callable[..., Any], *arguments: Any, images: Array, ba
         return function(*arguments, images)
     spec = PartitionSpec(*jax.typeof(images).sharding.spec[:batch_axes])
     known = isinstance(images, jax.core.Tracer) or here == mesh
-    sharding = None if known else images.sharding
+    sharding: Any = None if known else images.sharding
     # Images may be laid out on a mesh that is not the surrounding one.
-    around = jax.set_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else contextlib.nullcontext()
+    there: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    around = contextlib.nullcontext() if there is None else jax.set_mesh(there)
     with around:
         return auto_axes(function, out_sharding=spec)(*arguments, images)

@@ -1,6 +1,6 @@
 """Where modules stand in an NNX model: found and named by their paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax import nnx
@@ -10,7 +10,8 @@ Path = tuple[str | int, ...]
 
 def modules_of(module: nnx.Module, kind: type) -> dict[Path, Any]:
     """The modules of a kind by one of their paths each."""
-    return {path: node for path, node in nnx.iter_modules(module) if isinstance(node, kind)}
+    found: Iterator[tuple[Any, Any]] = nnx.iter_modules(module)
+    return {path: node for path, node in found if isinstance(node, kind)}
 
 
 def at(module: Any, path: Path) -> Any:

@@ -44,7 +44,7 @@ class GroupedPuppeteer(nnx.Module):
             raise ValueError(f"compression must be positive, got {compression}; 10 stores a tenth of the kernels")
         solved = _solve(self.kernel_shapes, compression)
         self.groups = tuple(group for group, _ in solved)
-        self.parts = nnx.List([])
+        self.parts: nnx.List[ContinuousPuppeteer] = nnx.List([])
         for group, sizes in solved:
             own = [self.kernel_shapes[i] for i in group]
             numbers = [i + 1 for i in group]

@@ -3,18 +3,18 @@
 import functools
 import types
 from collections.abc import Callable
+from typing import Any
 
-from flax import nnx
 
-
-def stand_in(module: nnx.Module, call: Callable) -> None:
+def stand_in(module: Any, call: Callable) -> None:
     """From now on ``module(*args, **kwargs)`` is ``call(module, own, *args, **kwargs)``, where ``own(module, …)`` is
     what it was. The module becomes of a class derived from its own, the same one for the same ``call``."""
-    module.__class__ = _derived(type(module), call)
+    cls: Any = type(module)
+    module.__class__ = _derived(cls, call)
 
 
 @functools.cache
-def _derived(cls: type, call: Callable) -> type:
+def _derived(cls: Any, call: Callable) -> type:
     def body(namespace):
         namespace["__call__"] = lambda self, *args, **kwargs: call(self, cls.__call__, *args, **kwargs)
         namespace["__module__"] = cls.__module__
