@@ -209,7 +209,10 @@ class ForeignPuppet(nnx.Module):
         own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
         kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        return jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
+        of_all: Any = None  # the bank is shared, the index an image's own
+        along: Any = 0
+        axes = (0, (Choice(along, of_all),) * len(kernels), 0, 0)
+        return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
 
     def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
         return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
@@ -293,9 +296,8 @@ def convolution(
     plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
     if plain and {*lhs_dilation, *rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
-        run = functools.partial(
-            convolve, kernel=own, stride=(strides[0], strides[1]), padding=padding, lowering=lowering
-        )
+        stride = strides[0], strides[1]
+        run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))
