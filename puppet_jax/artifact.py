@@ -377,7 +377,7 @@ def _check_fit(
 ) -> None:
     """Refuse a program that takes or returns something else than its file says."""
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
-    logits: Any = [*exported.out_avals, None][0]
+    logits: Any = exported.out_avals[0] if exported.out_avals else None
     classes = metadata["num_classes"]
     fits = (
         _same(exported.in_tree, ((0, [0] * len(arrays)), {}))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from puppet_jax.module_graph import Path, at, is_inside, name_of
+from puppet_jax.module_graph import Path, at, is_inside, modules_of, name_of
 from puppet_jax.module_trace import Trace
 from puppet_jax.puppets.foreign import Skip
 
@@ -47,6 +47,12 @@ class Blocks:
         if path not in self._known:
             self._known[path] = self._skip(path)
         return self._known[path]
+
+    def able(self, path: Path) -> Skip:
+        """The same of a module that may be skipped."""
+        skip = self.skip(path)
+        assert isinstance(skip, Skip), skip
+        return skip
 
     def _skip(self, path: Path) -> Skip | str:
         calls = self.calls.get(path, [])
@@ -144,8 +150,7 @@ class Blocks:
         return self.marks[f"{name_of(path)}:in"][0]
 
     def _signature(self, path: Path):
-        block: Any = at(self.body, path)
-        skip: Any = self.skip(path)
+        block, skip = at(self.body, path), self.able(path)
         before, after = self.calls[path][0]
         if before != after:  # where blocks append, the argument grows from one to the next
             return type(block), skip, None if skip.kind == "appended" else after
@@ -155,7 +160,7 @@ class Blocks:
     def only_for(self, path: Path, convolutions: Iterable[Path]) -> list[Path]:
         """Convolutions outside a block whose results nothing else needs, such as the bottleneck before a dense layer's
         convolution: they are skipped with it."""
-        if self.skip(path) != Skip("zero"):
+        if self.able(path).kind != "zero":
             return []
         result = self.program.steps[self.marks[f"{name_of(path)}:out"][0]].writes[0]
         needed = self.program.needed(without=result)
@@ -188,7 +193,7 @@ def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
     Raises:
         ValueError: a name that is not there.
     """
-    by_name = {name_of(path): path for path, _ in nnx.iter_modules(body)}
+    by_name = {name_of(path): path for path in modules_of(body, nnx.Module)}
 
     def path_of(name: str) -> Path:
         if name not in by_name:

@@ -23,7 +23,7 @@ def of_any_mesh(function: Callable[..., Any], *arguments: Any, images: Array, ba
     known = isinstance(images, jax.core.Tracer) or here == mesh
     sharding: Any = None if known else images.sharding
     # Images may be laid out on a mesh that is not the surrounding one.
-    own: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    around = contextlib.nullcontext() if own is None else jax.set_mesh(own)
+    there: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    around = contextlib.nullcontext() if there is None else jax.set_mesh(there)
     with around:
         return auto_axes(function, out_sharding=spec)(*arguments, images)

@@ -1,6 +1,6 @@
 """Where modules stand in an NNX model: found and named by their paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax import nnx
@@ -11,7 +11,8 @@ Path = tuple[Any, ...]
 
 def modules_of(module: nnx.Module, kind: type) -> dict[Path, Any]:
     """The modules of a kind by one of their paths each."""
-    return {path: node for path, node in nnx.iter_modules(module) if isinstance(node, kind)}
+    found: Iterator[tuple[Any, Any]] = nnx.iter_modules(module)
+    return {path: node for path, node in found if isinstance(node, kind)}
 
 
 def at(module: Any, path: Path) -> Any:

@@ -29,7 +29,7 @@ _ALL_ZERO = frozenset({"add", "add_any", "sub", "max", "min", "concatenate", "pa
 class Literal:
     """A number in the program's text."""
 
-    value: Any  # hashable
+    value: bytes
     dtype: str
 
 

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from flax import nnx
 from flax.nnx.nn import dtypes
@@ -120,8 +120,6 @@ def puppetize(
     apply = apply or _call
     body = nnx.clone(module)
     norms = _batch_norms(body, batch_norm)
-    height, width, channels = image_shape
-    image_shape = (height, width, channels)
 
     trace = trace_forward(body, apply, image_shape)
     paths, kept = _generated(body, trace)
@@ -133,12 +131,12 @@ def puppetize(
     most = number_of_depths(sum(map(len, sequences)), max_depth, "puppetize")
     levels = levels_of([len(sequence) for sequence in sequences], most)
     level_of = dict(zip(itertools.chain(*sequences), itertools.chain(*levels), strict=True))
-    skips: dict[Path, Any] = {path: skipping.skip(path) for path in level_of}
+    skips = {path: skipping.able(path) for path in level_of}
     for path, least in [*level_of.items()]:
         for conv in skipping.only_for(path, paths) if least > 1 else ():
             level_of[conv], skips[conv] = max(least, level_of.get(conv, 1)), Skip("zero")
     # A convolution needs what the blocks around it need.
-    level = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
+    needs = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
     convolutions = [at(body, path) for path in paths]
     for index, convolution in enumerate(convolutions):
@@ -153,13 +151,13 @@ def puppetize(
         body,
         kernel_shapes=tuple(_kernel_shape(each) for each in convolutions),
         names=tuple(map(name_of, paths)),
-        levels=tuple(level.values()),
+        levels=tuple(needs.values()),
         sequences=tuple(map(tuple, levels)),
         blocks=tuple((name_of(path), level_of[path]) for path in itertools.chain(*sequences)),
-        always=tuple((name_of(p), skipping.why_always(p, groups, sequences)) for p in paths if level[p] == 1),
+        always=tuple((name_of(p), skipping.why_always(p, groups, sequences)) for p in paths if needs[p] == 1),
         max_depth=most,
         kept=tuple((name_of(path), reason) for path, reason in kept),
-        image_shape=image_shape,
+        image_shape=(image_shape[0], image_shape[1], image_shape[2]),
         num_classes=logits[1] if len(logits) == 2 else None,
         apply=apply,
         stream=rngs.fork().params if _draws(body) else None,
@@ -223,9 +221,8 @@ def _generated(body: nnx.Module, trace: Trace) -> tuple[list[Path], list[tuple[P
     kept: list[tuple[Path, str]] = []
     for path in [*called, *(path for path in convolutions if path not in called)]:
         conv = convolutions[path]
-        reason: str | None
         if path not in called:
-            reason = "the forward does not call it"
+            reason: str | None = "the forward does not call it"
         elif any(path[: len(wrapper)] == wrapper for wrapper in wrappers):
             reason = "nnx.WeightNorm or nnx.SpectralNorm around it reads the stored kernel"
         elif shared[id(conv.kernel)] > 1:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -17,7 +17,7 @@ from puppet_jax.puppeteers.protocol import Kernels, KernelShape
 from puppet_jax.puppets.convolution import Choice, convolve
 from puppet_jax.puppets.stand_in import stand_in
 
-Apply = Callable[[nnx.Module, Array, nnx.Rngs], Any]
+Apply = Callable[[Any, Array, Any], Any]
 """(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes), or any tree of arrays (1, …)."""
 
 _NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
@@ -66,15 +66,14 @@ class Skip:
         return jnp.pad(x, around)
 
 
-def gate(block: nnx.Module, level: int, skip: Skip) -> None:
+def gate(block: Any, level: int, skip: Skip) -> None:
     """From now on an image goes through the block if its depth D reaches ``level``, the least that runs it."""
-    gated: Any = block
-    gated.puppet_gate = nnx.static((level, skip))
-    gated.puppet_depths = None
+    block.puppet_gate = nnx.static((level, skip))
+    block.puppet_depths = None
     stand_in(block, _gated)
 
 
-def _gated(module: Any, own, x, *args, **kwargs):
+def _gated(module, own, x, *args, **kwargs):
     level, skip = module.puppet_gate
     depth, deepest = module.puppet_depths()
     graphdef, state = nnx.split(module)
@@ -176,15 +175,15 @@ class ForeignPuppet(nnx.Module):
         self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
         # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
         body = nnx.clone(self.body)
-        module: Any
-        for _, module in nnx.iter_modules(body):
+        modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
+        for _, module in modules:
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
                 module.conv_general_dilated = functools.partial(
                     convolution, kernels[module.kernel.index], lowering=lowering
                 )
             if hasattr(module, "puppet_gate"):
                 module.puppet_depths = lambda: (depth, deepest)
-        rngs: Any = None
+        rngs = None
         if self.stream is not None:
             own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
             rngs = nnx.Rngs(own(self.stream.key[...]))
@@ -210,7 +209,9 @@ class ForeignPuppet(nnx.Module):
         own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
         kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        axes: Any = (0, (Choice(0, None),) * len(kernels), 0, 0)  # type: ignore[arg-type]  # axes, not arrays
+        of_all: Any = None  # the bank is shared, the index an image's own
+        along: Any = 0
+        axes = (0, (Choice(along, of_all),) * len(kernels), 0, 0)
         return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
 
     def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
@@ -295,9 +296,8 @@ def convolution(
     plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
     if plain and {*lhs_dilation, *rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
-        run = functools.partial(
-            convolve, kernel=own, stride=(strides[0], strides[1]), padding=padding, lowering=lowering
-        )
+        stride = strides[0], strides[1]
+        run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))

@@ -21,7 +21,9 @@ class Puppet(Protocol):
     """
 
     kernel_shapes: tuple[KernelShape, ...]
-    num_classes: int | None
+
+    @property
+    def num_classes(self) -> int | None: ...
 
     @property
     def max_depth(self) -> int: ...

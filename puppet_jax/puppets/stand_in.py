@@ -5,13 +5,12 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from flax import nnx
 
-
-def stand_in(module: nnx.Module, call: Callable) -> None:
+def stand_in(module: Any, call: Callable) -> None:
     """From now on ``module(*args, **kwargs)`` is ``call(module, own, *args, **kwargs)``, where ``own(module, …)`` is
     what it was. The module becomes of a class derived from its own, the same one for the same ``call``."""
-    module.__class__ = _derived(type(module), call)
+    cls: Any = type(module)
+    module.__class__ = _derived(cls, call)
 
 
 @functools.cache
