@@ -122,7 +122,7 @@ def logits_from_bank(
     return jax.tree.map(in_order, logits)
 
 
-def where_rows(chosen: Bool[Array, " b"], output: Any, other: float) -> Any:
+def where_rows(chosen: Bool[Array, " b"], output: Any, other: float | int) -> Any:
     """A puppet's output for the images that are chosen; ``other`` (0, where it is no floating number) for the rest."""
 
     def of(rows):

@@ -113,7 +113,7 @@ def _logits(graphdef, state, images):
 
 
 def continuous_of(
-    kernel_shapes: Sequence[KernelShape], *, compression: float, rngs: nnx.Rngs, **options: Any
+    kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any
 ) -> Puppeteer:
     """The continuous puppeteer, of the sizes in ``options``, or where these name none of a ``compression``-th of the
     kernels' parameters."""
@@ -143,7 +143,7 @@ def create(
     in_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
     width: int | None = None,
-    compression: float | None = None,
+    compression: float | int | None = None,
     puppeteer_options: Mapping | None = None,
     measurement: Measure | None = None,
     rngs: nnx.Rngs,

@@ -32,7 +32,7 @@ def puppetize(
     blocks: Sequence[str | Sequence[str]] | None = None,
     max_depth: int | None = None,
     apply: Apply | None = None,
-    compression: float = 10,
+    compression: float | int = 10,
     puppeteer_options: Mapping | None = None,
     measurement: Measure | None = None,
     rngs: nnx.Rngs,

@@ -38,7 +38,7 @@ class GroupedPuppeteer(nnx.Module):
         ValueError: malformed shapes or an option outside its range.
     """
 
-    def __init__(self, kernel_shapes: Sequence[KernelShape], *, compression: float, rngs: nnx.Rngs, **options: Any):
+    def __init__(self, kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "GroupedPuppeteer")
         if not compression > 0:
             raise ValueError(f"compression must be positive, got {compression}; 10 stores a tenth of the kernels")
@@ -66,7 +66,7 @@ class GroupedPuppeteer(nnx.Module):
         return tuple(kernel for _, kernel in sorted(made, key=lambda pair: pair[0]))
 
 
-def _solve(shapes: Sequence[KernelShape], compression: float) -> list[tuple[tuple[int, ...], dict[str, Any]]]:
+def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tuple[tuple[int, ...], dict[str, Any]]]:
     """Groups of layers, and the sizes of each group's puppeteer."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, (c_out, c_in, _, _) in enumerate(shapes):
