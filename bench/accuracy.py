@@ -1,4 +1,4 @@
-"""``python -m bench accuracy``: what learns, and what it costs to store. The study of bench/study.py, in pieces.
+"""``python -m bench accuracy``: what learns, and what it costs to store. The studies of bench/studies, run by run.
 
 Each run is one ``python -m train`` with a folder of its own, saved as it goes; asked again, this command goes on where
 it was stopped and leaves out what the output file already holds.
@@ -16,71 +16,88 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, pareto, results_file, study
+from bench import machine, pareto, precision, results_file
+from bench import study as studies
+from bench.study import Row, Study
 from bench.table import markdown
+from train.errors import UserError
 
-DATA_NOTE = "CIFAR-10, a JPEG-recoded copy: not comparable with published figures"
-# Seconds that a run is given to save and end.
-PATIENCE = 60
+PATIENCE = 60  # seconds that a run is given to save and end
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Train the rows of bench/study.py on CIFAR-10 and compare accuracy with stored parameters."""
+    """Train the rows of a study and compare accuracy with stored parameters; or measure the precision of one run."""
 
+    study: str = "cifar10"
+    """Which one, by the name of its file in bench/studies."""
+    precision: Path | None = None
+    """Train nothing: compare compile_predict, in float32 and bfloat16, with the exact model of this run's folder."""
     data_dir: Path | None = None
     """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     rows: tuple[str, ...] = ()
-    """Names of rows or of parts (main, pareto, design, ablation) to run; none: all."""
+    """Names of rows or of parts to run; none: all."""
     minutes: float | None = None
     """Begin or go on with runs for so long, then let those under way save and stop; none: until all are done."""
     jobs: int = 1
     """Runs at a time, each on its share of the cores."""
     folder: Path = Path("runs/accuracy")
     """Where the runs are kept."""
-    output: Path | None = None
-    """JSON to write; none: bench/results/accuracy_cifar10.json."""
+    output: Path = results_file.FOLDER
+    """Folder for the result."""
     list: bool = False
     """Only tell which runs there are and which are done."""
 
 
 def run(options: Accuracy) -> int:
-    """Train what is missing, write, print. 0; 1 if runs failed; 2 for rows that do not exist."""
-    known = {row.name for row in study.ROWS} | {row.part for row in study.ROWS}
-    unknown = [name for name in options.rows if name not in known]
-    if unknown:
-        print(f"error: --rows: got {unknown[0]}, expected some of {', '.join(sorted(known))}", file=sys.stderr)
+    """Train what is missing, write, print. 0; 1 if runs failed; 2 for what does not exist."""
+    try:
+        if options.precision is not None:
+            precision.measure(options.precision, options.output)
+            return 0
+        study = _chosen(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.jobs < 1:
-        print(f"error: --jobs: got {options.jobs}, expected at least 1", file=sys.stderr)
-        return 2
-    output = options.output or results_file.FOLDER / "accuracy_cifar10.json"
-    chosen = [row for row in study.ROWS if not options.rows or {row.name, row.part} & set(options.rows)]
+    output = options.output / study.output
     done = _read(output)
     # Seeds outermost: a study that is stopped has one run of each row before it has three of one.
-    seeds = sorted({seed for row in chosen for seed in row.seeds})
-    wanted = [(row, seed) for seed in seeds for row in chosen if seed in row.seeds]
+    seeds = sorted({seed for row in study.rows for seed in row.seeds})
+    wanted = [(row, seed) for seed in seeds for row in study.rows if seed in row.seeds]
     missing = collections.deque((row, seed) for row, seed in wanted if _key(row, seed) not in done)
     if options.list:
         for row, seed in wanted:
-            print(f"{'done   ' if _key(row, seed) in done else 'missing'}  {' '.join(_command(row, seed))}")
+            print("missing" if (row, seed) in missing else "done   ", _key(row, seed))
         return 0
-    failed = _train(options, missing, done, output)
-    _write(output, done)
-    for part in dict.fromkeys(row.part for row in chosen):
-        print(f"\n{part} ({DATA_NOTE})\n")
-        print(table(rows_of(done, part)))
+    failed = _train(options, study, missing, done, output)
+    _write(output, study, done)
+    for part in dict.fromkeys(row.part for row in study.rows):
+        print(f"\n{part} ({study.note})\n\n{table(rows_of(done, part))}")
     if lines := rows_of(done, "main"):
-        pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, DATA_NOTE)
+        pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, study.note)
     print(f"\n{len(missing)} runs are left; written: {output}")
     return 1 if failed else 0
+
+
+def _chosen(options: Accuracy) -> Study:
+    """The study with the rows that are asked for."""
+    if options.study not in studies.NAMES:
+        raise UserError(f"--study: got {options.study}, expected one of {', '.join(studies.NAMES)}")
+    study = studies.read(studies.FOLDER / f"{options.study}.toml")
+    known = {row.name for row in study.rows} | {row.part for row in study.rows}
+    if unknown := set(options.rows) - known:
+        raise UserError(f"--rows: got {', '.join(unknown)}, expected some of {', '.join(sorted(known))}")
+    if options.jobs < 1:
+        raise UserError(f"--jobs: got {options.jobs}, expected at least 1")
+    rows = [row for row in study.rows if not options.rows or {row.name, row.part} & set(options.rows)]
+    return dataclasses.replace(study, rows=tuple(rows))
 
 
 @dataclasses.dataclass
 class _Job:
     """A run under way, and whether it was told to save and end."""
 
-    row: study.Row
+    row: Row
     seed: int
     process: subprocess.Popen
     told: bool = False
@@ -91,13 +108,12 @@ class _Job:
             self.told = True
 
 
-def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict], output: Path) -> list[str]:
-    """Run what is missing, moving it to ``done``; the keys of runs that failed. What was cut short stays missing."""
+def _train(options: Accuracy, study: Study, missing: collections.deque, done: dict[str, dict], output: Path) -> bool:
+    """Run what is missing, moving it to ``done``; whether runs failed. What was cut short stays missing."""
     until = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
     cores = sorted(os.sched_getaffinity(0))
-    shares = [cores[i :: options.jobs] or cores for i in range(options.jobs)]
     jobs: list[_Job | None] = [None] * options.jobs
-    failed, cut = [], []
+    failed, cut = False, []
     try:
         while any(jobs) or (missing and time.monotonic() < until):
             for place, job in enumerate(jobs):
@@ -105,7 +121,8 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
                 if job is None:
                     if missing and not late:
                         row, seed = missing.popleft()
-                        jobs[place] = _Job(row, seed, _start(options, row, seed, shares[place]))
+                        share = cores[place :: options.jobs] or cores
+                        jobs[place] = _Job(row, seed, _start(options, row, seed, share))
                     continue
                 if late:
                     job.end()
@@ -113,23 +130,15 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
                 if code is None:
                     continue
                 jobs[place] = None
-                key, folder = _key(job.row, job.seed), _folder(options, job.row, job.seed)
                 if code == 0:
-                    # Of the row's old flags: it would be taken for a second seed.
-                    for old in [k for k, r in done.items() if (r["row"], r["seed"]) == (job.row.name, job.seed)]:
-                        del done[old]
-                    done[key] = _record(job.row, job.seed, folder)
-                    _write(output, done)
-                    print(f"{job.row.name}, seed {job.seed}: {done[key]['accuracy']:.2%}", flush=True)
+                    told = _finish(options, job, done)
+                    _write(output, study, done)
                 elif job.told:
                     cut.append((job.row, job.seed))
+                    continue
                 else:
-                    failed.append(key)
-                    print(
-                        f"{job.row.name}, seed {job.seed}: ended with code {code}; see {folder}.log",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    failed, told = True, f"ended with code {code}; see {_folder(options, job.row, job.seed)}.log"
+                print(f"{job.row.name}, seed {job.seed}: {told}", file=sys.stderr, flush=True)
             time.sleep(0.5)
     finally:
         left = [job for job in jobs if job is not None]
@@ -144,73 +153,65 @@ def _train(options: Accuracy, missing: collections.deque, done: dict[str, dict],
     return failed
 
 
-def _start(options: Accuracy, row: study.Row, seed: int, cores: list[int]) -> subprocess.Popen:
+def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subprocess.Popen:
     folder = _folder(options, row, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *_command(row, seed)[1:], "--out", str(folder), "--overwrite"]
+    command = [sys.executable, "-m", "train", *row.arguments, "--seed", str(seed), "--out", str(folder), "--overwrite"]
     begun = Path(f"{folder}.command")  # a run of the row's old flags is not gone on with
     if (folder / "config.json").exists() and begun.exists() and begun.read_text() == _key(row, seed):
         command = [sys.executable, "-m", "train", "--resume", str(folder)]
     begun.write_text(_key(row, seed))
     if options.data_dir is not None:
         command += ["--data-dir", str(options.data_dir)]
+    # A session of its own: Ctrl-C is for this process, which hands it on.
+    where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
+    where["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
     with open(f"{folder}.log", "a") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=Path(__file__).parent.parent,
-            start_new_session=True,  # Ctrl-C is for this process, which hands it on
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
 
 
-def _command(row: study.Row, seed: int) -> list[str]:
-    return ["python", "-m", "train", *row.flags(), "--seed", str(seed)]
+def _key(row: Row, seed: int) -> str:
+    """The run's command line: a row whose flags change is another measurement."""
+    return " ".join(["python", "-m", "train", *row.arguments, "--seed", str(seed)])
 
 
-def _key(row: study.Row, seed: int) -> str:
-    # A row whose flags change is another measurement.
-    return _plain(" ".join(_command(row, seed)))
-
-
-def _plain(command: str) -> str:
-    """Without the flag that commands lack which were run when there was no other optimiser."""
-    return command.replace(" --optimiser=adamw", "")
-
-
-def _folder(options: Accuracy, row: study.Row, seed: int) -> Path:
+def _folder(options: Accuracy, row: Row, seed: int) -> Path:
     return options.folder.absolute() / f"{row.name}-seed{seed}"
 
 
-def _record(row: study.Row, seed: int, folder: Path) -> dict:
+def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
+    """Take over what a run says of itself. Returns what is told of it."""
+    row, seed, folder = job.row, job.seed, _folder(options, job.row, job.seed)
+    # A run of the row's old flags would be taken for a second seed.
+    for old in [key for key, each in done.items() if (each["row"], each["seed"]) == (row.name, seed)]:
+        del done[old]
     summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
-    names = ("evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth", "train_seconds")
-    return {
-        "row": row.name,
-        "part": row.part,
-        "what": row.what,
-        "puppeteer": row.puppeteer,
-        "width": row.width,
+    kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth")
+    about = {"row": row.name, "part": row.part, "what": row.what, "puppeteer": row.puppeteer}
+    done[_key(row, seed)] = {
+        **about,
+        "width": described["config"]["width"],
         "seed": seed,
-        "command": " ".join(_command(row, seed)),
+        "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
-        **{name: summary[name] for name in names},
+        **{name: summary[name] for name in (*kept, "train_seconds")},
         "revision": described["git_revision"],
     }
+    return f"{summary['test_accuracy']:.2%}"
 
 
 def _read(output: Path) -> dict[str, dict]:
+    """Runs by their command."""
     if not output.exists():
         return {}
-    return {_plain(each["command"]): each for each in json.loads(output.read_text())["runs"]}
+    runs = json.loads(output.read_text(encoding="utf-8"))["runs"]
+    return {each["command"]: each for each in runs if "row" in each}
 
 
-def _write(output: Path, done: dict[str, dict]) -> None:
-    about = {**machine.describe(), "data": DATA_NOTE}
+def _write(output: Path, study: Study, done: dict[str, dict]) -> None:
     parts = dict.fromkeys(each["part"] for each in done.values())
     tables = {part: rows_of(done, part) for part in parts}
+    about = {**machine.describe(), "data": study.note}
     results_file.write(output, {**about, "tables": tables, "runs": list(done.values())})
 
 
@@ -219,48 +220,20 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
     lines = []
     for name in dict.fromkeys(each["row"] for each in done.values() if each["part"] == part):
         runs = [each for each in done.values() if each["row"] == name]
-        parameters = runs[0]["parameters"]
+        first, parameters = runs[0], runs[0]["parameters"]
         kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
         accuracies = [each["accuracy"] for each in runs]
-        lines.append(
-            {
-                "row": name,
-                "what": runs[0]["what"],
-                "puppeteer": runs[0]["puppeteer"],
-                "width": runs[0]["width"],
-                "epochs": runs[0]["epochs"],
-                "evaluated_on": runs[0]["evaluated_on"],
-                "seeds": [each["seed"] for each in runs],
-                "accuracy": statistics.mean(accuracies),
-                "least": min(accuracies),
-                "greatest": max(accuracies),
-                "generator": parameters["generator"],
-                "total": parameters["total"],
-                "kernel_compression": kernels / parameters["generator"],
-                "compression": parameters["static_twin"] / parameters["total"],
-                "train_seconds": statistics.mean(each["train_seconds"] for each in runs),
-            }
-        )
+        line = {"row": name, **{key: first[key] for key in ("what", "puppeteer", "width", "epochs", "evaluated_on")}}
+        line |= {"seeds": [each["seed"] for each in runs], "accuracy": statistics.mean(accuracies)}
+        line |= {"least": min(accuracies), "greatest": max(accuracies)}
+        line |= {key: parameters[key] for key in ("generator", "total")}
+        line["kernel_compression"] = kernels / parameters["generator"]
+        line["compression"] = parameters["static_twin"] / parameters["total"]
+        lines.append({**line, "train_seconds": statistics.mean(each["train_seconds"] for each in runs)})
     return lines
 
 
 def table(lines: list[dict]) -> str:
-    header = ("row", "kernels from", "width", "epochs", "kernel parameters", "fewer", "accuracy", "seeds", "on")
-    return markdown(
-        header,
-        [
-            (
-                line["row"],
-                line["what"],
-                line["width"],
-                line["epochs"],
-                f"{line['generator']:,}",
-                f"{line['kernel_compression']:.1f}x",
-                f"{line['accuracy']:.1%}"
-                + (f" ({line['least']:.1%} to {line['greatest']:.1%})" if len(line["seeds"]) > 1 else ""),
-                len(line["seeds"]),
-                line["evaluated_on"],
-            )
-            for line in lines
-        ],
-    )
+    shown = ("row", "what", "width", "epochs", "generator", "kernel_compression", "accuracy", "least", "greatest")
+    rows = [[f"{line[name]:.3g}" if isinstance(line[name], float) else line[name] for name in shown] for line in lines]
+    return markdown(shown, rows)

@@ -22,7 +22,7 @@ class Crew:
         self.compile_fast = compile_fast
         self.cores = sorted(os.sched_getaffinity(0))[:cores]
         self._workers: dict[str, subprocess.Popen] = {}
-        self._limits: dict[str, int | None] = {}
+        self.limits: dict[str, int] = {}  # cores of a worker that is not given all of them, by its name
 
     def __enter__(self):
         return self
@@ -32,10 +32,6 @@ class Crew:
             if error is not None:  # a worker may be in the middle of something long
                 self._workers[name].kill()
             self.dismiss(name)
-
-    def limit(self, worker: str, cores: int | None) -> None:
-        """Give the worker of this name, which has not been started, so many of the crew's cores; ``None`` for all."""
-        self._limits[worker] = cores
 
     def ask(self, worker: str, do: str, **request) -> dict:
         """What the worker of this name replies; ``{"unavailable": reason}`` if it cannot, or did not live to tell."""
@@ -71,14 +67,8 @@ class Crew:
         environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         if self.compile_fast:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        cores = self.cores[: self._limits.get(worker)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        self._workers[worker] = process
+        cores = self.cores[: self.limits.get(worker)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        pipes["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
+        self._workers[worker] = process = subprocess.Popen([sys.executable, "-m", "bench.worker"], **pipes)
         return process

@@ -1,60 +1,53 @@
-"""A pretrained model's time to its first answer: loading, baking, compiling and one image, in a fresh process."""
+"""The time until a model's first answer, in a process that has just started."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from pathlib import Path
 
-import numpy as np
+from bench import target
 
-LIMITS_S = {"cold": 5.0, "warm": 2.0}
-"""Targets, by the state of JAX's compilation cache."""
-
-_MODEL = "puppet_s_cifar10"
+LIMITS_S = {"cold": 5.0, "warm": 2.0}  # targets, by the state of JAX's compilation cache
+MODEL = "puppet_s_cifar10"
+# Loading, baking, compiling and one image; imports apart.
+_SCRIPT = """
+import json, sys, time
+import jax, numpy as np
+import puppet_jax as pj
+image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+began = time.perf_counter()
+predict = pj.compile_predict(pj.load_pretrained(sys.argv[1]))
+jax.block_until_ready(predict(image))
+print(json.dumps(time.perf_counter() - began))
+"""
 
 
 def measure(rounds: int) -> dict:
-    """Seconds of each round by the state of the cache: ``cold`` is empty, ``warm`` has seen the same before."""
+    """Seconds of a pretrained model by the state of the cache: ``cold`` is empty, ``warm`` has seen the same before."""
     times = {"cold": [], "warm": []}
+    here = {"PYTHONPATH": str(Path(__file__).parent.parent), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            for state in times:
-                environment = {
-                    **os.environ,
-                    "JAX_COMPILATION_CACHE_DIR": cache,
-                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-                    "JAX_PLATFORMS": "cpu",
-                }
-                command = [sys.executable, "-m", "bench.first_answer"]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-                times[state].append(json.loads(done.stdout))
-    return {
-        "model": _MODEL,
-        **{
-            state: {
-                "median_s": float(np.median(seconds)),
-                "quartiles_s": [float(q) for q in np.quantile(seconds, (0.25, 0.75))],
-                "limit_s": LIMITS_S[state],
-            }
-            for state, seconds in times.items()
-        },
-    }
+            for seconds in times.values():
+                seconds.append(ask(_SCRIPT, MODEL, JAX_COMPILATION_CACHE_DIR=cache, **here))
+    found = {"model": MODEL}
+    for state, seconds in times.items():
+        spread = target.spread(seconds)
+        quartiles = [spread["low"], spread["high"]]
+        found[state] = {"median_s": spread["median"], "quartiles_s": quartiles, "limit_s": LIMITS_S[state]}
+    return found
 
 
-def _once() -> float:
-    import jax
+def ask(script: str, *arguments: str, cwd: Path | None = None, **environment: str):
+    """What a Python script prints, as JSON, in a fresh process that knows of no programs compiled before.
 
-    import puppet_jax as pj
-
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    began = time.perf_counter()
-    predict = pj.compile_predict(pj.load_pretrained(_MODEL))
-    jax.block_until_ready(predict(image))
-    return time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    print(json.dumps(_once()))
+    Raises:
+        subprocess.CalledProcessError: it failed; it holds what the script said.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    command = [sys.executable, "-c", script, *arguments]
+    environment = {**kept, "JAX_PLATFORMS": "cpu", **environment}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)

@@ -11,11 +11,10 @@ the throughput of training on batches of CIFAR-10's shape. Without a GPU it says
 
 import argparse
 import functools
-import json
-import os
 import pathlib
 import shlex
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -27,12 +26,20 @@ import optax
 from flax import nnx
 
 import puppet_jax as pj
-from bench import machine
+from bench import case, cifar, contenders, machine, results_file, target, timing
+from bench.case import Size
 from puppet_jax.puppets.bank_convolution import LOWERINGS
 from puppet_jax.puppets.convolution import Choice, convolve
 
-SIZES = ((64, 64, 16), (64, 32, 32), (64, 128, 8), (256, 64, 16), (1024, 64, 16))  # batch, channels, map
-LAYERS = 7
+SIZES = [Size(64, 64, 16), Size(64, 32, 32), Size(64, 128, 8), Size(256, 64, 16), Size(1024, 64, 16)]
+# Prediction and training step; the static CNN, which others are compared with, comes first.
+CONTENDERS = (
+    ("static_jax", "compile_predict", "exact"),
+    ("train_static_jax", "train_continuous", "train_ode", "train_exact"),
+)
+TINY = Size(4, 8, 8, 2)
+QUICK = (("static_jax", "compile_predict"), ("train_static_jax",))
+LOWERING_CASES = ((1, "SAME", 3), (2, "SAME", 5), (1, "VALID", 3))
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 LOWERINGS_HERE = [name for name in LOWERINGS if not name.startswith("native")]  # the native ones are for CPUs
 
@@ -41,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the figures to")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU instead, to try the script")
-    parser.add_argument("--quick", action="store_true", help="one tiny size, three layers, two rounds")
+    parser.add_argument("--quick", action="store_true", help="one tiny size, two rounds, few checks and contenders")
     parser.add_argument("--seconds", type=float, default=420.0, help="begin no further size after this long")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -52,36 +59,38 @@ def main() -> int:
     command = shlex.join(["python", "bench/gpu.py", *sys.argv[1:]])
     result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        names = ("continuous",) if arguments.quick else ("continuous", "ode", "printed", "stored")
-        result["correct"] = check_lowerings() + check_models(names, "puppet_xs" if arguments.quick else "puppet_s")
+        if arguments.quick:
+            cases, models = LOWERING_CASES[:1], {"continuous": case.make_model(TINY, "continuous")}
+        else:
+            names = ("continuous", "ode", "printed", "stored")
+            cases, models = LOWERING_CASES, {name: preset("puppet_s", name) for name in names}
+        result["correct"] = check_lowerings(cases) + check_models(models)
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
     result["speed"], result["lowerings"] = [], []
     with jax.default_device(device):
-        for size in ((4, 8, 8),) if arguments.quick else SIZES:
+        for size in [TINY] if arguments.quick else SIZES:
             if time.perf_counter() - began > arguments.seconds:
                 print(f"left out for lack of time: {size}")
                 continue
-            short = {"rounds": 2, "layers": 3} if arguments.quick else {"rounds": 15, "layers": LAYERS}
-            result["speed"] += measure(size, **short)
-            result["lowerings"] += measure_lowerings(size, short["rounds"])
+            rounds = 2 if arguments.quick else 15
+            result["speed"] += measure(size, QUICK if arguments.quick else CONTENDERS, rounds)
+            result["lowerings"] += measure_lowerings(size, rounds)
         result["throughput"] = []
-        for preset, batch in (("puppet_xs", 8),) if arguments.quick else (("puppet_s", 512), ("puppet_m", 512)):
+        models = models if arguments.quick else {name: preset(name) for name in ("puppet_s", "puppet_m")}
+        for name, model in models.items():
             if time.perf_counter() - began < arguments.seconds:
-                result["throughput"].append(throughput(preset, batch, steps=2 if arguments.quick else 50))
+                short = {"batch": 8, "steps": 2} if arguments.quick else {"batch": 512, "steps": 50}
+                result["throughput"].append(throughput(name, model, **short))
     if arguments.output:
-        partial = arguments.output.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        os.replace(partial, arguments.output)
+        results_file.write(arguments.output, result)
     return 1 if failed else 0
 
 
 def find_device(cpu: bool):
-    if cpu:
-        return jax.devices("cpu")[0]
     try:
-        return jax.devices("gpu")[0]
+        return jax.devices("cpu" if cpu else "gpu")[0]
     except RuntimeError:
         return None
 
@@ -98,11 +107,12 @@ def on_cpu(function, *arguments):
         return jax.tree.map(np.asarray, function(*jax.device_put(arguments, cpu)))
 
 
-def check_lowerings() -> list[dict]:
-    """Each lowering of the convolution, forward and both gradients, against XLA's own on the CPU."""
+def check_lowerings(cases: tuple[tuple[int, str, int], ...]) -> list[dict]:
+    """Each lowering of the convolution, forward and both gradients, against XLA's own on the CPU; cases are of stride,
+    padding and kernel size."""
     rng = np.random.default_rng(0)
     lines = []
-    for stride, padding, k in ((1, "SAME", 3), (2, "SAME", 5), (1, "VALID", 3)):
+    for stride, padding, k in cases:
         x = rng.standard_normal((17, 9, 8, 6)).astype(np.float32)
         bank = rng.standard_normal((5, k, k, 6, 7)).astype(np.float32)
         index = rng.integers(-1, 5, 17)
@@ -125,12 +135,15 @@ def check_lowerings() -> list[dict]:
     return lines
 
 
-def check_models(names: tuple[str, ...], preset: str) -> list[dict]:
-    """Complexity, logits and gradients of the named puppeteers, and the compiled prediction, against the CPU."""
-    images = synthetic_images(32, 32)
+def preset(name: str, puppeteer: str = "continuous") -> pj.PuppetCNN:
+    return pj.create(name, puppeteer=puppeteer, rngs=nnx.Rngs(0))
+
+
+def check_models(models: dict[str, pj.PuppetCNN]) -> list[dict]:
+    """Complexity, logits and gradients of models by their puppeteers, and the compiled prediction, against the CPU."""
+    images = images_of(np.linspace(2.0, 7.2, 32, dtype=np.float32))  # of all depths
     lines = [line("complexity", jax.jit(pj.complexity)(images), on_cpu(jax.jit(pj.complexity), images), 1e-4)]
-    for name in names:
-        model = pj.create(preset, puppeteer=name, rngs=nnx.Rngs(0))
+    for name, model in models.items():
         graphdef, state = nnx.split(model)
 
         def logits(state, images, graphdef=graphdef):
@@ -150,53 +163,25 @@ def check_models(names: tuple[str, ...], preset: str) -> list[dict]:
     return lines
 
 
-def synthetic_images(batch: int, side: int) -> np.ndarray:
-    """Noise of 2 to 256 levels over a ramp: complexities from low to that of photographs."""
-    rng = np.random.default_rng(1)
-    levels = np.geomspace(2, 256, batch).astype(int)
-    noise = [rng.integers(0, n, (side, side, 3)) * (255 // max(n - 1, 1)) for n in levels]
-    return np.clip(np.stack(noise), 0, 255).astype(np.uint8)
+def images_of(h: np.ndarray) -> np.ndarray:
+    return cifar.images(h, jax.jit(pj.complexity))
 
 
-def make_model(channels: int, side: int, layers: int, puppeteer, measurement=None):
-    specs = [pj.LayerSpec(channels, stride=32 // side), *[pj.LayerSpec(channels)] * (layers - 1)]
-    puppet = pj.PlainPuppet(specs, in_channels=3, num_classes=10, rngs=nnx.Rngs(0))
-    return pj.PuppetCNN(puppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(1)), puppet, measurement)
-
-
-def measure(size: tuple[int, int, int], rounds: int, layers: int) -> list[dict]:
-    """Prediction and training step of one size; each contender's time over the static CNN's."""
-    batch, channels, side = size
-    images = jnp.asarray(synthetic_images(batch, 32))
-    model = make_model(channels, side, layers, pj.ContinuousPuppeteer)
-    ode = make_model(channels, side, layers, pj.OdePuppeteer)
-    exact = make_model(channels, side, layers, pj.OdePuppeteer, pj.Measure(bin=None))
-    static = make_model(channels, side, layers, pj.StoredPuppeteer)
-    predict = pj.compile_predict(model)
-    prediction = {
-        "static CNN, all layers": jitted(static, full_depth),
-        "compile_predict": lambda: predict(images).logits,
-        "ODE, kernels for every image": jitted(exact, lambda m, x: m(x)),
-    }
-    step = {
-        "static CNN, all layers": training(static, full_depth),
-        "continuous": training(model, lambda m, x: m(x)),
-        "ODE": training(ode, lambda m, x: m(x)),
-        "ODE, kernels for every image": training(exact, lambda m, x: m(x)),
-    }
+def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list[dict]:
+    """Prediction and training step of one size, each contender's time over that of the first of its kind."""
     rows = []
-    for kind, contenders in (("predict", prediction), ("training step", step)):
-        runs = {
-            name: run if name == "compile_predict" else functools.partial(run, images)
-            for name, run in contenders.items()
-        }
-        rows += compare(kind, size, runs, "static CNN, all layers", rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        case.prepare(pathlib.Path(folder), size)
+        given = case.load(pathlib.Path(folder), size)
+        for names in kinds:
+            runs = {name: contenders.make(name, given).call for name in names}
+            rows += compare(size, runs, rounds)
     return rows
 
 
-def measure_lowerings(size: tuple[int, int, int], rounds: int) -> list[dict]:
+def measure_lowerings(size: Size, rounds: int) -> list[dict]:
     """One layer's convolution with both gradients, by each lowering; images in the bins of a batch of CIFAR-10."""
-    batch, channels, side = size
+    batch, channels, side = size.batch, size.channels, size.map
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((batch, side, side, channels)), jnp.float32)
     bank = jnp.asarray(rng.standard_normal((7, 3, 3, channels, channels)), jnp.float32)
@@ -210,34 +195,29 @@ def measure_lowerings(size: tuple[int, int, int], rounds: int) -> list[dict]:
         return jax.jit(lambda x, bank: jax.vjp(value, x, bank)[1](x))
 
     runs = {name: functools.partial(both(name), x, bank) for name in ("gathered", "ragged")}
-    return compare("one layer", size, runs, "gathered", rounds)
+    return compare(size, {name: lambda run=run: jax.block_until_ready(run()) for name, run in runs.items()}, rounds)
 
 
-def compare(kind: str, size, runs: dict, base: str, rounds: int) -> list[dict]:
-    """Times of ``runs`` in turns, each over that of ``base``."""
-    first = {name: seconds(run) for name, run in runs.items()}
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(seconds(run))
-    rows = []
+def compare(size: Size, runs: dict, rounds: int) -> list[dict]:
+    """Times of ``runs`` in turns, each over that of the first."""
+    first = {name: timing.seconds_of(run) for name, run in runs.items()}
+    times = timing.in_turns({name: functools.partial(timing.seconds_of, run) for name, run in runs.items()}, rounds)
+    base, rows = next(iter(runs)), []
     for name, values in times.items():
-        low, median, high = np.quantile(np.array(values) / np.array(times[base]), (0.25, 0.5, 0.75))
-        row = {"size": size, "kind": kind, "contender": name, "ms": 1e3 * float(np.median(values)), "base": base}
-        row |= {"over_base": float(median), "quartiles": [float(low), float(high)]}
-        rows.append(row | {"first_call_s": first[name], "seconds": values})
+        row = {"size": str(size), "contender": name, "ms": 1e3 * float(np.median(values)), "base": base}
+        rows.append({**row, **target.ratio(values, times[base]), "first_call_s": first[name], "seconds": values})
         print(
-            f"{kind:<14} {size!s:<16} {name:<28} {row['ms']:9.3f} ms   {median:6.2f} × {base} "
-            f"({low:.2f} to {high:.2f})   first call {first[name]:.1f} s"
+            f"{size!s:<18} {name:<18} {row['ms']:9.3f} ms   {rows[-1]['median']:6.2f} × {base} "
+            f"({rows[-1]['low']:.2f} to {rows[-1]['high']:.2f})   first call {first[name]:.1f} s"
         )
     return rows
 
 
-def throughput(preset: str, batch: int, steps: int) -> dict:
+def throughput(name: str, model: pj.PuppetCNN, batch: int, steps: int) -> dict:
     """Images a second of training on batches of CIFAR-10's shape."""
-    graphdef, state = nnx.split(pj.create(preset, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
     optimiser = optax.adamw(1e-3)
-    images = jnp.asarray(synthetic_images(batch, 32))
+    images = jnp.asarray(images_of(cifar.complexities(batch)))
     labels = jnp.arange(batch) % 10
 
     def loss(state, images):
@@ -257,42 +237,8 @@ def throughput(preset: str, batch: int, steps: int) -> dict:
         state, opt_state, value = step(state, opt_state, images)
     jax.block_until_ready(value)
     rate = steps * batch / (time.perf_counter() - began)
-    print(f"training {preset}, batches of {batch}: {rate:,.0f} images/s")
-    return {"preset": preset, "batch": batch, "steps": steps, "images_per_s": rate}
-
-
-def full_depth(model: pj.PuppetCNN, images):
-    """The static CNN: one kernel a layer for the whole batch, an ordinary convolution, every layer."""
-    kernels = model.puppeteer(0.0)
-    unit = images.astype(jnp.float32) / 255.0
-    return jax.vmap(lambda image: model.puppet(image, kernels, model.max_depth))(unit)
-
-
-def jitted(model, function):
-    graphdef, state = nnx.split(model)
-    run = jax.jit(lambda state, images: function(nnx.merge(graphdef, state), images))
-    return functools.partial(run, state)
-
-
-def training(model, function):
-    graphdef, state = nnx.split(model)
-    optimiser = optax.adamw(1e-4)
-
-    def loss(state, images):
-        return -jnp.mean(jax.nn.log_softmax(function(nnx.merge(graphdef, state), images))[:, 0])
-
-    @jax.jit
-    def step(state, opt_state, images):
-        updates, opt_state = optimiser.update(jax.grad(loss)(state, images), opt_state, state)
-        return optax.apply_updates(state, updates), opt_state
-
-    return functools.partial(step, state, optimiser.init(state))
-
-
-def seconds(run) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - began
+    print(f"training {name}, batches of {batch}: {rate:,.0f} images/s")
+    return {"model": name, "batch": batch, "steps": steps, "images_per_s": rate}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import datetime
 import importlib.machinery
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shlex
@@ -46,26 +47,19 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = [name for name in _PACKAGES if importlib.util.find_spec(name)]
+    return {name: importlib.metadata.version(name) for name in installed}
 
 
 def _revision() -> str | None:
     """The commit, with a "+" if tracked files other than results differ from it; ``None`` outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    code = ("--", ":(top)", ":(top,exclude)bench/results")
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        revision = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        code = ":(top)", ":(top,exclude)bench/results"
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", *code], capture_output=True, text=True, check=True
+        revision, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", *code))
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return revision + ("+" if changed.stdout.strip() else "")
+    return revision + ("+" if changed else "")

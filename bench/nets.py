@@ -1,6 +1,4 @@
-"""CNNs as users of Flax NNX write them, without a thought of puppets: a ResNet-20, a MobileNet, the NNX tutorial's."""
-
-from functools import partial
+"""CNNs as users of Flax NNX write them, without a thought of puppets: a ResNet-20 and a MobileNet."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -81,22 +79,3 @@ class MobileNet(nnx.Module):
     def __call__(self, x):
         x = self.features(nnx.relu(self.stem(x)))
         return self.head(self.dropout(x.mean(axis=(1, 2))))
-
-
-class TutorialCNN(nnx.Module):
-    """The CNN of Flax's NNX MNIST tutorial; ``pixels`` is 28 there."""
-
-    def __init__(self, pixels=28, *, rngs: nnx.Rngs):
-        self.conv1 = nnx.Conv(1, 32, kernel_size=(3, 3), rngs=rngs)
-        self.conv2 = nnx.Conv(32, 64, kernel_size=(3, 3), rngs=rngs)
-        self.avg_pool = partial(nnx.avg_pool, window_shape=(2, 2), strides=(2, 2))
-        self.linear1 = nnx.Linear(64 * (pixels // 4) ** 2, 256, rngs=rngs)
-        self.linear2 = nnx.Linear(256, 10, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.avg_pool(nnx.relu(self.conv1(x)))
-        x = self.avg_pool(nnx.relu(self.conv2(x)))
-        x = x.reshape(x.shape[0], -1)  # flatten
-        x = nnx.relu(self.linear1(x))
-        x = self.linear2(x)
-        return x

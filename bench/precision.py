@@ -1,12 +1,8 @@
-"""``python -m bench precision RUN``: what baked kernels and bfloat16 change in a trained model's answers."""
+"""``python -m bench accuracy --precision RUN``: what baked kernels and bfloat16 change in a trained model's answers."""
 
-import dataclasses
-import math
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 
 from bench import machine, results_file
 from bench.table import markdown
@@ -15,58 +11,43 @@ TARGET = 1e-4
 _BATCH = 250
 
 
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """Compare compile_predict, in float32 and bfloat16, with the exact model on the images a run was evaluated on."""
+def measure(run: Path, output: Path) -> None:
+    """Compare compile_predict, in float32 and bfloat16, with the exact model on the images a run was evaluated on.
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder that python -m train left."""
-    images: int | None = None
-    """Only the first so many images; none: all."""
-    output: Path | None = None
-    """JSON to write; none: bench/results/precision_DATA.json."""
+    Raises:
+        UserError: the run or its data cannot be read.
+    """
+    import jax
+    from flax import nnx
 
-
-def run(options: Precision) -> int:
-    """Measure, write, print. 0, or 2 if the run cannot be read."""
     import puppet_jax as pj
     from train import data
-    from train.errors import UserError
     from train.runs import parameters
 
-    try:
-        model, config = parameters.restore(options.run / "params.safetensors")
-        split = data.load(config.data, config.data_dir, config.evaluate_on).test
-    except UserError as error:
-        print(f"error: {error}")
-        return 2
-    images, labels = split.images[: options.images], split.labels[: options.images]
-    exact = in_batches(model, images)
-    result = {
-        **machine.describe(),
-        "what": f"{config.data}, {config.evaluate_on} images, {config.preset}, {config.puppeteer}, "
-        f"{config.epochs} epochs of training",
-        "images": len(images),
-        "accuracy_exact": _accuracy(exact, labels),
-        "rows": [],
-    }
+    model, config = parameters.restore(run / "params.safetensors")
+    split = data.load(config.data, config.data_dir, config.evaluate_on).test
+    graphdef, state = nnx.split(model)
+    run_exact = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    exact = in_batches(lambda images: run_exact(state, images), split.images)
+    about = {name: getattr(config, name) for name in ("data", "evaluate_on", "preset", "puppeteer", "epochs")}
+    result = {**machine.describe(), **about, "images": len(exact), "accuracy_exact": _accuracy(exact, split.labels)}
+    result["rows"] = []
     for dtype in ("float32", "bfloat16"):
         predict = pj.compile_predict(model, dtype=None if dtype == "float32" else dtype)
-        logits = in_batches(lambda images, predict=predict: predict(images).logits, images)
-        result["rows"].append({"dtype": dtype, **compare(logits, exact), "accuracy": _accuracy(logits, labels)})
-    reached = result["rows"][0]["error_of_batch"]
-    result["target"] = {"error_of_batch": TARGET, "reached": reached <= TARGET}
-    output = options.output or results_file.FOLDER / f"precision_{config.data}.json"
-    results_file.write(output, result)
-    print(report(result))
-    print(f"\nwritten: {output}")
-    return 0
+        logits = in_batches(lambda images, predict=predict: predict(images).logits, split.images)
+        found = {**compare(logits, exact), "accuracy": _accuracy(logits, split.labels)}
+        result["rows"].append({"dtype": dtype, **found})
+    result["target"] = {"error_of_batch": TARGET, "reached": result["rows"][0]["error_of_batch"] <= TARGET}
+    results_file.write(output / f"precision_{config.data}.json", result)
+    head = result["rows"][0].keys()
+    print(markdown(list(head), [[row[name] for name in head] for row in result["rows"]]))
 
 
 def in_batches(function, images: np.ndarray) -> np.ndarray:
-    """Logits (N, classes) of images (N, H, W, C)."""
-    batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
-    return np.concatenate([np.asarray(function(batch)) for batch in batches])
+    """Logits (N, classes) of images (N, H, W, C); the last batch is filled up, as another size were another program."""
+    count = -(-len(images) // _BATCH)
+    filled = np.resize(images, (count, _BATCH, *images.shape[1:]))
+    return np.concatenate([np.asarray(function(batch)) for batch in filled])[: len(images)]
 
 
 def compare(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
@@ -85,29 +66,5 @@ def compare(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     }
 
 
-def report(result: dict) -> str:
-    """A result as Markdown."""
-    head = (
-        "compute type",
-        "accuracy",
-        "another class than the exact model",
-        "error, all images",
-        "error of an image: median",
-        "greatest",
-    )
-    rows = [
-        (
-            row["dtype"],
-            f"{row['accuracy']:.2%} (exact {result['accuracy_exact']:.2%})",
-            f"{row['other_class']:.2%}",
-            *(f"{row[k]:.1e}" for k in ("error_of_batch", "error_of_image_median", "error_of_image_greatest")),
-        )
-        for row in result["rows"]
-    ]
-    return f"{result['what']}, {result['images']:,} images\n\n{markdown(head, rows)}"
-
-
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    if not math.isfinite(float(np.abs(logits).max())):
-        return math.nan
     return float(np.mean(logits.argmax(axis=1) == labels))

@@ -25,6 +25,13 @@ PAGES = {
 }
 
 
+# What the templates read.
+RESULTS = (
+    *("accuracy_cifar10", "digits", "export", "gpu", "huge_pages", "memory", "precision_cifar10", "predict_cifar10"),
+    *("puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Render README and docs/results from bench/results, in English and Japanese."""
@@ -42,18 +49,15 @@ def run(options: Report) -> int:
     except Exception as error:  # whatever is wrong with a template or a file, its name is in the message
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    stale = []
-    for name, text in pages.items():
-        path = options.folder / name
-        if options.check:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                stale.append(name)
-            continue
+    paths = {options.folder / name: text for name, text in pages.items()}
+    stale = [path for path, text in paths.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if options.check and stale:
+        print(f"older than the results: {', '.join(map(str, stale))}; run python -m bench report", file=sys.stderr)
+        return 1
+    for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    if stale:
-        print(f"older than the results: {', '.join(stale)}; run python -m bench report", file=sys.stderr)
-    return 1 if stale else 0
+        path.write_text(paths[path], encoding="utf-8")
+    return 0
 
 
 def render(folder: Path) -> dict[str, str]:
@@ -88,13 +92,6 @@ def read(folder: Path) -> SimpleNamespace:
         if not isinstance(found[path.stem], dict):
             raise ValueError(f"{path.name}: expected a JSON object; measure it again")
     return SimpleNamespace(**found)
-
-
-RESULTS = (
-    *("accuracy_cifar10", "cifar10_one_epoch", "digits", "export", "gpu", "huge_pages", "memory", "precision_cifar10"),
-    *("precision_digits", "predict_cifar10", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits"),
-)
-"""What the templates read."""
 
 
 def origin(result: dict) -> str:

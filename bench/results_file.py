@@ -1,4 +1,4 @@
-"""Writing a result: whole or not at all."""
+"""Writing a result, whole or not at all."""
 
 import json
 import os
@@ -8,8 +8,10 @@ from pathlib import Path
 FOLDER = Path(__file__).with_name("results")
 
 
-def write(path: Path, result: dict) -> None:
-    """Write ``result`` as JSON. A reader, or an interruption, never meets half a file."""
+def write(path: Path | None, result: dict) -> None:
+    """Write ``result`` as JSON, if to somewhere. A reader, or an interruption, never meets half a file."""
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:

@@ -3,28 +3,24 @@
 import math
 from pathlib import Path
 
-# Okabe and Ito's colours as in pareto.py, told apart with any colour vision; markers and lines say the same again.
+from bench import figure
+
+# Colour, marker and its filling, line: each contender is told by more than its colour.
 _KINDS = {
-    "compile_predict": ("#009E73", "D", "none", "--", "prediction, compile_predict"),
-    "static_jax": ("#000000", "s", "none", "--", "prediction, static twin"),
-    "train_ode": ("#D55E00", "^", "full", "-", "training step, ODE"),
-    "train_continuous": ("#0072B2", "o", "full", "-", "training step, continuous"),
-    "train_static_jax": ("#000000", "s", "full", "-", "training step, static twin"),
+    "compile_predict": (figure.GREEN, "D", "none", "--", "prediction, compile_predict"),
+    "static_jax": (figure.BLACK, "s", "none", "--", "prediction, static twin"),
+    "train_ode": (figure.ORANGE, "^", "full", "-", "training step, ODE"),
+    "train_continuous": (figure.BLUE, "o", "full", "-", "training step, continuous"),
+    "train_static_jax": (figure.BLACK, "s", "full", "-", "training step, static twin"),
 }
 _COLUMNS = 3
 
 
 def draw(path: Path, result: dict) -> None:
     """Draw ``path`` as SVG and PNG from a result of ``bench.scaling``; seconds are drawn as milliseconds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     found = result["quantities"]
     rows = math.ceil((len(found) + 1) / _COLUMNS)
-    with plt.rc_context({"font.size": 10, "svg.hashsalt": "scaling", "svg.fonttype": "none"}):
-        figure, grid = plt.subplots(rows, _COLUMNS, figsize=(10.5, 3.6 * rows), layout="constrained", squeeze=False)
+    with figure.drawn(path, rows, _COLUMNS, figsize=(10.5, 3.6 * rows)) as (drawing, grid):
         lines = {}
         for axes, (quantity, one) in zip(grid.flat, found.items(), strict=False):
             lines |= _times(axes, quantity, one)
@@ -33,17 +29,8 @@ def draw(path: Path, result: dict) -> None:
             axes.set_axis_off()
         order = [name for name in _KINDS if name in lines]
         # Outside all axes, where there is no data to cover.
-        figure.legend(
-            [lines[name] for name in order],
-            [_KINDS[name][-1] for name in order],
-            loc="outside lower center",
-            ncols=_COLUMNS,
-            frameon=False,
-        )
-        for end in (".svg", ".png"):
-            metadata = {"Date": None} if end == ".svg" else None
-            figure.savefig(path.with_suffix(end), dpi=150, metadata=metadata)
-        plt.close(figure)
+        handles, labels = [lines[name] for name in order], [_KINDS[name][-1] for name in order]
+        drawing.legend(handles, labels, loc="outside lower center", ncols=_COLUMNS, frameon=False)
 
 
 def _style(name: str) -> dict:
@@ -55,20 +42,16 @@ def _times(axes, quantity: str, one: dict) -> dict:
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     lines = {}
-    for name, contender in one["contenders"].items():
-        costs = [1e3 * seconds for seconds in contender["median_s"]]
+    for name in [name for name in _KINDS if name in one["contenders"]]:
+        costs = [1e3 * seconds for seconds in one["contenders"][name]["median_s"]]
         (lines[name],) = axes.plot(one["values"], costs, **_style(name))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log", xlabel=one["axis"], ylabel="time, ms")
     axes.set_xticks(one["values"], labels=map(str, one["values"]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(one["axis"])
-    axes.set_ylabel("time, ms")
     axes.set_title(quantity, fontsize=10)
-    _plain(axes)
     return lines
 
 
@@ -87,10 +70,3 @@ def _exponents(axes, found: dict) -> None:
     axes.set_xticks(range(len(found)), labels=[name.replace(" ", "\n") for name in found])
     axes.set_ylabel("fitted exponent")
     axes.set_title("exponents (grey: of the arithmetic alone)", fontsize=10)
-    _plain(axes)
-
-
-def _plain(axes) -> None:
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -1,23 +1,22 @@
 """Interleaved measurement: in every round each contender has one turn, so that what slows the machine slows them all.
 
-Each contender lives in a process of its own (``worker.py``) that blocks on a pipe while the others work. In one process
-the thread pools would meet: OpenMP's threads spin for milliseconds after PyTorch's last operation, on the cores that
-XLA's threads then want; with waiting made passive instead, PyTorch would lose what it gains from spinning between its
-own operations. Here each keeps its best setting, a pause before every turn lets spinning end, and the processor time
-that a contender uses while it is not its turn is measured and reported (``idle_load``, in cores; it should be 0.00).
-So is what everything else on the machine uses during its turns (``foreign_load``): OpenMP waits for every thread at the
-end of every operation, so PyTorch suffers several times more from a busy machine than XLA does, and a ratio to it is
-only as good as that figure is small.
+Contenders of both frameworks live in processes of their own (``worker.py``) that block on a pipe while the others work.
+In one process the thread pools would meet: OpenMP's threads spin for milliseconds after PyTorch's last operation, on
+the cores that XLA's threads then want; with waiting made passive instead, PyTorch would lose what it gains from
+spinning between its own operations. Here each keeps its best setting, and a pause before every turn lets spinning end.
+What everything else on the machine uses during a contender's turns is measured (``foreign_load``, in cores): OpenMP
+waits for every thread at the end of every operation, so PyTorch suffers several times more from a busy machine than XLA
+does, and a ratio to it is only as good as that figure is small.
 """
 
 import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from bench.crew import Crew
 
@@ -28,10 +27,9 @@ PAUSE_S = 0.05
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of every call by round; cores' worth of work done while idle, and by others during the turns."""
+    """Seconds of every call by round; cores' worth of work done by others during the turns."""
 
     rounds: list[list[float]]
-    idle_load: float = 0.0
     foreign_load: float = 0.0
 
     def per_round(self) -> list[float]:
@@ -39,69 +37,59 @@ class Times:
         return [statistics.median(calls) for calls in self.rounds]
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """Of two contenders' times, formed round by round: median and quartiles over the rounds, and each round's value."""
+def in_turns(measures: dict[str, Callable[[], Any]], rounds: int, on_round=lambda found: None) -> dict[str, list]:
+    """What each measure finds in every round, in an order that is reversed every other round.
 
-    median: float
-    low: float
-    high: float
-    rounds: tuple[float, ...]
-
-
-def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
-    """Round i's ratio is numerator[i] / denominator[i]: measured seconds apart, under the same conditions.
-
-    Raises:
-        ValueError: no rounds, or not as many of one as of the other.
+    Args:
+        measures: label -> a function that measures once; one that returns ``None`` is left out from then on.
+        rounds: turns for each.
+        on_round: called after each round with its findings by label.
     """
-    if len(numerator) != len(denominator) or len(numerator) == 0:
-        raise ValueError(f"ratio: needs as many rounds of both, one at least; got {len(numerator)}, {len(denominator)}")
-    values = np.asarray(numerator, float) / np.asarray(denominator, float)
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return Ratio(float(median), float(low), float(high), tuple(values.tolist()))
+    found: dict[str, list] = {label: [] for label in measures}
+    for index in range(rounds):
+        for label in list(found)[:: 1 if index % 2 == 0 else -1]:
+            time.sleep(PAUSE_S)
+            one = measures[label]()
+            if one is None:
+                del found[label]
+            else:
+                found[label].append(one)
+        on_round({label: each[-1] for label, each in found.items()})
+    return found
 
 
-def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda done: None) -> dict[str, Times]:
+def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda found: None) -> dict[str, Times]:
     """Time contenders that have been set up. One whose process dies is left out from then on.
 
     Args:
         crew: the processes.
         workers: which process holds the contender of each label.
-        rounds: turns for each, in an order that is reversed every other round.
-        on_round: called after each round with the number of rounds done.
+        rounds: turns for each.
+        on_round: as :func:`in_turns` has it.
     """
-    calls: dict[str, list[list[float]]] = {label: [] for label in workers}
     foreign_cpu, turn_wall = dict.fromkeys(workers, 0.0), dict.fromkeys(workers, 0.0)
-    idle_cpu, idle_wall = dict.fromkeys(workers, 0.0), dict.fromkeys(workers, 0.0)
-    last: dict[str, tuple[float, float]] = {}
-    shared = len(set(workers.values())) < len(workers)
-    for index in range(rounds):
-        for label in list(calls)[:: 1 if index % 2 == 0 else -1]:
-            time.sleep(PAUSE_S)
-            start, busy = time.monotonic(), _busy_seconds()
-            reply = crew.ask(workers[label], "turn", label=label, budget_s=BUDGET_S, most=MOST_CALLS)
-            if "unavailable" in reply:
-                del calls[label]
-                continue
-            calls[label].append(reply["times_s"])
-            own = reply["cpu_after_s"] - reply["cpu_before_s"]
-            foreign_cpu[label] += max(_busy_seconds() - busy - own, 0.0)
-            turn_wall[label] += time.monotonic() - start
-            if label in last and not shared:
-                cpu, wall = last[label]
-                idle_cpu[label] += reply["cpu_before_s"] - cpu
-                idle_wall[label] += start - wall
-            last[label] = reply["cpu_after_s"], time.monotonic()
-        on_round(index + 1)
-    return {
-        label: Times(
-            rounds,
-            idle_load=idle_cpu[label] / idle_wall[label] if idle_wall[label] else 0.0,
-            foreign_load=foreign_cpu[label] / turn_wall[label] if turn_wall[label] else 0.0,
-        )
-        for label, rounds in calls.items()
-    }
+
+    def turn(label: str) -> list[float] | None:
+        start, busy = time.monotonic(), _busy_seconds()
+        reply = crew.ask(workers[label], "turn", label=label, budget_s=BUDGET_S, most=MOST_CALLS)
+        if "unavailable" in reply:
+            return None
+        foreign_cpu[label] += max(_busy_seconds() - busy - reply["cpu_s"], 0.0)
+        turn_wall[label] += time.monotonic() - start
+        return reply["times_s"]
+
+    found = in_turns({label: partial(turn, label) for label in workers}, rounds, on_round)
+    return {label: Times(calls, foreign_cpu[label] / turn_wall[label]) for label, calls in found.items()}
+
+
+def seconds_of(call: Callable[[], object], budget_s: float = 0.0, least: int = 1) -> float:
+    """The median of as many calls as fit into the budget, ``least`` of them in any case."""
+    times, began = [], time.perf_counter()
+    while len(times) < least or time.perf_counter() - began < budget_s:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def _busy_seconds() -> float:

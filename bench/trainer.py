@@ -1,103 +1,59 @@
-"""``python -m bench trainer``: is the trainer held up by its input, its checkpoints or what it tells?"""
+"""``python -m bench speed trainer``: is the trainer held up by its input, its checkpoints or what it tells?"""
 
-import dataclasses
-import itertools
-import statistics
-import sys
+import collections
 import tempfile
 import time
 from pathlib import Path
 
-from bench import machine, results_file
-from bench.table import markdown
+from bench import target, timing
+from bench.command import Options
 
+FILE = "trainer_{data}.json"
 INPUT_TARGET, OVERHEAD_TARGET, EPOCH_TARGET = 5.0, 0.03, 1.1
+EPOCHS = {"digits": 20}  # of each run, by data set; few enough for the images at hand
+ALONE = 500  # batches and steps that are timed alone, at most
+_WRITING = "overhead of checkpoints, metrics and events, share of a run that writes nothing"
+_LOOP = "the trainer's whole loop, over bare batches, steps and evaluations"
 
 
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """Compare a whole run with its bare steps, and the input pipeline alone with the steps it feeds."""
-
-    data: str = "digits"
-    """What to train on, as python -m train takes it."""
-    data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps prepared sets, as python -m train takes it."""
-    puppeteer: str = "continuous"
-    """Where the kernels come from, as python -m train takes it."""
-    epochs: int = 20
-    """Epochs of each run; few enough for the images at hand."""
-    max_steps: int | None = None
-    """Stop each run after so many steps."""
-    rounds: int = 5
-    """Runs of each kind, in turns; a round's are compared with one another."""
-    output: Path | None = None
-    """JSON to write; none: bench/results/trainer_DATA.json."""
-
-
-def run(options: Trainer) -> int:
-    """Measure, write, print. 0, or 2 if the data cannot be had."""
+def measure(options: Options, result: dict, path: Path | None) -> None:
+    """Whole runs beside their bare steps, and the input pipeline alone beside the steps it feeds."""
     from train import data
     from train.config import Config, resolve
-    from train.errors import UserError
+    from train.steps.loop import train
 
-    config = Config(
-        data=options.data,
-        data_dir=options.data_dir,
-        puppeteer=options.puppeteer,
-        epochs=options.epochs,
-        max_steps=options.max_steps,
-    )
-    try:
-        config = resolve(config)
-        dataset = data.load(config.data, config.data_dir, config.evaluate_on)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = {"data": options.data, "data_dir": options.data_dir, "epochs": EPOCHS.get(options.data, 1)}
+    if options.quick:
+        given |= {"epochs": 1, "max_steps": 20, "puppeteer": "stored", "width": 4}
+    config = resolve(Config(**given))
+    dataset = data.load(config.data, config.data_dir, config.evaluate_on)
     bare = _Bare(config, dataset)
-    rounds = [_round(config, dataset, bare, number) for number in range(options.rounds)]
-    rows = [
-        _row("pipeline alone, images/s over the step's", [r["input"] / r["step"] for r in rounds], ">=", INPUT_TARGET),
-        _row(
-            "overhead of checkpoints, metrics and events, share of a run that writes nothing",
-            [r["whole_s"] / r["silent_s"] - 1 for r in rounds],
-            "<=",
-            OVERHEAD_TARGET,
-        ),
-        _row(
-            "the trainer's whole loop, over bare batches, steps and evaluations",
-            [r["whole_s"] / r["bare_s"] - 1 for r in rounds],
-            "<=",
-            OVERHEAD_TARGET,
-        ),
-        _row(
-            "training time over pure step time x steps",
-            [r["train_s"] / r["pure_s"] for r in rounds],
-            "<=",
-            EPOCH_TARGET,
-        ),
-    ]
-    result = {
-        **machine.describe(),
-        "what": f"{config.data}, {config.preset}, {config.puppeteer}, batch {config.batch_size}, {bare.steps} steps a "
-        f"run, evaluated {bare.evaluations} times",
-        "rounds": rounds,
-        "rows": rows,
+    steps, rounds = bare.steps, []
+    result |= {name: getattr(config, name) for name in ("data", "preset", "puppeteer", "batch_size")}
+    result |= {"steps": steps, "evaluations": -(-steps // bare.per_epoch), "rounds": rounds}
+
+    def whole() -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            summary = train(config, dataset, Path(folder))
+        named = {"whole_s": "loop_seconds", "train_s": "train_seconds", "test_accuracy": "test_accuracy"}
+        return {name: summary[key] for name, key in named.items()}
+
+    measures = {
+        "whole": whole,
+        "step": lambda: {"step_s": bare.step_seconds(min(steps, ALONE))},
+        "bare": lambda: {"bare_s": timing.seconds_of(bare.run)},
+        "batch": lambda: {"batch_s": bare.batch_seconds(min(steps, ALONE))},
+        "silent": lambda: {"silent_s": train(config, dataset, None)["loop_seconds"]},
     }
-    output = options.output or results_file.FOLDER / f"trainer_{Path(options.data).name}.json"
-    results_file.write(output, result)
-    print(result["what"])
-    lines = [
-        (
-            row["what"],
-            f"{row['median']:.3g} ({row['low']:.3g} to {row['high']:.3g})",
-            f"{row['sense']} {row['target']:g}",
-            "reached" if row["reached"] else "missed",
-        )
-        for row in rows
-    ]
-    print(markdown(("what", "median (least to greatest)", "target", ""), lines))
-    print(f"written: {output}")
-    return 0
+    timing.in_turns(measures, options.rounds, lambda found: rounds.append(dict(collections.ChainMap(*found.values()))))
+    for what, of, sense, bound in (
+        ("pipeline alone, images/s over the step's", lambda r: r["step_s"] / r["batch_s"], ">=", INPUT_TARGET),
+        (_WRITING, lambda r: r["whole_s"] / r["silent_s"] - 1, "<=", OVERHEAD_TARGET),
+        (_LOOP, lambda r: r["whole_s"] / r["bare_s"] - 1, "<=", OVERHEAD_TARGET),
+        ("training time over pure step time x steps", lambda r: r["train_s"] / r["step_s"] / steps, "<=", EPOCH_TARGET),
+    ):
+        found = target.spread([of(each) for each in rounds], target.LEAST_TO_GREATEST)
+        result.setdefault("rows", []).append(target.row(what, found, sense, bound))
 
 
 class _Bare:
@@ -109,20 +65,17 @@ class _Bare:
 
         from train import data, devices
         from train.build import build
-        from train.steps.evaluation import evaluate, measure
+        from train.steps.evaluation import evaluate
         from train.steps.optimiser import make_optimiser
         from train.steps.step import empty_tally, make_eval_step, make_train_step, start
 
         mesh = devices.make_mesh(config)
-        per_epoch = len(dataset.train) // config.batch_size
-        self.steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
-        self.evaluations = -(-self.steps // per_epoch)
+        self.per_epoch = len(dataset.train) // config.batch_size
+        self.steps = min(config.epochs * self.per_epoch, config.max_steps or config.epochs * self.per_epoch)
         model = build(config, num_classes=dataset.num_classes, in_channels=dataset.train.images.shape[-1])
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-        h = measure(model, dataset.train, config.batch_size, mesh)["complexity"]
-        interval = max(float(h.min()) - 0.5, 0.0), min(float(h.max()) + 0.5, 8.0)
         optimiser = make_optimiser(config, self.steps)
-        step, eval_step = make_train_step(graphdef, optimiser, config, mesh, interval), make_eval_step(graphdef, mesh)
+        step, eval_step = make_train_step(graphdef, optimiser, config, mesh), make_eval_step(graphdef, mesh)
         go_on = devices.rows(mesh, np.zeros(mesh.size, np.int32))
 
         def begin():
@@ -132,71 +85,30 @@ class _Bare:
             for batch in data.train_batches(dataset.train, config.batch_size, seed=config.seed, stop_step=steps):
                 yield tuple(devices.rows(mesh, array) for array in batch)
 
-        def whole():
+        def run():
             state, tally, still = begin()
             for done, batch in enumerate(batches(self.steps), start=1):
                 state, tally = step(state, tally, still, *batch, go_on)
-                if done % per_epoch == 0 or done == self.steps:
+                if done % self.per_epoch == 0 or done == self.steps:
                     evaluate(eval_step, state.params, still, dataset.test, config.batch_size, mesh)
-            return tally
+            tally.step.block_until_ready()
 
-        def pure(batch, steps):
+        def step_seconds(steps):
             state, tally, still = begin()
             tally.step.block_until_ready()
             began = time.perf_counter()
             for _ in range(steps):
-                state, tally = step(state, tally, still, *batch, go_on)
+                state, tally = step(state, tally, still, *some, go_on)
             tally.step.block_until_ready()
             return (time.perf_counter() - began) / steps
 
-        self.whole, self.pure, self.batches = whole, pure, batches
-        self.batch_size = config.batch_size
-        self.some = next(batches(1))
-        pure(self.some, 1)  # compiled
+        def batch_seconds(steps):
+            began = time.perf_counter()
+            for batch in batches(steps):
+                batch[0].block_until_ready()
+            return (time.perf_counter() - began) / steps
+
+        some = next(batches(1))
+        self.run, self.step_seconds, self.batch_seconds = run, step_seconds, batch_seconds
+        step_seconds(1)  # compiled
         evaluate(eval_step, params, rest, dataset.test, config.batch_size, mesh)
-
-
-def _round(config, dataset, bare: _Bare, number: int) -> dict:
-    from train.steps.loop import train
-
-    def whole() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            summaries.append(train(config, dataset, Path(folder)))
-        return summaries[-1]["loop_seconds"]
-
-    def silent() -> float:
-        return train(config, dataset, None)["loop_seconds"]
-
-    def plain() -> float:
-        began = time.perf_counter()
-        bare.whole().step.block_until_ready()
-        return time.perf_counter() - began
-
-    few = min(bare.steps, 200)
-    summaries, seconds, pure = [], {}, [bare.pure(bare.some, few)]
-    runs = (("whole_s", whole), ("bare_s", plain), ("silent_s", silent))
-    # Every other round in the other order: whoever comes later finds another machine.
-    for name, one in runs if number % 2 == 0 else runs[::-1]:
-        seconds[name] = one()
-        pure.append(bare.pure(bare.some, few))
-    many = max(bare.steps, 500)
-    began = time.perf_counter()
-    for batch in itertools.islice(bare.batches(many), many):
-        batch[0].block_until_ready()
-    input_s = time.perf_counter() - began
-    step_s = statistics.mean(pure)
-    return {
-        "input": many * bare.batch_size / input_s,
-        "step": bare.batch_size / step_s,
-        **seconds,
-        "train_s": summaries[0]["train_seconds"],
-        "pure_s": step_s * bare.steps,
-        "test_accuracy": summaries[0]["test_accuracy"],
-    }
-
-
-def _row(what: str, values: list[float], sense: str, target: float) -> dict:
-    median = statistics.median(values)
-    reached = median >= target if sense == ">=" else median <= target
-    row = {"what": what, "median": median, "low": min(values), "high": max(values), "rounds": values}
-    return row | {"sense": sense, "target": target, "reached": reached}

@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import re
 import stat
@@ -35,6 +36,8 @@ GENERATOR, OF_GENERATOR = "generator.stablehlo", "generator/"
 
 _LARGEST_METADATA, _MOST_FILES = 2**20, 10_000
 _LARGEST_BATCH = 256
+_DTYPES = ("uint8", "float32")
+_ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
 
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
@@ -56,12 +59,12 @@ class Prediction(NamedTuple):
     """What a loaded model returns, one row for each image, in the order given; of one image, its row.
 
     Attributes:
-        logits: float32, (B, num_classes).
+        logits: float32, (B, num_classes); or, as the file's ``num_classes`` is null then, other arrays (B, …).
         complexity: float32, (B,), bits: of the centre of each image's bin.
         depth: int32, (B,), the number of layers each image went through.
     """
 
-    logits: jax.Array
+    logits: Any
     complexity: jax.Array
     depth: jax.Array
 
@@ -113,8 +116,9 @@ class LoadedModel:
             part = images[start : start + _LARGEST_BATCH]
             filled = np.zeros((1 << (len(part) - 1).bit_length(), *self.image_shape), images.dtype)
             filled[: len(part)] = part
-            parts.append([rows[: len(part)] for rows in self._run(filled, self._arrays)])
-        found = Prediction(*(parts[0] if len(parts) == 1 else map(jnp.concatenate, zip(*parts, strict=True))))
+            cut = operator.itemgetter(slice(len(part)))
+            parts.append(jax.tree.map(cut, self._run(filled, self._arrays)))
+        found = Prediction(*(parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)))
         self._check_held(np.asarray(found.complexity))
         return found
 
@@ -128,13 +132,15 @@ class LoadedModel:
             )
 
     def _check(self, images):
-        images = images if isinstance(images, jax.core.Tracer) else np.asarray(images)
+        if not isinstance(images, jax.core.Tracer):
+            images = np.asarray(images)
+            images = images.astype(images.dtype.newbyteorder("="), copy=False)
         shape = ", ".join(map(str, self.image_shape))
         if images.dtype != self.dtype:
             values = "levels 0 to 255" if self.dtype == "uint8" else "in [0, 1]"
             raise TypeError(
-                f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them, or "
-                f"export the model with dtype={str(images.dtype)!r}"
+                f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them"
+                + (f", or export the model with dtype={str(images.dtype)!r}" if images.dtype in _DTYPES else "")
             )
         if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
             raise ValueError(
@@ -145,10 +151,10 @@ class LoadedModel:
             raise ValueError(f"images: got an empty batch, shape {images.shape}; at least one image is needed")
         if self.dtype == "uint8" or isinstance(images, jax.core.Tracer):
             return images
-        if not (images.min() >= 0.0 and images.max() <= 1.0):  # a comparison with NaN is false
+        if not (images.min() >= -_ROUNDING and images.max() <= 1.0 + _ROUNDING):  # a comparison with NaN is false
             raise ValueError(
-                f"images: floats must lie in [0, 1] and be no NaN, got values from {images.min():g} to "
-                f"{images.max():g}; divide levels by 255"
+                f"images: floats must lie in [0, 1] and be no NaN, got values from {images.min():.9g} to "
+                f"{images.max():.9g}; divide levels by 255"
             )
         return images
 
@@ -174,7 +180,7 @@ def load(path: str | os.PathLike) -> LoadedModel:
         exported = _deserialize(contents[PROGRAM], metadata)
         makes = metadata["generator"]["makes"] if metadata["generator"] else []
         arrays = _arrays(contents, ARRAYS, [each for each in metadata["arrays"] if each not in makes])
-        takes = dict(arrays)
+        takes: dict[str, Any] = dict(arrays)
         if makes:
             generator = _deserialize(contents[GENERATOR], metadata)
             own = _arrays(contents, OF_GENERATOR, metadata["generator"]["arrays"])
@@ -258,7 +264,8 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
     def texts(value):
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
-    images, classes, generator = (metadata.get(key) for key in ("images", "classes", "generator"))
+    images: Any = metadata.get("images")
+    classes, generator = metadata.get("classes"), metadata.get("generator")
     complexities = metadata.get("complexities")
     shape = images.get("shape") if isinstance(images, dict) else None
 
@@ -274,8 +281,8 @@ def _wrong_entry(metadata: dict[str, Any]) -> str | None:
         "images": isinstance(shape, list)
         and len(shape) == 3
         and all(isinstance(side, int) and side > 0 for side in shape)
-        and images.get("dtype") in ("uint8", "float32"),
-        "num_classes": isinstance(metadata.get("num_classes"), int),
+        and images.get("dtype") in _DTYPES,
+        "num_classes": isinstance(metadata.get("num_classes", ""), int | None),
         "classes": classes is None or (texts(classes) and len(classes) == metadata.get("num_classes")),
         "preprocessing": isinstance(metadata.get("preprocessing"), str | None),
         "complexities": isinstance(complexities, list)
@@ -352,28 +359,32 @@ def _check_generator(
 ) -> dict[str, jax.core.ShapedArray]:
     """What each kernel will be. Refuse a generator that takes or makes something else than its file says."""
     fits = (
-        generator.in_tree == jax.tree.structure((([0] * len(own),), {}))
+        _same(generator.in_tree, (([0] * len(own),), {}))
         and [(each.shape, each.dtype) for each in generator.in_avals] == [(e.shape, e.dtype) for e in own.values()]
-        and generator.out_tree == jax.tree.structure((0,) * len(makes))
+        and _same(generator.out_tree, (0,) * len(makes))
     )
     if not fits:
         raise ValueError(f"the generator takes or makes something else than {METADATA} says; {_AGAIN}")
     return dict(zip(makes, generator.out_avals, strict=True))
 
 
+def _same(structure: Any, tree: Any) -> bool:
+    return structure == jax.tree.structure(tree)
+
+
 def _check_fit(
     exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray | jax.core.ShapedArray]
 ) -> None:
     """Refuse a program that takes or returns something else than its file says."""
-    takes = jax.tree.structure(((0, [0] * len(arrays)), {}))
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
-    logits, *_ = [*exported.out_avals, None]
+    logits: Any = exported.out_avals[0] if exported.out_avals else None
+    classes = metadata["num_classes"]
     fits = (
-        exported.in_tree == takes
+        _same(exported.in_tree, ((0, [0] * len(arrays)), {}))
         and images == ((images[0][0], *metadata["images"]["shape"]), metadata["images"]["dtype"])
         and own == [(each.shape, each.dtype) for each in arrays]
-        and len(exported.out_avals) == 3
-        and logits.shape[1:] == (metadata["num_classes"],)
+        and len(exported.out_avals) >= 3
+        and (classes is None or (len(exported.out_avals) == 3 and logits.shape[1:] == (classes,)))
         and set(exported.platforms) >= set(metadata["platforms"])
     )
     if not fits:

@@ -8,11 +8,12 @@ its images, and images that have left a layer cost nothing in it.
 """
 
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from puppet_jax.bank import Bank, make_bank
 from puppet_jax.images import as_unit
@@ -38,7 +39,7 @@ def logits_of_batch(
     images: Num[Array, "b h w c"],
     complexity: Float[Array, " b"],
     depth: Int[Array, " b"],
-) -> Float[Array, "b num_classes"]:
+) -> Any:
     """Logits of a batch, its kernels generated; differentiable in all parameters and the images.
 
     Args:
@@ -71,11 +72,11 @@ def logits_of_batch(
     def one_pass(number, complexities):
         mine = slot // slots == number
         logits = run(make_bank(puppeteer, complexities), slot % slots, jnp.where(mine, depth, 0))
-        return jnp.where(mine[:, None], logits, 0.0)
+        return where_rows(mine, logits, 0)
 
     def several():
-        add = lambda total, each: (total + one_pass(*each), None)  # noqa: E731
-        nothing = jnp.zeros((batch, puppet.num_classes))
+        add = lambda total, each: (jax.tree.map(jnp.add, total, one_pass(*each)), None)  # noqa: E731
+        nothing = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(once))
         return lax.scan(add, nothing, (jnp.arange(passes), at))[0]
 
     return once() if passes == 1 else lax.cond(jnp.sum(present) <= slots, once, several)
@@ -89,7 +90,7 @@ def logits_from_bank(
     depth: Int[Array, " b"],
     chunk: int,
     lowering: str | None = None,
-) -> Float[Array, "b num_classes"]:
+) -> Any:
     """Logits of a batch, in the order given; differentiable in the puppet's parameters, the bank and the images.
 
     Args:
@@ -113,5 +114,19 @@ def logits_from_bank(
         return puppet.batch(as_unit(images[rows]), bank.indices(sets[rows]), bank.kernels, depths, rows, lowering)
 
     logits = lax.map(lambda each: one_chunk(*each), (rows, places)) if len(rows) > 1 else one_chunk(rows[0], places[0])
-    logits = logits.reshape(rows.size, -1)[:batch]
-    return jnp.zeros_like(logits).at[order].set(logits)
+
+    def in_order(logits):
+        logits = logits.reshape(rows.size, *logits.shape[rows.ndim :])[:batch] if len(rows) > 1 else logits[:batch]
+        return jnp.zeros_like(logits).at[order].set(logits)
+
+    return jax.tree.map(in_order, logits)
+
+
+def where_rows(chosen: Bool[Array, " b"], output: Any, other: float | int) -> Any:
+    """A puppet's output for the images that are chosen; ``other`` (0, where it is no floating number) for the rest."""
+
+    def of(rows):
+        value = other if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
+        return jnp.where(chosen.reshape(-1, *[1] * (rows.ndim - 1)), rows, jnp.asarray(value, rows.dtype))
+
+    return jax.tree.map(of, output)

@@ -1,5 +1,6 @@
 """Image complexity: the one scalar a puppet is made from (eqs. 3 and 4)."""
 
+import functools
 import math
 from typing import Literal
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Num
 
-from puppet_jax.images import as_levels, as_unit, check_images
+from puppet_jax.explicit_mesh import of_any_mesh
+from puppet_jax.images import as_levels, as_unit, check_images, own_array
 
 LEVELS = 256
 _FLAT = 1e-5
@@ -34,7 +36,7 @@ def entropy(levels: Integer[ArrayLike, "*batch n"], *, base: Base = 2) -> Float[
         TypeError: ``levels`` is not of an integer type.
         ValueError: no values, a value outside 0..255, or an unknown ``base``.
     """
-    levels = jnp.asarray(levels)
+    levels = own_array(levels)
     if not jnp.issubdtype(levels.dtype, jnp.integer):
         raise TypeError(
             f"entropy: levels must be integers in 0..255, got dtype {levels.dtype}; quantise first, "
@@ -76,7 +78,8 @@ def frequency_map(
     images = check_images(images, "frequency_map")
     if spectrum not in ("log", "magnitude"):
         raise ValueError(f'frequency_map: spectrum must be "log" or "magnitude", got {spectrum!r}')
-    return _frequency_map(images, spectrum)
+    run = functools.partial(_frequency_map, spectrum=spectrum)
+    return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
 
 
 def complexity(
@@ -112,6 +115,13 @@ def complexity(
         raise ValueError(f'complexity: spectrum must be "log" or "magnitude", got {spectrum!r}')
     if not 0.0 <= pixel_weight <= 1.0:
         raise ValueError(f"complexity: pixel_weight must lie in [0, 1], got {pixel_weight}")
+    run = functools.partial(_complexity, base=base, spectrum=spectrum, pixel_weight=pixel_weight)
+    return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
+
+
+def _complexity(
+    images: Num[Array, "*batch h w c"], base: Base, spectrum: Spectrum, pixel_weight: float
+) -> Float[Array, "*batch"]:
     images = jax.lax.stop_gradient(images)
     pixels = _flat_channels(as_levels(images))
     frequencies = _flat_channels(_frequency_map(images, spectrum))

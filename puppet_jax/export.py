@@ -94,7 +94,7 @@ def export(
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
         "num_classes": predict.puppet.num_classes,
-        "complexities": list(predict.complexities),
+        "complexities": list(predict.complexities or ()),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
         "arrays": list(arrays),
@@ -130,6 +130,8 @@ def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing
     if store not in get_args(Store):
         raise ValueError(f"export: store must be one of {get_args(Store)}, got {store!r}")
     if classes is not None and len(classes) != puppet.num_classes:
+        if puppet.num_classes is None:
+            raise ValueError("export: classes name logits, and the model returns something else; leave them out")
         raise ValueError(f"export: classes must name {puppet.num_classes} classes, one a logit, got {len(classes)}")
     if not all(isinstance(text, str) for text in (*(classes or ()), preprocessing or "")):
         raise TypeError("export: classes and preprocessing must be text")
@@ -151,6 +153,11 @@ def _exported(function: Callable, platforms: Sequence[str], refused: str, *argum
 def _serialized(exported: jax.export.Exported) -> bytes:
     try:
         return bytes(exported.serialize())
+    except ValueError as error:  # a type that jax.export has no name for
+        raise ValueError(
+            f"export: a file cannot hold what the model returns ({str(error)[:200]}); let it return an array, or "
+            "dicts, lists and tuples of them"
+        ) from error
     except ImportError as error:
         raise ImportError(
             "export: jax writes exports with flatbuffers, which is missing; pip install flatbuffers"
@@ -189,7 +196,9 @@ def _how_to_read(metadata: dict) -> str:
 
 
 def _readme(metadata: dict) -> str:
-    images, low, high = metadata["images"], *metadata["complexities"]
+    images = metadata["images"]
+    low, high = metadata["complexities"]
+    classes = metadata["num_classes"]
     shape = ", ".join(map(str, images["shape"]))
     return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
 
@@ -211,7 +220,7 @@ Without it, with jax, numpy and flatbuffers (pip install jax flatbuffers):
 These lines check nothing: use them for files from somebody you trust. pj.load checks.
 
 images: {images["dtype"]}, (B, {shape}), values {images["values"]}; every B is compiled for once, in seconds
-logits: float32, (B, {metadata["num_classes"]})
+logits: {"whatever the model returns" if classes is None else f"float32, (B, {classes})"}
 complexity: float32, (B,); kernels are for {low:g} to {high:g}, logits of what lies outside are NaN
 depth: int32, (B,), the layers that each image went through
 platforms: {", ".join(metadata["platforms"])}

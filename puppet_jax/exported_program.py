@@ -11,8 +11,10 @@ from flax import nnx
 from jax import lax
 
 from puppet_jax.bank import Bank
+from puppet_jax.batch import where_rows
 from puppet_jax.images import as_unit
 from puppet_jax.inference import Predictor
+from puppet_jax.module_graph import leaf_name
 
 KERNELS = "kernels"
 
@@ -25,27 +27,29 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
     as the deepest of them.
     """
+    assert predict.bank is not None  # `export` refuses what has none
     graphdef, state = nnx.split(predict.puppet)
+    firsts = predict.bank.firsts
     arrays, filled = _stored({"puppet": state, KERNELS: predict.bank.kernels})
 
     def function(images, arrays):
         held = filled(arrays)
         h, d = predict.measurement(images, predict.puppet.max_depth)
-        bank = Bank(held[KERNELS], predict.bank.firsts)
+        bank = Bank(held[KERNELS], firsts)
         samples = jnp.arange(images.shape[0])
 
         def run(bank, images, bins, d, samples):
             there = bank.holds(bins)
             puppet = nnx.merge(graphdef, held["puppet"])
             places = as_unit(images), bank.indices(bins), bank.kernels, jnp.where(there, d, 0), samples
-            return jnp.where(there[:, None], puppet.batch(*places, "gathered"), jnp.nan)
+            return where_rows(there, puppet.batch(*places, "gathered"), jnp.nan)
 
         def alone(row):
             image, of_bin, *rest = (each[None] for each in row)
             # Of each layer the one kernel that it uses: an ordinary convolution.
             own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
-            logits = run(Bank(tuple(own), None), image, of_bin, *rest)[0]
-            return jnp.where(bank.holds(of_bin), logits, jnp.nan)
+            logits = where_rows(bank.holds(of_bin), run(Bank(tuple(own), None), image, of_bin, *rest), jnp.nan)
+            return jax.tree.map(lambda rows: rows[0], logits)
 
         bins = predict.measurement.index(h)
         logits = lax.platform_dependent(
@@ -71,6 +75,7 @@ def portable_generator(predict: Predictor) -> tuple[Callable, dict[str, np.ndarr
 
 def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
     """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
+    structure: Any
     leaves, structure = jax.tree.flatten_with_path(tree)
     # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
     places = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
@@ -81,11 +86,4 @@ def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
             every[i] = array
         return structure.unflatten(every)
 
-    return {_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
-
-
-def _name(path: tuple) -> str:
-    """Of a leaf by its path, for example ``puppet.head`` or ``kernels.3``."""
-    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
-    parts = [getattr(entry, "key", getattr(entry, "idx", None)) for entry in path]
-    return ".".join(str(part) for part in parts if part is not None)
+    return {leaf_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled

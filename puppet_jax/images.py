@@ -2,8 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Num
+
+ROUNDING = 1e-6
+"""How far beyond [0, 1] floats may lie, as a resize leaves them."""
 
 
 def check_images(images: Num[ArrayLike, "*batch h w c"], caller: str) -> Num[Array, "*batch h w c"]:
@@ -20,7 +24,7 @@ def check_images(images: Num[ArrayLike, "*batch h w c"], caller: str) -> Num[Arr
         TypeError: the dtype is neither uint8 nor floating.
         ValueError: fewer than three axes, an empty axis, or floats that are not finite or not in [0, 1].
     """
-    images = jnp.asarray(images)
+    images = own_array(images)
     if images.ndim < 3:
         raise ValueError(
             f"{caller}: images must have shape (..., height, width, channels), got {images.shape}; "
@@ -40,12 +44,24 @@ def check_images(images: Num[ArrayLike, "*batch h w c"], caller: str) -> Num[Arr
     low, high = float(jnp.min(images)), float(jnp.max(images))
     if not (low == low and high == high):
         raise ValueError(f"{caller}: images holds NaN; remove or repair those pixels first")
-    if low < 0.0 or high > 1.0:
+    if low < -ROUNDING or high > 1.0 + ROUNDING:
         raise ValueError(
-            f"{caller}: float images must lie in [0, 1], got values from {low:g} to {high:g}; "
+            f"{caller}: float images must lie in [0, 1], got values from {low:.9g} to {high:.9g}; "
             "divide by 255, or pass uint8 levels"
         )
     return images
+
+
+def own_array(values: ArrayLike) -> Array:
+    """``values`` as an array that nobody else can change, in this machine's order of bytes.
+
+    JAX may read NumPy's memory instead of copying it, and does so later: a caller who fills the same buffer with the
+    next batch would change the answers for this one.
+    """
+    if isinstance(values, jax.Array):
+        return values
+    values = np.array(values)
+    return jnp.asarray(values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def as_levels(images: Num[Array, "*batch h w c"]) -> Integer[Array, "*batch h w c"]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.bank import Bank, make_bank
-from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch
+from puppet_jax.batch import default_chunk, logits_from_bank, logits_of_batch, where_rows
+from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
@@ -27,12 +29,12 @@ class Prediction(NamedTuple):
     """What a :class:`Predictor` returns: one row for each image, in the order given.
 
     Attributes:
-        logits: float32, (B, num_classes).
+        logits: float32, (B, num_classes); of a puppetized model whatever it returns, with the batch's axis first.
         complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
         depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
     """
 
-    logits: Float[Array, "*batch num_classes"]
+    logits: Any
     complexity: Float[Array, "*batch"]
     depth: Int[Array, "*batch"]
 
@@ -53,7 +55,8 @@ class Predictor:
 
     def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
-        self.bank = self.complexities = None
+        self.bank: Bank | None = None
+        self.complexities: tuple[float, float] | None = None
         if self.measurement.bin is not None:
             self._baking, self.complexities = _baking(model, complexities)
             self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
@@ -86,15 +89,15 @@ class Predictor:
             missing = (1 << (len(part) - 1).bit_length()) - len(part)
             filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
             found = self._run(filled, len(part))
-            parts.append(Prediction(*(rows[: len(part)] for rows in found)) if missing else found)
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), found) if missing else found)
         found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
-        if not self._whole:
-            self._check_held(np.asarray(found.complexity))
+        if self.complexities and not self._whole:
+            self._check_held(np.asarray(found.complexity), *self.complexities)
         return found
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
-        graphdef, state = self._parts
-        return _predict(graphdef, self.measurement, self._chunk, state, self.bank, images, count)
+        run = functools.partial(_predict, self.measurement, self._chunk)
+        return of_any_mesh(run, count, *self._parts, self.bank, images=images, batch_axes=1)
 
     @property
     def arrays(self) -> Any:
@@ -112,8 +115,7 @@ class Predictor:
         """The bank that this predictor would bake from a puppeteer: a pure function, to be jitted or exported."""
         return self._baking.bank(puppeteer)
 
-    def _check_held(self, complexity: np.ndarray) -> None:
-        low, high = self.complexities
+    def _check_held(self, complexity: np.ndarray, low: float, high: float) -> None:
         outside = (complexity < low) | (complexity > high)
         if outside.any():
             raise ValueError(
@@ -173,14 +175,15 @@ class _Baking(NamedTuple):
     skipped: tuple[int, ...]
 
     def bank(self, puppeteer: Puppeteer) -> Bank:
-        return make_bank(puppeteer, jnp.asarray(self.complexities), self.first).without(self.skipped)
+        return make_bank(puppeteer, jnp.asarray(self.complexities, jnp.float32), self.first).without(self.skipped)
 
 
 def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
     """What to bake for the complexities asked for, and those that it covers."""
     measurement, centres = model.measurement, model.measurement.centres
     first, last = _bins(measurement, complexities)
-    covered = float(centres[first] - measurement.bin / 2), float(centres[last] + measurement.bin / 2)
+    half = measurement.width / 2
+    covered = float(centres[first] - half), float(centres[last] + half)
     depths = np.asarray(depth(centres[first : last + 1], model.max_depth))
     if measurement.depth == "full":
         depths = np.full_like(depths, model.max_depth)
@@ -194,7 +197,7 @@ def _bake(baking: _Baking, graphdef, state) -> Bank:
     return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _kernels(baking: _Baking, graphdef, state) -> tuple[Array, ...]:
     return baking.bank(nnx.merge(graphdef, state)).kernels
 
@@ -207,12 +210,12 @@ def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tup
         raise ValueError(
             f"compile_predict: complexities must be (least, greatest) with 0 <= least <= greatest, got {complexities}"
         )
-    first, last = measurement.index(jnp.asarray([low, high]))
+    first, last = measurement.index(jnp.asarray([low, high], jnp.float32))
     return int(first), int(last)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(graphdef, measurement: Measure, chunk: int, state, bank: Bank | None, images, count) -> Prediction:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images) -> Prediction:
     puppet, puppeteer = nnx.merge(graphdef, state)
     h, d = measurement(images, puppet.max_depth)
     layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
@@ -229,10 +232,10 @@ def _predicted(
     complexity: Float[Array, " b"],
     depth: Int[Array, " b"],
     chunk: int,
-) -> Float[Array, "b num_classes"]:
+) -> Any:
     """Logits from a baked bank, NaN where it has no kernels; arguments as for
     :func:`~puppet_jax.batch.logits_from_bank`."""
     bins = measurement.index(complexity)
     held = bank.holds(bins)
     logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, depth, 0), chunk)
-    return jnp.where(held[:, None] | (depth == 0)[:, None], logits, jnp.nan)
+    return where_rows(held | (depth == 0), logits, jnp.nan)

@@ -61,11 +61,10 @@ class Measure:
         Raises:
             ValueError: there are no bins.
         """
-        if self.bin is None:
-            raise ValueError("Measure: there are no bins with bin=None; measure to a bin, such as bin=0.25")
+        width = self.width
         most = MOST_BITS if self.base == 2 else MOST_BITS * math.log(2)
-        begins = np.arange(math.ceil(most / self.bin)) * self.bin
-        return ((begins + np.minimum(begins + self.bin, most)) / 2).astype(np.float32)
+        begins = np.arange(math.ceil(most / width)) * width
+        return ((begins + np.minimum(begins + width, most)) / 2).astype(np.float32)
 
     def index(self, h: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
         """The bin of each complexity, int32, from 0.
@@ -73,7 +72,19 @@ class Measure:
         Raises:
             ValueError: there are no bins.
         """
-        return jnp.clip(jnp.floor(h / self.bin), 0, len(self.centres) - 1).astype(jnp.int32)
+        last = len(self.centres) - 1
+        return jnp.clip(jnp.floor(h / self.width), 0, last).astype(jnp.int32)
+
+    @property
+    def width(self) -> float:
+        """Of a bin.
+
+        Raises:
+            ValueError: there are no bins.
+        """
+        if self.bin is None:
+            raise ValueError("Measure: there are no bins with bin=None; measure to a bin, such as bin=0.25")
+        return float(self.bin)
 
     def __call__(
         self, images: Num[Array, "*batch h w c"], max_depth: int

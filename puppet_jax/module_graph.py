@@ -1,37 +1,25 @@
-"""Where modules stand in an NNX model: found, named and replaced by their paths."""
+"""Where modules stand in an NNX model: found and named by their paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flax import nnx
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
+"""Names of attributes, keys and indices, from the root on."""
 
 
-def modules_of(module: nnx.Module, kind: type) -> dict[Path, nnx.Module]:
+def modules_of(module: nnx.Module, kind: type) -> dict[Path, Any]:
     """The modules of a kind by one of their paths each."""
-    return {path: node for path, node in nnx.iter_modules(module) if isinstance(node, kind)}
+    found: Iterator[tuple[Any, Any]] = nnx.iter_modules(module)
+    return {path: node for path, node in found if isinstance(node, kind)}
 
 
-def at(module, path: Path):
+def at(module: Any, path: Path) -> Any:
     """What stands at a path."""
     for key in path:
         module = module[key] if isinstance(key, int) or isinstance(module, Mapping) else getattr(module, key)
     return module
-
-
-def replace(module, path: Path, new: nnx.Module) -> None:
-    """Put another module at a path.
-
-    Raises:
-        ValueError: it stands in a tuple.
-    """
-    parent, key = at(module, path[:-1]), path[-1]
-    if isinstance(parent, tuple):
-        raise ValueError(f"puppetize: {name_of(path)} stands in a tuple, which cannot be changed; use nnx.List there")
-    if isinstance(key, int) or isinstance(parent, Mapping):
-        parent[key] = new
-    else:
-        setattr(parent, key, new)
 
 
 def name_of(path: Path) -> str:
@@ -39,23 +27,13 @@ def name_of(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def every_place(module, kind: type):
-    """Every place of every such module: ``nnx.iter_modules`` names a shared one once."""
-    found, stack, seen = [], [((), module)], set()
-    while stack:
-        path, node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        for key, child in _children(node):
-            if isinstance(child, kind):
-                found.append(((*path, key), child))
-            elif isinstance(child, nnx.Module | list | tuple | dict):
-                stack.append(((*path, key), child))
-    return found
+def is_inside(path: Path, outer: Path) -> bool:
+    """Whether what stands at ``path`` is a part of what stands at ``outer``, or is it."""
+    return path[: len(outer)] == outer
 
 
-def _children(node):
-    if isinstance(node, list | tuple | nnx.List):
-        return list(enumerate(node))
-    return [(key, child) for key, child in (node if isinstance(node, dict) else vars(node)).items()]
+def leaf_name(path: tuple) -> str:
+    """Of an array in a tree of states by its path there, for example ``"puppet.head"`` or ``"kernels.3"``."""
+    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    parts = [getattr(entry, "key", getattr(entry, "idx", None)) for entry in path]
+    return ".".join(str(part) for part in parts if part is not None)

@@ -1,85 +1,158 @@
-"""What a model's forward does, learned from a trace of it: nothing is computed."""
+"""What a model's forward does, learned from traces of it, and whether it does the same with stand-ins."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.extend import core
 
-from puppet_jax.module_graph import Path, at, modules_of, name_of, replace
-from puppet_jax.puppets.foreign import Apply, InPlaceOf
+from puppet_jax.module_graph import Path, at, leaf_name, modules_of, name_of
+from puppet_jax.program import Program, marked
+from puppet_jax.puppets.foreign import Apply, GeneratedKernel
+from puppet_jax.puppets.stand_in import stand_in
+
+_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass
 class Trace:
-    """In what order convolutions run; which blocks map to what shapes, and how often; how many classes there are."""
+    """One trace of the forward on one image.
 
-    convolutions: list[Path] = dataclasses.field(default_factory=list)
-    blocks: dict[Path, list] = dataclasses.field(default_factory=dict)
-    num_classes: int = 0
+    Attributes:
+        program: what is computed.
+        output: shapes and dtypes of the result, (1, …) each.
+        convolutions: their paths in the order of their calls.
+        calls: of each module that was watched, what its first argument and its result looked like, call by call.
+    """
 
-
-class _Watched(InPlaceOf):
-    """A member of a list, and a note of what it maps to what."""
-
-    def __init__(self, block: nnx.Module, note: Callable):
-        super().__init__(block)
-        self.note = note
-
-    def __call__(self, *args, **kwargs):
-        result = self.block(*args, **kwargs)
-        self.note(args[0] if args else None, result)
-        return result
+    program: Program
+    output: Any
+    convolutions: list[Path]
+    calls: dict[Path, list[tuple]]
 
 
-def trace_forward(body: nnx.Module, apply: Apply, image_shape: tuple[int, int, int], blocks) -> Trace:
-    """Trace the forward on one image; ``body`` stays as it is. ``blocks`` are watched besides members of lists.
+def trace_forward(body: nnx.Module, apply: Apply, image_shape: tuple[int, int, int]) -> Trace:
+    """Trace a module's forward as it is.
 
     Raises:
-        ValueError: the module cannot be called so, or returns something else than logits (1, num_classes).
+        ValueError: the module cannot be called so, or returns something else than arrays (1, …).
     """
-    trace = Trace()
-    watched = nnx.clone(body)
-    for path, conv in modules_of(watched, nnx.Conv).items():
+    body = nnx.clone(body)
+    convolutions: list[Path] = []
+    for path, conv in modules_of(body, nnx.Conv).items():
 
         def noted(*args, path=path, run=conv.conv_general_dilated, **kwargs):
-            trace.convolutions.append(path)
+            convolutions.append(path)
             return run(*args, **kwargs)
 
         conv.conv_general_dilated = noted
-    # The innermost first: a path stays valid as long as nothing above it has changed.
-    named = {name for entry in blocks or () for name in ([entry] if isinstance(entry, str) else entry)}
-    modules = modules_of(watched, nnx.Module)
-    members = [path for path in modules if path and (isinstance(path[-1], int) or name_of(path) in named)]
-    for path in sorted(members, key=len, reverse=True):
-        if isinstance(modules[path], nnx.Conv | nnx.List | nnx.Dict):
-            continue
+    program, output = _program(body, apply, image_shape, {})
+    return Trace(program, output, list(dict.fromkeys(convolutions)), {})
 
-        def note(x, result, path=path):
-            trace.blocks.setdefault(path, []).append((_aval(x), _aval(result)))
 
-        replace(watched, path, _Watched(at(watched, path), note))
-    graphdef, state = nnx.split(watched)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    run = lambda state, images: apply(nnx.merge(graphdef, state, copy=True), images, nnx.Rngs(0))  # noqa: E731
-    try:
-        logits = jax.eval_shape(run, state, images)
-    except Exception as error:
-        raise ValueError(
-            f"puppetize: the module could not be called on float32 images of shape {images.shape} "
-            f"({type(error).__name__}: {error}); correct image_shape, or tell how to call it, for example "
-            "apply=lambda module, images, rngs: module(images, train=True)"
-        ) from error
-    shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != 1:
-        raise ValueError(
-            f"puppetize: the module must return logits (1, num_classes) for images {images.shape}, got "
-            f"{shape if shape is not None else type(logits).__name__}; pick them out with apply="
-        )
-    trace.num_classes = shape[1]
-    return trace
+def trace_watched(
+    body: nnx.Module,
+    apply: Apply,
+    image_shape: tuple[int, int, int],
+    generated: list[Path],
+    watched: Iterable[Path],
+) -> Trace:
+    """The same with stand-ins for all that :func:`puppet_jax.puppetize` may replace: they do what stood there, with the
+    same kernels, and say when."""
+    body = nnx.clone(body)
+    calls: dict[Path, list[tuple]] = {}
+    kernels = {}
+    for index, path in enumerate(generated):
+        conv = at(body, path)
+        kernels[f"{name_of(path)}.kernel"] = conv.kernel[...]
+        conv.kernel = nnx.static(GeneratedKernel(index, conv.param_dtype))
+    for norm in modules_of(body, nnx.BatchNorm).values():
+        stand_in(norm, _as_it_is)
+    for path in watched:
+        module = at(body, path)
+        module.puppet_note = nnx.static((path, calls))
+        stand_in(module, _watched)
+    program, output = _program(body, apply, image_shape, kernels)
+    return Trace(program, output, generated, calls)
+
+
+def _as_it_is(module, own, *args, **kwargs):
+    return own(module, *args, **kwargs)
+
+
+def _watched(module, own, *args, **kwargs):
+    path, calls = module.puppet_note
+    x = args[0] if args else None
+    if _aval(x) is not None:
+        args = marked(x, f"{name_of(path)}:in"), *args[1:]
+    result = own(module, *args, **kwargs)
+    calls.setdefault(path, []).append((_aval(x), _aval(result)))
+    return result if _aval(result) is None else marked(result, f"{name_of(path)}:out")
 
 
 def _aval(x):
     return (x.shape, x.dtype) if hasattr(x, "shape") and hasattr(x, "dtype") else None
+
+
+def _program(body, apply, image_shape, kernels: dict[str, Any]) -> tuple[Program, Any]:
+    graphdef, state = nnx.split(body)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+    def run(state, kernels, images):
+        module = nnx.merge(graphdef, state, copy=True)
+        for path, conv in modules_of(module, nnx.Conv).items():
+            if isinstance(conv.kernel, GeneratedKernel):
+                conv.conv_general_dilated = _with_its_own(conv.conv_general_dilated, kernels[f"{name_of(path)}.kernel"])
+        return apply(module, images, nnx.Rngs(0))
+
+    try:
+        closed, output = jax.make_jaxpr(run, return_shape=True)(state, kernels, images)
+    except Exception as error:
+        told = str(error).splitlines() or [""]
+        raise ValueError(
+            f"puppetize: the module could not be called on float32 images of shape {images.shape}, or does not return "
+            f"arrays ({type(error).__name__}: {told[0][:300]}); correct image_shape, or tell how to call it, for "
+            "example apply=lambda module, images, rngs: module(images, train=True)"
+        ) from error
+    leaves = jax.tree.leaves(output)
+    if not leaves or any(leaf.shape[:1] != (1,) for leaf in leaves):
+        raise ValueError(
+            f"puppetize: the module must return arrays (1, …), the batch first, for images {images.shape}, got shapes "
+            f"{', '.join(str(leaf.shape) for leaf in leaves) or 'none'}; pick them out with apply="
+        )
+    labels = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path((state, kernels))]
+    # The first part of a name says which of the two it is from.
+    labels = [label.partition(".")[2] for label in labels]
+    return Program(closed, [*labels, "images"], jax.tree.leaves((state, kernels))), output
+
+
+def _with_its_own(run, kernel):
+    return lambda inputs, _, *args, **kwargs: run(inputs, kernel.astype(inputs.dtype), *args, **kwargs)
+
+
+def check_same(module: Program, stand_ins: Program, image_shape: tuple[int, int, int]) -> None:
+    """Raise ``ValueError`` if the forward with stand-ins computes something else than the module.
+
+    What is written alike is the same. What is not is computed, on a random image.
+    """
+    table: dict = {}
+    if module.numbers(table) == stand_ins.numbers(table):
+        return
+    off = float("nan")
+    image = np.random.default_rng(0).random((1, *image_shape), np.float32)
+    if not any(isinstance(each, jax.core.Tracer) for each in (*module.operands, *stand_ins.operands)):
+        expected, found = (
+            jax.jit(core.jaxpr_as_fun(each.closed))(*each.operands, image) for each in (module, stand_ins)
+        )
+        most = max(float(jnp.max(jnp.abs(e))) for e in expected)
+        off = max(float(jnp.max(jnp.abs(f - e))) for f, e in zip(found, expected, strict=True)) / (most or 1.0)
+    if not off <= _TOLERANCE:
+        raise ValueError(
+            f"puppetize: with the module's own kernels the puppet is off by {off:.2g} of the largest output: the "
+            "forward looks at what puppetize has to replace, such as type(layer) is nnx.BatchNorm (use isinstance) or "
+            "a convolution's kernel; write it without"
+        )

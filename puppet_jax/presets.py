@@ -42,7 +42,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 LayerSpec(64),
                 LayerSpec(64),
             ),
-            # A tenth of the static twin's kernel parameters (bench/study.py).
+            # A tenth of the static twin's kernel parameters (bench/studies/cifar10.toml).
             puppeteer_options={"continuous": {"channels": "low_rank", "rank": 2, "basis": 64, "hidden": 40}},
         ),
         "puppet_m": Preset(

@@ -64,6 +64,7 @@ def load_pretrained(name: str) -> PuppetCNN:
     else:
         model = nnx.eval_shape(made)  # parameters to be replaced need not be drawn, which takes seconds to compile
     params = nnx.state(model, nnx.Param)
+    structure: Any
     leaves, structure = jax.tree.flatten_with_path(params)
     names = [parameter_name(path) for path, _ in leaves]
     expected = {name: leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True)}

@@ -11,16 +11,16 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jax import lax
 
-from puppet_jax.blocks import find_blocks, named_blocks
+from puppet_jax.blocks import Blocks, families, named_paths
 from puppet_jax.depth_levels import MOST_DEPTHS, levels_of, number_of_depths
 from puppet_jax.measure import Measure
-from puppet_jax.model import PUPPETEERS, PuppetCNN
-from puppet_jax.module_graph import Path, at, every_place, modules_of, name_of, replace
-from puppet_jax.module_trace import Trace, trace_forward
+from puppet_jax.model import PUPPETEERS, PuppetCNN, continuous_of, warn_if_larger
+from puppet_jax.module_graph import Path, at, is_inside, modules_of, name_of
+from puppet_jax.module_trace import Trace, check_same, trace_forward, trace_watched
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppeteers.protocol import KernelShape
-from puppet_jax.puppets.batch_norm import ImageNorm, RunningNorm
-from puppet_jax.puppets.foreign import Apply, ForeignPuppet, Gate, GeneratedKernel, streams
+from puppet_jax.puppets.batch_norm import use_groups, use_running
+from puppet_jax.puppets.foreign import Apply, ForeignPuppet, GeneratedKernel, Skip, gate, streams
 
 
 def puppetize(
@@ -32,6 +32,7 @@ def puppetize(
     blocks: Sequence[str | Sequence[str]] | None = None,
     max_depth: int | None = None,
     apply: Apply | None = None,
+    compression: float | int = 10,
     puppeteer_options: Mapping | None = None,
     measurement: Measure | None = None,
     rngs: nnx.Rngs,
@@ -51,14 +52,21 @@ def puppetize(
     shapes (C_out, C_in / groups, K, K). Convolutions of other kinds stay stored; ``model.puppet.kept`` lists them with
     the reason, ``model.puppet.names`` those that are generated. Biases, normalisation and dense layers stay stored.
 
-    **Depth.** In a list of modules (``nnx.List``, ``nnx.Sequential``), neighbours of one class whose parameters have
-    equal shapes, that contain a generated convolution, are called once and return what has their argument's shape
-    and dtype, are a *sequence of blocks*; an image passes the blocks beyond its depth unchanged. Everything else,
-    transitions too, always runs. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
+    **Depth.** Modules that stand side by side, in a list (``nnx.List``, ``nnx.Sequential``) or as numbered attributes
+    (``block1``, ``block2``), of one class and with parameters of equal shapes, that contain a generated convolution,
+    are called once and may be skipped, are a *sequence of blocks*; an image skips the blocks beyond its depth. The
+    rest always runs. Single convolutions are blocks in lists only. What then stands for a block's result is
+    read off a trace of the forward (:class:`Blocks`), so that what is left is as if its branch were zero: its argument,
+    where the result looks like it; zero, where the forward itself adds the result to the block's argument, or appends
+    it to other channels, as dense blocks do. A block whose result meets its argument in another way always runs.
+    ``model.puppet.blocks`` lists blocks with the least depth that runs them, ``model.puppet.always`` convolutions that
+    every image runs, with the reason. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
     depth D, ⌈n·D / L⌉ blocks run, and at least the first of each sequence: those of least (i − 1) / n_s, where i = 1 …
     n_s is the block's place in its sequence s, earlier sequences first. So sequences fill up evenly, a deeper image
-    runs what a shallower one does, and D = L runs everything. That a block is residual is not checked: to skip it is
-    the identity.
+    runs what a shallower one does, and D = L runs everything.
+
+    **Check.** Before it returns, the forward is traced with stand-ins for all that is replaced and the module's own
+    kernels. It must be the module's own program, or compute the same on a random image.
 
     **Normalisation with batch statistics** cannot be kept: a batch's statistics would make an image's logits depend on
     its neighbours, which have other kernels. So a model with ``nnx.BatchNorm`` needs a choice. ``"group"``:
@@ -71,7 +79,7 @@ def puppetize(
     state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. In evaluation mode they stand still.
 
     Args:
-        module: takes images (N, H, W, C) and returns logits (N, num_classes).
+        module: takes images (N, H, W, C) and returns logits (N, num_classes), or any tree of arrays (N, …).
         puppeteer: ``"continuous"``, ``"ode"``, ``"printed"`` or ``"stored"`` as in :func:`create`, or a function from
             the kernel shapes to a puppeteer. Layers are numbered by the order of their calls; ``"continuous"`` gets
             ``omega_depth`` 10 · 8 / layers beyond eight layers, unless told otherwise.
@@ -83,6 +91,9 @@ def puppetize(
         apply: how to call the module, ``apply(module, images, rngs)``: for images (1, H, W, C) that it wants
             normalised otherwise than float in [0, 1], for further arguments, for random streams that it takes as an
             argument. The default is ``module(images)``. A lambda made anew compiles anew.
+        compression: the module's kernel parameters over those of the ``"continuous"`` puppeteer, at least: its basis,
+            rank and network are solved for (see :class:`GroupedPuppeteer`), unless ``puppeteer_options`` name one of
+            them. :func:`summary` tells what came out.
         puppeteer_options: arguments for the puppeteer's constructor.
         measurement: which complexity, and whether depth follows it.
         rngs: Flax random streams.
@@ -90,8 +101,11 @@ def puppetize(
     Raises:
         TypeError: ``module`` is not an ``nnx.Module``, or an option that the puppeteer does not have.
         ValueError: an unknown puppeteer or option, batch normalisation without a choice, a module that cannot be
-            called on such images or returns something else than logits, no convolution that can be generated, or
-            ``blocks`` that are not there, change the shape or are not called exactly once.
+            called on such images, does not return arrays (1, …) or looks at what is replaced, no convolution that can
+            be generated, or ``blocks`` that are not there or cannot be skipped.
+
+    Warns:
+        UserWarning: the puppeteer stores more than the kernels that it makes.
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"puppetize: module must be a flax.nnx.Module, got {type(module).__name__}")
@@ -101,41 +115,60 @@ def puppetize(
         raise ValueError("puppetize: puppeteer_options are for a puppeteer given by name; bind them to the function")
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"puppetize: image_shape must be (height, width, channels), all positive, got {image_shape}")
+    if isinstance(blocks, str):
+        raise ValueError(f"puppetize: blocks must be a sequence of names, got {blocks!r}; use blocks=[{blocks!r}]")
     apply = apply or _call
     body = nnx.clone(module)
-    _replace_batch_norms(body, batch_norm)
+    norms = _batch_norms(body, batch_norm)
 
-    trace = trace_forward(body, apply, image_shape, blocks)
+    trace = trace_forward(body, apply, image_shape)
     paths, kept = _generated(body, trace)
-    sequences = find_blocks(body, paths, trace) if blocks is None else named_blocks(body, blocks, trace)
+    groups = families(body, paths) if blocks is None else [named_paths(body, entry) for entry in blocks]
+    watched = trace_watched(body, apply, image_shape, paths, dict.fromkeys([*paths, *itertools.chain(*groups)]))
+    check_same(trace.program, watched.program, image_shape)
+    skipping = Blocks(body, watched)
+    sequences = skipping.sequences(groups) if blocks is None else skipping.named(groups)
     most = number_of_depths(sum(map(len, sequences)), max_depth, "puppetize")
     levels = levels_of([len(sequence) for sequence in sequences], most)
     level_of = dict(zip(itertools.chain(*sequences), itertools.chain(*levels), strict=True))
+    skips = {path: skipping.able(path) for path in level_of}
+    for path, least in [*level_of.items()]:
+        for conv in skipping.only_for(path, paths) if least > 1 else ():
+            level_of[conv], skips[conv] = max(least, level_of.get(conv, 1)), Skip("zero")
+    # A convolution needs what the blocks around it need.
+    needs = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
     convolutions = [at(body, path) for path in paths]
     for index, convolution in enumerate(convolutions):
         convolution.kernel = nnx.static(GeneratedKernel(index, convolution.param_dtype))
-    for path, level in level_of.items():
-        if level > 1:
-            replace(body, path, Gate(at(body, path), level))
+    for norm in norms:
+        (use_groups if batch_norm == "group" else use_running)(norm)
+    for path, least in level_of.items():
+        if least > 1:
+            gate(at(body, path), least, skips[path])
+    logits: tuple[int, ...] = getattr(trace.output, "shape", ())
     puppet = ForeignPuppet(
         body,
         kernel_shapes=tuple(_kernel_shape(each) for each in convolutions),
         names=tuple(map(name_of, paths)),
-        levels=tuple(max([level_of[own] for own in level_of if path[: len(own)] == own], default=1) for path in paths),
+        levels=tuple(needs.values()),
         sequences=tuple(map(tuple, levels)),
+        blocks=tuple((name_of(path), level_of[path]) for path in itertools.chain(*sequences)),
+        always=tuple((name_of(p), skipping.why_always(p, groups, sequences)) for p in paths if needs[p] == 1),
         max_depth=most,
         kept=tuple((name_of(path), reason) for path, reason in kept),
-        image_shape=tuple(image_shape),
-        num_classes=trace.num_classes,
+        image_shape=(image_shape[0], image_shape[1], image_shape[2]),
+        num_classes=logits[1] if len(logits) == 2 else None,
         apply=apply,
         stream=rngs.fork().params if _draws(body) else None,
         deterministic=all(node.deterministic or node.rate == 0 for node in modules_of(body, nnx.Dropout).values()),
     )
     if isinstance(puppeteer, str):
         options = {**_options(puppeteer, len(convolutions)), **(puppeteer_options or {})}
-        puppeteer = functools.partial(PUPPETEERS[puppeteer], **options, rngs=rngs)
-    return PuppetCNN(puppeteer(puppet.kernel_shapes), puppet, measurement)
+        sized = functools.partial(continuous_of, compression=compression)
+        make = sized if puppeteer == "continuous" else PUPPETEERS[puppeteer]
+        puppeteer = functools.partial(make, **options, rngs=rngs)
+    return warn_if_larger(PuppetCNN(puppeteer(puppet.kernel_shapes), puppet, measurement), "puppetize")
 
 
 def _options(puppeteer: str, layers: int) -> dict:
@@ -153,7 +186,7 @@ def _draws(body: nnx.Module) -> bool:
     return bool(streams(body)) or bool(modules_of(body, nnx.Dropout))
 
 
-def _replace_batch_norms(body: nnx.Module, choice: str | None) -> None:
+def _batch_norms(body: nnx.Module, choice: str | None) -> list[nnx.BatchNorm]:
     found = modules_of(body, nnx.BatchNorm)
     if choice not in (None, "group", "running"):
         raise ValueError(f'puppetize: batch_norm must be "group", "running" or None, got {choice!r}')
@@ -165,27 +198,31 @@ def _replace_batch_norms(body: nnx.Module, choice: str | None) -> None:
             'image\'s own statistics, same scale and shift: for training) or "running" (the running averages, fixed: '
             "the module in evaluation mode)"
         )
-    for path, norm in found.items():
-        if choice == "group" and norm.axis not in (-1, (-1,)):
+    for path, norm in found.items() if choice == "group" else ():
+        if norm.axis not in (-1, (-1,)):
             raise ValueError(
                 f'puppetize: batch_norm="group" needs channels on the last axis, {name_of(path)} has axis={norm.axis}; '
                 'use "running", or write the layer with axis=-1'
             )
-    new = {id(norm): (ImageNorm if choice == "group" else RunningNorm)(norm) for norm in found.values()}
-    for path, norm in every_place(body, nnx.BatchNorm):
-        replace(body, path, new[id(norm)])
+        if type(norm).__call__ is not nnx.BatchNorm.__call__:
+            raise ValueError(
+                f'puppetize: batch_norm="group" needs layers that compute as nnx.BatchNorm does, {name_of(path)} is a '
+                f'{type(norm).__name__} with a __call__ of its own; use "running"'
+            )
+    return list(found.values())
 
 
 def _generated(body: nnx.Module, trace: Trace) -> tuple[list[Path], list[tuple[Path, str]]]:
     convolutions = modules_of(body, nnx.Conv)
     shared = Counter(id(conv.kernel) for conv in convolutions.values())
     wrappers = [*modules_of(body, nnx.WeightNorm), *modules_of(body, nnx.SpectralNorm)]
-    called = list(dict.fromkeys(trace.convolutions))
-    paths, kept = [], []
+    called = trace.convolutions
+    paths: list[Path] = []
+    kept: list[tuple[Path, str]] = []
     for path in [*called, *(path for path in convolutions if path not in called)]:
         conv = convolutions[path]
         if path not in called:
-            reason = "the forward does not call it"
+            reason: str | None = "the forward does not call it"
         elif any(path[: len(wrapper)] == wrapper for wrapper in wrappers):
             reason = "nnx.WeightNorm or nnx.SpectralNorm around it reads the stored kernel"
         elif shared[id(conv.kernel)] > 1:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
+from puppet_jax.images import own_array
+
 # Below this H, tanh(1/H) is 1 and exp(1 − 1/H²) is 0 in float32 to the last bit: using the limits themselves there
 # keeps 1/0 out of the value and out of the gradient.
 _LIMIT = 0.05
@@ -70,7 +72,7 @@ def _unclipped(h, caller: str) -> Int[Array, "*batch"]:
 
 
 def _split(h, caller: str) -> tuple[Bool[Array, "*batch"], Float[Array, "*batch"]]:
-    h = jnp.asarray(h, dtype=jnp.float32)
+    h = own_array(h).astype(jnp.float32)
     if not isinstance(h, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(h) & (h >= 0))):
         raise ValueError(
             f"{caller}: complexity h must be finite and >= 0, got values from {float(jnp.min(h)):g} to "

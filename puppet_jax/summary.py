@@ -19,12 +19,14 @@ class Summary:
         head: the classifier; of a puppetized model everything else that is stored, such as biases.
         static_kernels: kernels that the static twin, the same puppet with one stored kernel a layer, stores instead of
             the generator.
+        sizes: what the puppeteer consists of, a line for each group of layers; empty if it does not say.
     """
 
     generator: int
     normalisation: int
     head: int
     static_kernels: int
+    sizes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -56,7 +58,7 @@ class Summary:
         ]
         lines = [f"{name:<14}{ours:>12}{twin:>14}" for name, ours, twin in rows]
         ratios = f"kernels {self.kernel_compression:.1f}x smaller, in all {self.compression:.1f}x"
-        return "\n".join([*lines, ratios])
+        return "\n".join([*lines, ratios, *self.sizes])
 
 
 def summary(model: PuppetCNN) -> Summary:
@@ -74,6 +76,7 @@ def summary(model: PuppetCNN) -> Summary:
         normalisation=normalisation,
         head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
+        sizes=getattr(model.puppeteer, "sizes", ()),
     )
 
 

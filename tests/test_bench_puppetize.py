@@ -1,4 +1,4 @@
-"""Tests of ``python -m bench puppetize``."""
+"""Tests of ``python -m bench speed puppetize``."""
 
 import json
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bench import puppetize, short_training
+from bench import puppetize, short_training, speed, timing
 from train.data import Dataset, Split
 from train.errors import UserError
 
@@ -33,26 +33,22 @@ def stripes(count, seed):
     return Split((bright * 200 + noise).astype(np.uint8)[..., None], labels)
 
 
-@pytest.fixture
-def measured(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("compile_fast")
+def test_measures_speed_parameters_and_accuracy(tmp_path, monkeypatch):
     def load(name, data_dir, evaluate_on):
-        if name != "stripes":
+        if name != "digits":
             raise UserError(f"{name} is nowhere")
         return Dataset(stripes(96, 0), stripes(40, 1), ("across", "along"))
 
     monkeypatch.setattr(puppetize, "NETS", {"Tiny": Tiny})
+    monkeypatch.setattr(puppetize, "RECIPES", {**puppetize.RECIPES, "digits": puppetize.RECIPES["cifar10"]})
     monkeypatch.setattr(puppetize, "BUDGET_S", 0.0)
+    monkeypatch.setattr(puppetize, "IMAGES", 64)
+    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
     monkeypatch.setattr(puppetize.data, "load", load)
-    about = {"command": "python -m bench puppetize", "revision": "abc", "versions": {}, "machine": {"processor": "x"}}
-    monkeypatch.setattr(puppetize.machine, "describe", lambda: dict(about))
-    options = {"rounds": 2, "batch": 4, "nets": ("Tiny",), "datasets": ("stripes", "elsewhere"), "images": 64}
-    return puppetize.Puppetize(output=tmp_path / "puppetize.json", **options)
-
-
-def test_measures_reports_and_does_no_training_twice(measured, monkeypatch, capsys):
-    assert puppetize.run(measured) == 0
-    result = json.loads(measured.output.read_text())
-    assert result["left_out"] == {"elsewhere": "elsewhere is nowhere"}
+    assert speed.run(speed.Speed(parts=("puppetize",), rounds=2, output=tmp_path)) == 0
+    result = json.loads((tmp_path / "puppetize.json").read_text())
+    assert result["left_out"] == {"cifar10": "cifar10 is nowhere"}
     lines = {(line["batch_norm"], line["depth"]): line for line in result["speed"]}
     assert set(lines) == {("running", "full"), ("group", "full"), ("running", "complexity")}
     for line in lines.values():
@@ -65,25 +61,12 @@ def test_measures_reports_and_does_no_training_twice(measured, monkeypatch, caps
     assert (own["kernels"], ours["kernels"]) == ("original", "continuous")
     assert own["parameters"] == 9 * 8 + 16 + 18
     assert own["train_images"] == ours["train_images"] == 64
-    assert "| stripes | Tiny | continuous |" in capsys.readouterr().out
-
-    monkeypatch.setattr(puppetize.short_training, "train", lambda *_, **__: pytest.fail("trained twice"))
-    monkeypatch.setattr(puppetize, "_speed", lambda name, options: result["speed"])
-    assert puppetize.run(measured) == 0
-    assert json.loads(measured.output.read_text())["accuracy"] == result["accuracy"]
-
-
-def test_an_option_that_is_none_is_refused(capsys):
-    assert puppetize.run(puppetize.Puppetize(nets=("VGG",))) == 2
-    assert "got VGG, expected some of ResNet-20, MobileNet" in capsys.readouterr().err
-    assert puppetize.run(puppetize.Puppetize(images=0)) == 2
-    assert "--images: got 0" in capsys.readouterr().err
 
 
 def test_training_learns_and_carries_averages_along():
     net = Tiny(1, nnx.Rngs(0))
     call = lambda net, images: net(images / np.float32(255))  # noqa: E731
-    options = {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2, "augmentation": "none", "seed": 0}
+    options = {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2, "augmentation": "none"}
     trained, seconds = short_training.train(net, call, stripes(96, 0), **options)
     test = stripes(40, 1)
     assert short_training.accuracy(trained, call, test) > 0.9

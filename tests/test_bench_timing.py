@@ -1,4 +1,4 @@
-"""Ratios and their spread, interleaving, and the images that stand for CIFAR-10."""
+"""Ratios and their targets, turns, the plan, and the images that stand for CIFAR-10."""
 
 import json
 
@@ -6,28 +6,34 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from bench import cifar, results_file, timing
-from bench.plan import full, quick
-from bench.table import markdown, milliseconds
+from bench import cifar, contenders, plan, results_file, target, timing
 
 
 def test_ratio_is_formed_round_by_round(rng):
-    over, under = rng.random(9) + 0.5, rng.random(9) + 0.5
-    result = timing.ratio(over, under)
-    assert result.rounds == pytest.approx(over / under)
-    assert result.median == pytest.approx(np.median(over / under))
-    assert (result.low, result.high) == pytest.approx(tuple(np.percentile(over / under, [25, 75])))
+    over, slowdown = rng.random(9) + 0.5, 1.0 + 5.0 * rng.random(9)
+    found = target.ratio(over * slowdown, slowdown)  # what slows a whole round changes nothing
+    assert found["rounds"] == pytest.approx(over)
+    assert found["median"] == pytest.approx(np.median(over))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(over, [25, 75])))
 
 
-def test_ratio_is_untouched_by_what_slows_a_whole_round(rng):
-    over, slowdown = rng.random(7) + 0.5, 1.0 + 5.0 * rng.random(7)
-    assert timing.ratio(over * slowdown, slowdown).rounds == pytest.approx(over)
-
-
-@pytest.mark.parametrize(("over", "under"), [([1.0], [1.0, 2.0]), ([], [])])
-def test_ratio_needs_as_many_rounds_of_both(over, under):
+def test_ratio_needs_as_many_rounds_of_both():
     with pytest.raises(ValueError, match="as many rounds"):
-        timing.ratio(over, under)
+        target.ratio([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="one round"):
+        target.ratio([], [])
+
+
+def test_rows_are_reached_on_the_right_side():
+    found = target.spread([1.0, 2.0, 4.0], target.LEAST_TO_GREATEST)
+    rows = [target.row("a", found, sense, bound) for sense in (">=", "<=") for bound in (1.5, 2.0, 2.5)]
+    assert [row["reached"] for row in rows] == [True, True, False, False, True, True]
+    table = target.table([rows[0], {**rows[3], "measurement": "here"}, target.row("b", found)])
+    assert table.splitlines()[2:] == [
+        "| a |  | 2 (1 to 4) | >= 1.5 | reached |",
+        "| a | here | 2 (1 to 4) | <= 1.5 | missed |",
+        "| b |  | 2 (1 to 4) |  |  |",
+    ]
 
 
 class FakeCrew:
@@ -40,14 +46,14 @@ class FakeCrew:
         self.asked.append(label)
         if label == self.dies and self.asked.count(label) > 1:
             return {"unavailable": "gone"}
-        return {"times_s": [1.0, 3.0, 2.0], "cpu_before_s": 0.0, "cpu_after_s": 0.0}
+        return {"times_s": [1.0, 3.0, 2.0], "cpu_s": 0.0}
 
 
 def test_every_round_gives_everyone_a_turn():
     crew, rounds = FakeCrew(), []
     times = timing.interleave(crew, {"a": "1", "b": "2", "c": "3"}, 3, rounds.append)
     assert crew.asked == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
-    assert rounds == [1, 2, 3]
+    assert len(rounds) == 3
     assert times["b"].per_round() == [2.0, 2.0, 2.0]
 
 
@@ -68,37 +74,21 @@ def test_result_is_written_whole_or_not_at_all(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["speed.json"]
 
 
-def test_complexities_are_those_of_cifar():
+def test_images_have_complexities_of_cifar():
     h = cifar.complexities(1000)
     assert h.mean() == pytest.approx(6.68, abs=0.01)
     depths = np.bincount(np.asarray(pj.depth(h, 7)), minlength=8) / 1000
-    assert depths[6] == pytest.approx(0.78, abs=0.01)
-    assert depths[7] == pytest.approx(0.18, abs=0.01)
-
-
-def test_images_have_the_complexity_asked_for():
+    assert depths[6:] == pytest.approx([0.78, 0.18], abs=0.01)
     h = np.array([4.0, 5.5, 6.68, 7.13], np.float32)
     np.testing.assert_allclose(pj.complexity(cifar.images(h, pj.complexity)), h, atol=0.06)
 
 
-def test_plan_covers_every_target_of_speed():
-    plan = full()
-    assert {row.number for row in plan.rows} == {1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12}
-    for plan in (full(), quick()):
-        entries = {m.name: m.entries for m in plan.measurements}
-        for row in plan.rows:
-            assert row.over in entries[row.measurement]
-            assert row.under in entries[row.measurement]
-
-
-def test_rows_are_reached_on_the_right_side():
-    rows = {row.number: row for row in full().rows}
-    assert rows[5].reached(4.0)
-    assert not rows[5].reached(3.9)
-    assert rows[6].reached(1.0)
-    assert not rows[6].reached(1.01)
-
-
-def test_tables():
-    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-    assert [milliseconds(s) for s in (1.2345, 0.01234, 0.001234, 0.0001234)] == ["1,234", "12.3", "1.23", "0.123"]
+@pytest.mark.parametrize("quick", [False, True])
+def test_plan_covers_every_target_of_speed(quick):
+    measurements = plan.read(quick)
+    assert {row["number"] for one in measurements for row in one.rows} == set(range(1, 12))
+    assert {name for one in measurements for name in one.contenders} <= set(contenders.CONTENDERS)
+    assert len({one.name for one in measurements}) == len(measurements)
+    of_static = {one.size.channels: row["target"] for one in measurements for row in one.rows if row["number"] == 5}
+    assert of_static.get(128, 1.25) == 1.25
+    assert of_static.get(64, 1.0) == 1.0

@@ -1,6 +1,7 @@
 """The C++ program for CPUs: threads, numbers that do not depend on the batch, and memory, under a sanitiser."""
 
 import concurrent.futures
+import ctypes
 import functools
 import os
 import shutil
@@ -34,6 +35,14 @@ def draw(images, sets, size, c_in, c_out):
     rng = np.random.default_rng(0)
     x, bank = (jnp.float32(rng.standard_normal(s)) for s in ((images, *size, c_in), (sets, 3, 3, c_in, c_out)))
     return x, jnp.asarray(rng.integers(-1, sets, images), jnp.int32), bank
+
+
+@needs_native
+def test_a_program_of_another_version_is_not_used(monkeypatch):
+    without = ctypes.CDLL(None)
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda path: without)
+    with pytest.warns(UserWarning, match="another version"):
+        assert not native.available.__wrapped__()
 
 
 @needs_native

@@ -1,9 +1,9 @@
 """Everything that is measured, by name.
 
 A contender is a function ``case -> Contender`` in ``jax_side.py`` or ``torch_side.py`` and a line in the table below;
-to add one, write the two. Its module is imported only in the process that runs it, so PyTorch and JAX never meet in
-one. A factory raises ``Unavailable`` where what it needs is not installed or not written yet: the benchmark then goes
-on without it and says so.
+to add one, write the two under one name. Its module is imported only in the process that runs it, so PyTorch and JAX
+never meet in one. A function raises ``Unavailable`` where what it needs is not installed: the benchmark then goes on
+without it and says so.
 """
 
 import dataclasses
@@ -29,61 +29,47 @@ class Contender:
     compiled: Callable[[], object] | None = None
 
 
-_JAX, _TORCH = "bench.contenders.jax_side", "bench.contenders.torch_side"
-
-# name: (module, function in it, what it is)
-CONTENDERS: dict[str, tuple[str, str, str]] = {
+# name: (framework, what it is)
+CONTENDERS: dict[str, tuple[str, str]] = {
     # Images to logits.
-    "compile_predict": (_JAX, "compile_predict", "pj.compile_predict(model)"),
-    "exact": (_JAX, "exact", "the model as it stands, kernels by diffrax for every image"),
-    "vmap": (_JAX, "plain_vmap", "the same kernels, plain jax.vmap of lax.conv_general_dilated"),
-    "static_jax": (_JAX, "static", "static twin at D_max in JAX, one shared kernel a layer"),
-    "complexity": (_JAX, "complexity", "complexity alone, a part of every puppet's time"),
-    "torch_batched": (_TORCH, "batched", "PyTorch, conventional method, batched"),
-    "torch_one_by_one": (_TORCH, "one_by_one", "PyTorch, conventional method, image by image"),
-    "torch_static": (_TORCH, "static", "PyTorch (oneDNN), static CNN at D_max"),
+    "compile_predict": ("jax", "pj.compile_predict(model)"),
+    "exact": ("jax", "the model as it stands, kernels by diffrax for every image"),
+    "vmap": ("jax", "the same kernels, plain jax.vmap of lax.conv_general_dilated"),
+    "static_jax": ("jax", "static twin at D_max in JAX, one shared kernel a layer"),
+    "complexity": ("jax", "complexity alone, a part of every puppet's time"),
+    "torch_batched": ("torch", "PyTorch, conventional method, batched"),
+    "torch_one_by_one": ("torch", "PyTorch, conventional method, image by image"),
+    "torch_static": ("torch", "PyTorch (oneDNN), static CNN at D_max"),
     # One training step: loss, gradient, AdamW.
-    "train_ode": (_JAX, "train_ode", "training step, the ODE's kernels for the bins at hand"),
-    "train_continuous": (_JAX, "train_continuous", "the same, from the continuous puppeteer instead of the ODE"),
-    "train_exact": (_JAX, "train_exact", "training step, kernels by diffrax for every image"),
-    "train_exact_direct": (_JAX, "train_exact_direct", "the same, DirectAdjoint"),
-    "train_exact_backsolve": (_JAX, "train_exact_backsolve", "the same, BacksolveAdjoint"),
-    "train_vmap": (_JAX, "train_vmap", "training step, plain jax.vmap"),
-    "train_static_jax": (_JAX, "train_static", "training step, static twin in JAX"),
-    "train_torch_batched": (_TORCH, "train_batched", "training step, PyTorch, conventional method, batched"),
-    "train_torch_static": (_TORCH, "train_static", "training step, PyTorch, static CNN"),
+    "train_ode": ("jax", "training step, the ODE's kernels for the bins at hand"),
+    "train_continuous": ("jax", "the same, from the continuous puppeteer instead of the ODE"),
+    "train_exact": ("jax", "training step, kernels by diffrax for every image"),
+    "train_exact_direct": ("jax", "the same, DirectAdjoint"),
+    "train_exact_backsolve": ("jax", "the same, BacksolveAdjoint"),
+    "train_vmap": ("jax", "training step, plain jax.vmap"),
+    "train_static_jax": ("jax", "training step, static twin in JAX"),
+    "train_torch_batched": ("torch", "training step, PyTorch, conventional method, batched"),
+    "train_torch_static": ("torch", "training step, PyTorch, static CNN"),
     # Complexities to kernels.
-    "generate_exact": (_JAX, "generate_exact", "kernels of a batch by diffrax, one solve an image"),
-    "generate_continuous": (_JAX, "generate_continuous", "the same, by the continuous puppeteer"),
-    "generate_exact_as_read": (_JAX, "generate_exact_as_read", "generate_exact, in the order the convolution reads"),
-    "generate_continuous_as_read": (
-        _JAX,
-        "generate_continuous_as_read",
-        "generate_continuous, in the order the convolution reads",
+    "generate_exact": ("jax", "kernels of a batch by diffrax, one solve an image"),
+    "generate_continuous": ("jax", "the same, by the continuous puppeteer"),
+    "generate_exact_as_read": ("jax", "generate_exact, in the order the convolution reads"),
+    "generate_continuous_as_read": ("jax", "generate_continuous, in the order the convolution reads"),
+    "bake": ("jax", "compile_predict's kernels, once for a trained model"),
+    "generate_bank_gradient": (
+        "jax",
+        "the ODE's kernels for as many bins as a batch generates at a time, with gradient",
     ),
-    "generate_bank": (_JAX, "generate_bank", "the ODE's kernels for as many bins as a batch generates at a time"),
-    "bake": (_JAX, "bake", "compile_predict's kernels, once for a trained model"),
-    "generate_exact_gradient": (_JAX, "generate_exact_gradient", "generate_exact, with gradient"),
-    "generate_bank_gradient": (_JAX, "generate_bank_gradient", "generate_bank, with gradient"),
-    "generate_bank_continuous_gradient": (
-        _JAX,
-        "generate_bank_continuous_gradient",
-        "the same, by the continuous puppeteer",
-    ),
-    "torch_generate": (_TORCH, "generate", "kernels of a batch in PyTorch, as the batched method makes them"),
+    "generate_bank_continuous_gradient": ("jax", "the same, by the continuous puppeteer"),
+    "torch_generate": ("torch", "kernels of a batch in PyTorch, as the batched method makes them"),
     # The integrator alone.
-    "diffrax": (_JAX, "diffrax", "trajectories by diffrax"),
-    "scan": (_JAX, "scan", "trajectories by a hand-written lax.scan"),
-    "diffrax_gradient": (_JAX, "diffrax_gradient", "trajectories by diffrax, with gradient"),
-    "scan_gradient": (_JAX, "scan_gradient", "trajectories by lax.scan, with gradient"),
+    "diffrax": ("jax", "trajectories by diffrax"),
+    "scan": ("jax", "trajectories by a hand-written lax.scan"),
+    "diffrax_gradient": ("jax", "trajectories by diffrax, with gradient"),
+    "scan_gradient": ("jax", "trajectories by lax.scan, with gradient"),
 }
-
-
-def framework(name: str) -> str:
-    return "torch" if CONTENDERS[name][0] == _TORCH else "jax"
 
 
 def make(name: str, case) -> Contender:
     """The contender of this name, ready to be called. Raises ``Unavailable``."""
-    module, function, _ = CONTENDERS[name]
-    return getattr(importlib.import_module(module), function)(case)
+    return getattr(importlib.import_module(f"bench.contenders.{CONTENDERS[name][0]}_side"), name)(case)

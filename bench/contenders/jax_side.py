@@ -1,7 +1,6 @@
 """Contenders in JAX: this library, and its peers."""
 
-import dataclasses
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,10 @@ import optax
 from flax import nnx
 
 import puppet_jax as pj
-from bench.case import Case, make_model
+from bench.case import Case, make_model, relative_error
 from bench.contenders import Contender
-from bench.peers import scan_jax, static_jax, vmap_jax
+from bench.peers import scan_jax, vmap_jax
+from bench.peers import static_jax as static_peer
 from puppet_jax.bank import make_bank
 from puppet_jax.batch import SLOTS
 
@@ -24,84 +24,59 @@ LEARNING_RATE = 1e-4
 
 def compile_predict(case: Case) -> Contender:
     predict = pj.compile_predict(make_model(case.size))
-    images = jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(predict(images)).logits, _logits_error(case))
+    return _on_images(case, lambda images: predict(images).logits, "logits")
 
 
 def exact(case: Case) -> Contender:
-    # Continuous complexity: kernels for every image, and other ones than a bin's.
-    model = make_model(case.size, measurement=pj.Measure(bin=None))
-    return dataclasses.replace(_forward(case, model, lambda model, images: model(images)), error=None)
+    # Continuous complexity: kernels for every image, and other ones than a bin's, so there is no answer to compare.
+    return _forward(case, make_model(case.size, measurement=pj.Measure(bin=None)), _call, None)
 
 
-def plain_vmap(case: Case) -> Contender:
-    return _forward(case, make_model(case.size), lambda model, images: vmap_jax.forward(model, images, case.config))
+def vmap(case: Case) -> Contender:
+    return _forward(case, make_model(case.size), partial(vmap_jax.forward, config=case.config), "logits")
 
 
-def static(case: Case) -> Contender:
-    params = static_jax.parameters(case.config, _static_weights(case), baked=True)
-    run = jax.jit(functools.partial(static_jax.forward, config=case.config, baked=True))
-    images = jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(run(params, images)), _logits_error(case, "static_logits"))
+def static_jax(case: Case) -> Contender:
+    params, forward = _static(case, baked=True)
+    return _on_images(case, partial(jax.jit(forward), params), "static_logits")
 
 
 def complexity(case: Case) -> Contender:
-    run, images = jax.jit(pj.complexity), jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(run(images)), _error(case.arrays["complexity"]))
+    return _on_images(case, jax.jit(pj.complexity), "complexity")
 
 
 # Training steps.
 
 
 def train_ode(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size))
+    return _train_model(case, make_model(case.size), _call, "loss")
 
 
 def train_continuous(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size, "continuous"), answer=None)
+    return _train_model(case, make_model(case.size, "continuous"), _call, None)
 
 
 def train_exact(case: Case, adjoint: str = "recursive") -> Contender:
-    model = make_model(case.size, measurement=pj.Measure(bin=None), adjoint=adjoint)
-    return _train_model(case, model, answer=None)
+    return _train_model(case, make_model(case.size, measurement=pj.Measure(bin=None), adjoint=adjoint), _call, None)
 
 
-def train_exact_direct(case: Case) -> Contender:
-    return train_exact(case, "direct")
-
-
-def train_exact_backsolve(case: Case) -> Contender:
-    return train_exact(case, "backsolve")
+train_exact_direct = partial(train_exact, adjoint="direct")
+train_exact_backsolve = partial(train_exact, adjoint="backsolve")
 
 
 def train_vmap(case: Case) -> Contender:
-    model = make_model(case.size)
-    return _train_model(case, model, lambda model, images: vmap_jax.forward(model, images, case.config))
+    return _train_model(case, make_model(case.size), partial(vmap_jax.forward, config=case.config), "loss")
 
 
-def train_static(case: Case) -> Contender:
-    params = static_jax.parameters(case.config, _static_weights(case), baked=False)
-    forward = functools.partial(static_jax.forward, config=case.config, baked=False)
-    return _train(case, params, forward, "static_loss")
+def train_static_jax(case: Case) -> Contender:
+    return _train(case, *_static(case, baked=False), "static_loss")
 
 
 # Complexities to kernels.
 
 
-def generate_exact(case: Case) -> Contender:
-    return _generate(case, make_model(case.size).puppeteer, gradient=False)
-
-
-def generate_continuous(case: Case) -> Contender:
-    return _generate(case, make_model(case.size, "continuous").puppeteer, gradient=False)
-
-
-def generate_exact_as_read(case: Case) -> Contender:
-    return _generate(case, make_model(case.size).puppeteer, _as_read)
-
-
-def generate_continuous_as_read(case: Case) -> Contender:
-    return _generate(case, make_model(case.size, "continuous").puppeteer, _as_read)
+def _generate(case: Case, puppeteer: str, function, gradient: bool = False) -> Contender:
+    return _kernels(case, puppeteer, jax.vmap(function, (None, 0)), jnp.asarray(case.arrays["h"]), gradient)
 
 
 def _as_read(puppeteer, h):
@@ -110,17 +85,10 @@ def _as_read(puppeteer, h):
     return tuple(jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in puppeteer(h))
 
 
-def generate_bank(case: Case, gradient: bool = False) -> Contender:
+def _bank(case: Case, puppeteer: str) -> Contender:
     # All that a batch needs of generation: the kernels of as many bins as it may meet at a time.
-    return _bank(case, make_model(case.size).puppeteer, gradient)
-
-
-def generate_bank_gradient(case: Case) -> Contender:
-    return generate_bank(case, gradient=True)
-
-
-def generate_bank_continuous_gradient(case: Case) -> Contender:
-    return _bank(case, make_model(case.size, "continuous").puppeteer, gradient=True)
+    h = jnp.linspace(*np.quantile(case.arrays["h"], (0.0, 1.0)), SLOTS)
+    return _kernels(case, puppeteer, lambda puppeteer, h: make_bank(puppeteer, h).kernels, h, gradient=True)
 
 
 def bake(case: Case) -> Contender:
@@ -128,42 +96,42 @@ def bake(case: Case) -> Contender:
     return Contender(lambda: jax.block_until_ready(pj.compile_predict(model).bank))
 
 
-def generate_exact_gradient(case: Case) -> Contender:
-    return _generate(case, make_model(case.size).puppeteer, gradient=True)
+def _call(module, argument):
+    return module(argument)
 
+
+generate_exact = partial(_generate, puppeteer="ode", function=_call)
+generate_continuous = partial(_generate, puppeteer="continuous", function=_call)
+generate_exact_as_read = partial(_generate, puppeteer="ode", function=_as_read)
+generate_continuous_as_read = partial(_generate, puppeteer="continuous", function=_as_read)
+generate_bank_gradient = partial(_bank, puppeteer="ode")
+generate_bank_continuous_gradient = partial(_bank, puppeteer="continuous")
 
 # The integrator alone.
+diffrax = partial(_generate, puppeteer="ode", function=lambda puppeteer, h: puppeteer.trajectory(h))
+scan = partial(_generate, puppeteer="ode", function=scan_jax.trajectory)
+diffrax_gradient = partial(diffrax, gradient=True)
+scan_gradient = partial(scan, gradient=True)
 
 
-def diffrax(case: Case, gradient: bool = False) -> Contender:
-    return _generate(case, make_model(case.size).puppeteer, lambda puppeteer, h: puppeteer.trajectory(h), gradient)
+def _static(case: Case, baked: bool):
+    """Parameters of the static CNN, and its forward pass of them."""
+    params = static_peer.parameters(case.config, case.weights("static"), baked=baked)
+    return params, partial(static_peer.forward, config=case.config, baked=baked)
 
 
-def scan(case: Case, gradient: bool = False) -> Contender:
-    return _generate(case, make_model(case.size).puppeteer, scan_jax.trajectory, gradient)
+def _on_images(case: Case, run, answer: str | None) -> Contender:
+    images = jnp.asarray(case.arrays["images"])
+    return Contender(lambda: jax.block_until_ready(run(images)), _error(case, answer))
 
 
-def diffrax_gradient(case: Case) -> Contender:
-    return diffrax(case, gradient=True)
-
-
-def scan_gradient(case: Case) -> Contender:
-    return scan(case, gradient=True)
-
-
-def _static_weights(case: Case) -> dict:
-    weights = case.weights()
-    return weights | {name.removeprefix("static/"): a for name, a in weights.items() if name.startswith("static/")}
-
-
-def _forward(case: Case, model, function) -> Contender:
+def _forward(case: Case, model, function, answer: str | None) -> Contender:
     graphdef, state = nnx.split(model)
     run = jax.jit(lambda state, images: function(nnx.merge(graphdef, state), images))
-    images = jnp.asarray(case.arrays["images"])
-    return Contender(lambda: jax.block_until_ready(run(state, images)), _logits_error(case))
+    return _on_images(case, partial(run, state), answer)
 
 
-def _train_model(case: Case, model, function=lambda model, images: model(images), answer="loss") -> Contender:
+def _train_model(case: Case, model, function, answer: str | None) -> Contender:
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     return _train(case, params, lambda params, images: function(nnx.merge(graphdef, params, rest), images), answer)
 
@@ -175,7 +143,7 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
     def loss(params, images, labels):
         return optax.softmax_cross_entropy_with_integer_labels(forward(params, images), labels).mean()
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, images, labels):
         value, gradient = jax.value_and_grad(loss)(params, images, labels)
         updates, state = optimiser.update(gradient, state, params)
@@ -188,37 +156,18 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
         held[0], held[1], value = step(*held, images, labels)
         return jax.block_until_ready((value, held))[0]
 
-    error = None if answer is None else _error(case.arrays[answer])
-    return Contender(call, error, compiled=lambda: step.lower(*held, images, labels).compile())
+    compiled = lambda: step.lower(*held, images, labels).compile()  # noqa: E731
+    return Contender(call, _error(case, answer), compiled=compiled)
 
 
-def _generate(case: Case, puppeteer, function=lambda puppeteer, h: puppeteer(h), gradient: bool = False) -> Contender:
-    graphdef, params, rest = nnx.split(puppeteer, nnx.Param, ...)
-    h = jnp.asarray(case.arrays["h"])
-    kernels = lambda params, h: jax.vmap(lambda h: function(nnx.merge(graphdef, params, rest), h))(h)  # noqa: E731
-    run = jax.jit(_gradient(kernels) if gradient else kernels)
+def _kernels(case: Case, puppeteer: str, function, h, gradient: bool) -> Contender:
+    graphdef, params, rest = nnx.split(make_model(case.size, puppeteer).puppeteer, nnx.Param, ...)
+    kernels = lambda params, h: function(nnx.merge(graphdef, params, rest), h)  # noqa: E731
+    # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
+    loss = lambda params, h: sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h)))  # noqa: E731
+    run = jax.jit(jax.grad(loss) if gradient else kernels)
     return Contender(lambda: jax.block_until_ready(run(params, h)))
 
 
-def _bank(case: Case, puppeteer, gradient: bool) -> Contender:
-    graphdef, params, rest = nnx.split(puppeteer, nnx.Param, ...)
-    h = jnp.linspace(*np.quantile(case.arrays["h"], (0.0, 1.0)), SLOTS)
-    kernels = lambda params, h: make_bank(nnx.merge(graphdef, params, rest), h).kernels  # noqa: E731
-    run = jax.jit(_gradient(kernels) if gradient else kernels)
-    return Contender(lambda: jax.block_until_ready(run(params, h)), notes={"sets": SLOTS})
-
-
-def _gradient(kernels):
-    # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
-    return jax.grad(lambda params, h: sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h))))
-
-
-def _error(answer):
-    def error(result) -> float:
-        return float(np.max(np.abs(np.asarray(result) - answer)) / np.max(np.abs(answer)))
-
-    return error
-
-
-def _logits_error(case: Case, answer: str = "logits"):
-    return _error(case.arrays[answer])
+def _error(case: Case, answer: str | None):
+    return None if answer is None else partial(relative_error, expected=case.arrays[answer])

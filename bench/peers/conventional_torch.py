@@ -16,8 +16,6 @@ from torch import nn
 from bench.peers import layers_torch
 from bench.peers.complexity_torch import complexity, depth, initial_value, step_size
 
-_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -35,23 +33,22 @@ class ConventionalPuppet(nn.Module):
         super().__init__()
         self.config = config
         self.options = options or Options()
-        for name in ("initial_out", "initial_in", "initial_tap", "initial_full", "depthwise_bias", "pointwise_bias"):
-            if name in weights:
-                setattr(self, name, _parameter(weights[name]))
+        for name in ("initial_out", "initial_in", "initial_tap", "depthwise_bias", "pointwise_bias"):
+            setattr(self, name, _parameter(weights[name]))
         self.depthwise = _parameter(weights["depthwise"][:, None])
         self.pointwise = _parameter(weights["pointwise"][:, :, None, None])
-        count = len(config["layers"])
+        self.layers = count = len(config["strides"])
         self.norm_scale = nn.ParameterList([_parameter(weights[f"norm_scale/{layer}"]) for layer in range(count)])
         self.norm_shift = nn.ParameterList([_parameter(weights[f"norm_shift/{layer}"]) for layer in range(count)])
         self.head = _parameter(weights["head"].T)
         self.head_bias = _parameter(weights["head_bias"])
 
-    def forward(self, images: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (N, classes) of images (N, C, H, W), uint8, all at once. ``h`` (N,) instead of measuring it."""
-        h, d = self._measure(images, h)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, C, H, W), uint8, all at once."""
+        h, d = self._measure(images)
         d, order = d.sort(descending=True, stable=True)
         x = (images.float() / 255.0 - 0.5).mul_(4.0)[order]
-        active = _active(d, len(self.config["layers"]), self.options.stop)
+        active = _active(d, self.layers, self.options.stop)
         exits = []
         for layer, kernels in enumerate(self._kernels(h[order], active)):
             x = self._layer(x[: len(kernels)], kernels, layer)
@@ -65,9 +62,9 @@ class ConventionalPuppet(nn.Module):
             features = torch.stack(exits)[d - 1, torch.arange(len(d))]
         return F.linear(features, self.head, self.head_bias)[order.argsort()]
 
-    def one_by_one(self, images: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
+    def one_by_one(self, images: torch.Tensor) -> torch.Tensor:
         """The same, image by image: each image's own D layers, its kernels an ordinary convolution's."""
-        h, d = self._measure(images, h)
+        h, d = self._measure(images)
         features = []
         for image, one_h, one_d in zip(images, h, d.tolist(), strict=True):
             x = (image[None].float() / 255.0 - 0.5) * 4.0
@@ -79,44 +76,36 @@ class ConventionalPuppet(nn.Module):
 
     def generate(self, h: torch.Tensor) -> list[torch.Tensor]:
         """Kernels of every layer, (n_l, C_out, C_in, K, K), for the n_l images with D ≥ l, deepest first."""
-        d, order = depth(h, len(self.config["layers"])).sort(descending=True, stable=True)
-        return list(self._kernels(h[order], _active(d, len(self.config["layers"]), self.options.stop)))
+        d, order = depth(h, self.layers).sort(descending=True, stable=True)
+        return list(self._kernels(h[order], _active(d, self.layers, self.options.stop)))
 
-    def _measure(self, images, h):
-        if h is None:
-            with torch.no_grad():
-                h = complexity(images)
-        if bin := self.config["bin"]:  # all that it changes is which kernels and depth an image gets
-            h = (torch.floor(h / bin) + 0.5) * bin
-        return h, depth(h, len(self.config["layers"]))
+    def _measure(self, images):
+        with torch.no_grad():
+            h = complexity(images)
+        bin = self.config["bin"]  # all that it changes is which kernels and depth an image gets
+        h = (torch.floor(h / bin) + 0.5) * bin
+        return h, depth(h, self.layers)
 
     def _kernels(self, h: torch.Tensor, active: list[int]):
         """One layer's kernels after the other, each for the first ``active[layer]`` images."""
-        activation = _ACTIVATIONS[self.config["activation"]]
         shapes = self.config["kernel_shapes"]
         c_out, c_in, size = (max(shape[axis] for shape in shapes) for axis in range(3))
-        start = torch.zeros(c_out, c_in, size * size)
-        if self.config["initial"] == "low_rank":
-            start = torch.einsum("ro,ri,rk->oik", self.initial_out, self.initial_in, self.initial_tap)
-        elif self.config["initial"] == "full":
-            start = self.initial_full
+        start = torch.einsum("ro,ri,rk->oik", self.initial_out, self.initial_in, self.initial_tap)
         dl = step_size(h)[:, None, None, None]
         state = start + initial_value(h)[:, None, None, None]
         if self.options.state_layout == "channels_last":
             state = state.contiguous(memory_format=torch.channels_last)
         for layer, n in enumerate(active):
             state, dl = state[:n], dl[:n]
-            mixed = activation(F.conv2d(state, self.depthwise, self.depthwise_bias, padding=1, groups=c_out))
+            mixed = torch.tanh(F.conv2d(state, self.depthwise, self.depthwise_bias, padding=1, groups=c_out))
             state = torch.addcmul(state, dl, F.conv2d(mixed, self.pointwise, self.pointwise_bias))
             kernels = layers_torch.average_down(state.reshape(n, c_out, c_in, size, size), shapes[layer])
-            yield layers_torch.standardise(kernels) if self.config["standardise"] else kernels
+            yield layers_torch.standardise(kernels)
 
     def _layer(self, x: torch.Tensor, kernels: torch.Tensor, index: int) -> torch.Tensor:
-        layer = self.config["layers"][index]
         convolve = _grouped if self.options.convolution == "grouped" or len(x) == 1 else _matmul
-        y = convolve(x, kernels, layer["stride"])
-        scale, shift = self.norm_scale[index], self.norm_shift[index]
-        return layers_torch.finish(y, x, layer, scale, shift, self.config["norm_groups"], self.config["residual"])
+        y = convolve(x, kernels, self.config["strides"][index])
+        return layers_torch.finish(y, x, self.norm_scale[index], self.norm_shift[index], self.config["norm_groups"])
 
 
 def _grouped(x: torch.Tensor, kernels: torch.Tensor, stride: int) -> torch.Tensor:

@@ -17,18 +17,14 @@ def pad_same(x: torch.Tensor, size: int, stride: int) -> tuple[torch.Tensor, int
     return F.pad(x, pads), 0
 
 
-def finish(y: torch.Tensor, x: torch.Tensor, layer: dict, scale, shift, groups: int, residual: bool) -> torch.Tensor:
-    """Group normalisation, relu, residual and pooling of the convolution's output ``y``; ``x`` was its input."""
-    y = F.group_norm(y, math.gcd(layer["width"], groups), scale, shift, 1e-5)
+def finish(y: torch.Tensor, x: torch.Tensor, scale, shift, groups: int) -> torch.Tensor:
+    """Group normalisation, relu and residual of the convolution's output ``y``; ``x`` was its input."""
+    y = F.group_norm(y, math.gcd(y.shape[1], groups), scale, shift, 1e-5)
     if torch.is_grad_enabled():
         y = F.relu(y)
-        y = y + x if residual and y.shape == x.shape else y
-    else:
-        y = F.relu_(y)
-        y = y.add_(x) if residual and y.shape == x.shape else y
-    if layer["pool"] == 1:
-        return y
-    return (F.max_pool2d if layer["pool_kind"] == "max" else F.avg_pool2d)(y, layer["pool"])
+        return y + x if y.shape == x.shape else y
+    y = F.relu_(y)
+    return y.add_(x) if y.shape == x.shape else y
 
 
 def standardise(kernels: torch.Tensor) -> torch.Tensor:

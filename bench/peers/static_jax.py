@@ -11,10 +11,10 @@ def parameters(config: dict, weights: dict, *, baked: bool) -> dict:
 
     With ``baked`` (inference) the kernels are standardised here, once; :func:`forward` does it otherwise.
     """
-    layers = range(len(config["layers"]))
+    layers = range(len(config["strides"]))
     kernels = [jnp.asarray(weights[f"stored/{layer}"]).transpose(2, 3, 1, 0) for layer in layers]
     return {
-        "kernels": [standardise(k) for k in kernels] if baked and config["standardise"] else kernels,
+        "kernels": [standardise(k) for k in kernels] if baked else kernels,
         "scale": [jnp.asarray(weights[f"norm_scale/{layer}"]) for layer in layers],
         "shift": [jnp.asarray(weights[f"norm_shift/{layer}"]) for layer in layers],
         "head": jnp.asarray(weights["head"]),
@@ -25,35 +25,23 @@ def parameters(config: dict, weights: dict, *, baked: bool) -> dict:
 def forward(params: dict, images, config: dict, *, baked: bool):
     """Logits (N, classes) of images (N, H, W, C), uint8."""
     x = images.astype(jnp.float32) * (4.0 / 255.0) - 2.0
-    for index, spec in enumerate(config["layers"]):
-        kernel = params["kernels"][index]
-        if config["standardise"] and not baked:
-            kernel = standardise(kernel)
-        x = layer(x, kernel, params["scale"][index], params["shift"][index], spec, config)
+    layers = zip(params["kernels"], params["scale"], params["shift"], config["strides"], strict=True)
+    for kernel, scale, shift, stride in layers:
+        x = layer(x, kernel if baked else standardise(kernel), scale, shift, stride, config["norm_groups"])
     features = x.mean(axis=(1, 2))
     return features @ params["head"][: features.shape[1]] + params["head_bias"]
 
 
-def layer(x, kernel, scale, shift, spec: dict, config: dict):
-    """Convolution (one kernel (K, K, C_in, C_out) for the batch), group normalisation, relu, residual, pooling."""
-    y = jax.lax.conv_general_dilated(
-        x, kernel, (spec["stride"],) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    c = y.shape[-1]
-    groups = math.gcd(c, config["norm_groups"])
+def layer(x, kernel, scale, shift, stride: int, groups: int):
+    """Convolution (one kernel (K, K, C_in, C_out) for the batch), group normalisation, relu, residual."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    groups = math.gcd(y.shape[-1], groups)
     # Sums over pixels first, then over a group's channels: several times faster on a CPU than both at once.
     mean = _of_groups(y.mean(axis=(1, 2)), groups)
     factor = jax.lax.rsqrt(_of_groups(((y - mean) ** 2).mean(axis=(1, 2)), groups) + 1e-5) * scale
-    y = y * factor + (shift - mean * factor)
-    y = jax.nn.relu(y)
-    if config["residual"] and y.shape == x.shape:
-        y = y + x
-    if spec["pool"] == 1:
-        return y
-    window = (1, spec["pool"], spec["pool"], 1)
-    if spec["pool_kind"] == "max":
-        return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, window, window, "VALID")
-    return jax.lax.reduce_window(y, 0.0, jax.lax.add, window, window, "VALID") / spec["pool"] ** 2
+    y = jax.nn.relu(y * factor + (shift - mean * factor))
+    return y + x if y.shape == x.shape else y
 
 
 def _of_groups(per_channel, groups: int):

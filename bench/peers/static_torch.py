@@ -16,11 +16,11 @@ class StaticPuppet(nn.Module):
     def __init__(self, config: dict, weights: dict, *, baked: bool, channels_last: bool):
         super().__init__()
         self.config = config
-        self.standardise_always = config["standardise"] and not baked
+        self.baked = baked
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        count = len(config["layers"])
+        count = len(config["strides"])
         stored = [torch.from_numpy(weights[f"stored/{layer}"].copy()) for layer in range(count)]
-        if config["standardise"] and baked:
+        if baked:
             stored = [layers_torch.standardise(kernel) for kernel in stored]
         self.kernels = nn.ParameterList([nn.Parameter(k.contiguous(memory_format=self.layout)) for k in stored])
         copy = lambda name: nn.Parameter(torch.from_numpy(weights[name].copy()))  # noqa: E731
@@ -32,13 +32,10 @@ class StaticPuppet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8."""
         x = ((images.float() / 255.0 - 0.5) * 4.0).contiguous(memory_format=self.layout)
-        for index, layer in enumerate(self.config["layers"]):
-            kernel = self.kernels[index]
-            if self.standardise_always:
-                kernel = layers_torch.standardise(kernel)
-            padded, padding = layers_torch.pad_same(x, layer["kernel_size"], layer["stride"])
-            y = F.conv2d(padded, kernel, stride=layer["stride"], padding=padding)
-            scale, shift = self.norm_scale[index], self.norm_shift[index]
-            x = layers_torch.finish(y, x, layer, scale, shift, self.config["norm_groups"], self.config["residual"])
+        for index, stride in enumerate(self.config["strides"]):
+            kernel = self.kernels[index] if self.baked else layers_torch.standardise(self.kernels[index])
+            padded, padding = layers_torch.pad_same(x, kernel.shape[-1], stride)
+            y = F.conv2d(padded, kernel, stride=stride, padding=padding)
+            x = layers_torch.finish(y, x, self.norm_scale[index], self.norm_shift[index], self.config["norm_groups"])
         mean = x.mean((2, 3))
         return F.linear(F.pad(mean, (0, self.head.shape[1] - mean.shape[1])), self.head, self.head_bias)

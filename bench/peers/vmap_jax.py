@@ -16,7 +16,8 @@ def forward(model, images, config: dict):
         features = jnp.zeros((puppet.head[...].shape[0],))
         for index, kernel in enumerate(model.puppeteer(h)):
             scale, shift = puppet.norm_scale[index][...], puppet.norm_shift[index][...]
-            x = static_jax.layer(x, kernel.transpose(2, 3, 1, 0), scale, shift, config["layers"][index], config)
+            stride, groups = config["strides"][index], config["norm_groups"]
+            x = static_jax.layer(x, kernel.transpose(2, 3, 1, 0), scale, shift, stride, groups)
             mean = x.mean(axis=(0, 1, 2))
             mean = jnp.pad(mean, (0, len(features) - len(mean)))
             features = jnp.where(depth == index + 1, mean, features)

@@ -4,8 +4,11 @@ import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from puppet_jax.puppeteers.pooling import adaptive_average
 
 Channels = Literal["basis", "low_rank"]
 
@@ -20,8 +23,8 @@ class ChannelMatrices(nnx.Module):
     def __init__(
         self, kind: Channels, count: int, c_out: int, c_in: int, *, scale: float, rank: int = 1, rngs: nnx.Rngs
     ):
-        self.kind = kind
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape)  # noqa: E731
+        self.kind, self.count, self.rank, self.c_out, self.c_in = kind, count, rank, c_out, c_in
+        normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)  # noqa: E731
         if kind == "basis":
             self.matrices = nnx.Param(scale * normal(count, c_out, c_in))
         else:
@@ -29,5 +32,13 @@ class ChannelMatrices(nnx.Module):
             self.factor_out = nnx.Param(each * normal(count, c_out, rank))
             self.factor_in = nnx.Param(each * normal(count, rank, c_in))
 
-    def __call__(self) -> Float[Array, "count c_out c_in"]:
-        return self.matrices[...] if self.kind == "basis" else self.factor_out[...] @ self.factor_in[...]
+    def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
+        """The matrices, averaged down to these channels; of products the factors are, which comes to the same."""
+        if self.kind == "basis":
+            return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
+        left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
+        return left @ adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
+
+    def __str__(self) -> str:
+        what = "matrices" if self.kind == "basis" else f"products of rank {self.rank}"
+        return f"{self.count} {what}, {self.c_out}×{self.c_in}"

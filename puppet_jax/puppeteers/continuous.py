@@ -10,10 +10,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from puppet_jax.puppeteers.bilinear import combine
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
-from puppet_jax.puppeteers.combine import combine
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
-from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, scale
 from puppet_jax.schedule import step_size
@@ -44,6 +43,7 @@ class ContinuousPuppeteer(nnx.Module):
         conditioning: how the kernels depend on H. ``"depth"``: through s = l·dl(H). ``"none"``: s = l / L, the same
             kernels for every image.
         standardise: standardise each kernel before use.
+        numbers: l of each layer, where these are not all layers of the puppet; 1, 2, … otherwise.
         rngs: Flax random streams; ``params`` is used.
 
     Raises:
@@ -63,6 +63,7 @@ class ContinuousPuppeteer(nnx.Module):
         omega_depth: float | None = None,
         conditioning: Conditioning = "depth",
         standardise: bool = True,
+        numbers: Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
@@ -70,16 +71,18 @@ class ContinuousPuppeteer(nnx.Module):
             if value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
         omega_depth = omega if omega_depth is None else omega_depth
-        for name, value in (("omega", omega), ("omega_depth", omega_depth)):
-            if not value > 0:
-                raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {value}")
-        for name, value, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
-            if value not in get_args(allowed):
-                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {value!r}")
+        for name, frequency in (("omega", omega), ("omega_depth", omega_depth)):
+            if not frequency > 0:
+                raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {frequency}")
+        for name, kind, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
+            if kind not in get_args(allowed):
+                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {kind!r}")
         if standardise:
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
+        self.numbers = tuple(numbers or range(1, len(self.kernel_shapes) + 1))
         self.conditioned = conditioning != "none"
+        self.hidden = hidden
         self.network = CoordinateNetwork(hidden, hidden_layers, basis, omega=(omega, omega, omega_depth), rngs=rngs)
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
@@ -103,11 +106,7 @@ class ContinuousPuppeteer(nnx.Module):
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a matrix product then writes the kernels in their final order.
-        matrices = self.matrices()
-        pooled = {
-            (c_out, c_in): jnp.swapaxes(adaptive_average(matrices, (len(matrices), c_out, c_in)), 1, 2)
-            for c_out, c_in, _, _ in self.kernel_shapes
-        }
+        pooled = {shape[:2]: jnp.swapaxes(self.matrices(*shape[:2]), 1, 2) for shape in self.kernel_shapes}
         generate = _standardised if self.standardise else _plain
         kernels, start = [], 0
         for c_out, c_in, k, _ in self.kernel_shapes:
@@ -117,8 +116,14 @@ class ContinuousPuppeteer(nnx.Module):
             kernels.append(jnp.transpose(kernel.reshape(k, k, c_in, c_out), (3, 2, 0, 1)))
         return tuple(kernels)
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """What it consists of, in words, as a tuple of one."""
+        layers = len(self.kernel_shapes)
+        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, network of {self.hidden}",)
+
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
-        positions, layers = _tap_coordinates(self.kernel_shapes)
+        positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
         s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
         return self.network(jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1))
 
@@ -143,10 +148,10 @@ def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) ->
     return varying * factor + (level * factor)[:, None]
 
 
-def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of every tap of every layer, rows and columns of the kernel at equal steps over [−1, 1], and its layer."""
     positions, layers = [], []
-    for layer, (_, _, k, _) in enumerate(kernel_shapes, start=1):
+    for layer, (_, _, k, _) in zip(numbers, kernel_shapes, strict=True):
         axis = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
         y, x = np.meshgrid(axis, axis, indexing="ij")
         positions.append(np.stack([x.ravel(), y.ravel()], axis=1))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,11 @@ class CoordinateNetwork(nnx.Module):
     """
 
     def __init__(self, hidden: int, hidden_layers: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
-        uniform = lambda bound, *shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
-        self.weights, self.biases = nnx.List([]), nnx.List([])
+        def uniform(bound: Any, *shape: int) -> Array:
+            return jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
+
+        self.weights: nnx.List[nnx.Param] = nnx.List([])
+        self.biases: nnx.List[nnx.Param] = nnx.List([])
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise([len(omega)] + [hidden] * hidden_layers)):
             # Sitzmann et al. §3.2: arguments of the sines spread over ω, then of unit variance.
             bound = jnp.asarray(omega, jnp.float32)[:, None] / fan_in if layer == 0 else math.sqrt(6.0 / fan_in)

@@ -1,7 +1,7 @@
 """The protocol every source of kernels keeps: ``puppeteer(h) -> kernels``."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -39,7 +39,7 @@ def check_kernel_shapes(kernel_shapes: Sequence[KernelShape], caller: str) -> tu
             raise ValueError(
                 f"{caller}: kernel_shapes of layer {layer} must be (C_out, C_in, K, K), all positive, got {shape}"
             )
-    return shapes
+    return cast(tuple[KernelShape, ...], shapes)
 
 
 def check_complexity(h: Real[ArrayLike, ""], caller: str) -> Float[Array, ""]:

@@ -33,7 +33,7 @@ class StoredPuppeteer(nnx.Module):
         self.conditioned = False
         self.kernels = nnx.List(
             [
-                nnx.Param(jax.random.normal(rngs.params(), shape) * math.sqrt(2.0 / math.prod(shape[1:])))
+                nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * math.sqrt(2.0 / math.prod(shape[1:])))
                 for shape in self.kernel_shapes
             ]
         )

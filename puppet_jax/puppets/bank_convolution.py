@@ -245,6 +245,20 @@ def _shape(which, left, middle, right, sets, geo):
     return (sets, *geo.kernel, left.shape[-1], middle.shape[-1])
 
 
+def compiled(primitive):
+    """What evaluates a primitive on arrays: its lowering, compiled."""
+
+    @functools.cache
+    def program(**static):
+        return jax.jit(lambda *operands: primitive.bind(*operands, **static))
+
+    def run(*operands, **static):
+        with jax.disable_jit(False):  # else the program would be this function again
+            return program(**static)(*operands)
+
+    return run
+
+
 def _shared(which):
     """A bank of one kernel: one ordinary convolution."""
     if which == 2:
@@ -257,11 +271,7 @@ def _make(which, name):
     primitive = Primitive(name)
     place = 2 if which == 2 else 1  # of the index among the operands
 
-    @functools.cache
-    def compiled(**static):
-        return jax.jit(lambda *operands: primitive.bind(*operands, **static))
-
-    primitive.def_impl(lambda *operands, **static: compiled(**static)(*operands))
+    primitive.def_impl(compiled(primitive))
     primitive.def_abstract_eval(
         lambda *operands, geometry, sets, lowering: operands[0].update(shape=_shape(which, *operands, sets, geometry))
     )

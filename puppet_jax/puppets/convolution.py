@@ -24,7 +24,7 @@ class Choice(NamedTuple):
             refused by the C++ program for CPUs when it runs, and is taken for the last kernel elsewhere.
     """
 
-    index: Int[Array, ""]
+    index: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.index, which nothing asks of a Choice
     bank: Float[Array, "sets k_h k_w c_in c_out"]
 
     def astype(self, dtype: DTypeLike) -> "Choice":
@@ -58,8 +58,9 @@ def convolve(
     Raises:
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
-    options = {"stride": stride, "padding": padding, "layout": layout, "lowering": lowering}
-    image, index, bank, static = operands_of(image, kernel, **options)
+    image, index, bank, static = operands_of(
+        image, kernel, stride=stride, padding=padding, layout=layout, lowering=lowering
+    )
     return forward_p.bind(image, index, bank, **static)[0]
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape
-from puppet_jax.puppets.batch_norm import ImageNorm, RunningNorm
 from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.puppets.stand_in import stand_in
 
-Apply = Callable[[nnx.Module, Array, nnx.Rngs], Array]
-"""(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes)."""
+Apply = Callable[[Any, Array, Any], Any]
+"""(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes), or any tree of arrays (1, …)."""
 
-_NORMS = (ImageNorm, RunningNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
+_NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,47 +41,56 @@ class GeneratedKernel:
         return np.full((), np.nan, self.dtype)
 
 
-class InPlaceOf(nnx.Module):
-    """What stands in a block's place, and answers for it when the module around asks for an attribute."""
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """What stands for the result of a block that an image skips.
 
-    def __init__(self, block: nnx.Module):
-        self.block = block
-
-    def __getattr__(self, name: str):
-        if name.startswith("_") or "block" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.block, name)
-
-
-class Gate(InPlaceOf):
-    """A block that an image goes through if its depth reaches the block's level, and passes unchanged if not.
-
-    Args:
-        block: any module whose result has its first argument's shape and dtype.
-        level: the least depth D that runs it.
+    Attributes:
+        kind: ``"argument"``, the block's first argument; ``"zero"``, where the forward adds or appends the result to
+            something; ``"appended"``, the argument and zeros for what the block appends to it.
+        axis, before, after: of what is appended, along which axis and how much on either side of the argument.
     """
 
-    def __init__(self, block: nnx.Module, level: int):
-        super().__init__(block)
-        self.level = level
-        self.where = None
+    kind: Literal["argument", "zero", "appended"] = "argument"
+    axis: int = 0
+    before: int = 0
+    after: int = 0
 
-    def __call__(self, x, *args, **kwargs):
-        depth, deepest = self.where()
-        if isinstance(depth, int):
-            return self.block(x, *args, **kwargs) if depth >= self.level else x
-        graphdef, state = nnx.split(self.block)
+    def result(self, x: Array, like: jax.ShapeDtypeStruct) -> Array:
+        """It, for an argument and a result that would look ``like`` this."""
+        if self.kind == "argument":
+            return x
+        if self.kind == "zero":
+            return jnp.zeros(like.shape, like.dtype)
+        around = [(self.before, self.after) if axis == self.axis else (0, 0) for axis in range(x.ndim)]
+        return jnp.pad(x, around)
 
-        def run(x):
-            # Made anew inside the branch, where its random streams may count; streams that blocks share must differ.
-            block = nnx.merge(graphdef, state, copy=True)
-            for stream in streams(block):
-                stream.key[...] = jax.random.fold_in(stream.key[...], self.level)
-            return block(x, *args, **kwargs)
 
-        # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
-        y = run(x) if deepest is None else lax.cond(deepest >= self.level, run, lambda x: x, x)
-        return jnp.where(depth >= self.level, y, x)
+def gate(block: Any, level: int, skip: Skip) -> None:
+    """From now on an image goes through the block if its depth D reaches ``level``, the least that runs it."""
+    block.puppet_gate = nnx.static((level, skip))
+    block.puppet_depths = None
+    stand_in(block, _gated)
+
+
+def _gated(module, own, x, *args, **kwargs):
+    level, skip = module.puppet_gate
+    depth, deepest = module.puppet_depths()
+    graphdef, state = nnx.split(module)
+
+    def run(x):
+        # Made anew inside the branch, where its random streams may count; streams that blocks share must differ.
+        block = nnx.merge(graphdef, state, copy=True)
+        for stream in streams(block):
+            stream.key[...] = jax.random.fold_in(stream.key[...], level)
+        return own(block, x, *args, **kwargs)
+
+    if isinstance(depth, int):
+        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, jax.eval_shape(run, x))
+    like = jax.eval_shape(run, x)
+    # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
+    y = run(x) if deepest is None else lax.cond(deepest >= level, run, lambda x: skip.result(x, like), x)
+    return jnp.where(depth >= level, y, skip.result(x, like))
 
 
 class ForeignPuppet(nnx.Module):
@@ -91,15 +100,17 @@ class ForeignPuppet(nnx.Module):
     kernels: biases, normalisation, dense layers, and convolutions that cannot be generated.
 
     Args:
-        body: the module, its kernels replaced by :class:`GeneratedKernel` and its blocks by :class:`Gate`.
+        body: the module, its kernels replaced by :class:`GeneratedKernel`, its blocks with a :func:`gate`.
         kernel_shapes: (C_out, C_in / groups, K, K) of each convolution, in the order of their first calls.
         names: where each of them stands in the module, such as ``"stages.0.conv1"``.
         levels: the least depth D that uses each of them.
         sequences: of each sequence of blocks, the level of each block; ``()`` if no block is ever skipped.
+        blocks: of each of these blocks, its name and its level.
+        always: convolutions that every image runs: (name, reason).
         max_depth: L, the number of depths.
         kept: convolutions that stay stored: (name, reason).
         image_shape: (H, W, C) the module was traced on.
-        num_classes: number of logits.
+        num_classes: number of logits; ``None`` if the module returns something else than logits (1, num_classes).
         apply: how the module is called.
         stream: random stream for modules that draw, else ``None``.
         deterministic: whether random streams stand still from one call to the next.
@@ -113,10 +124,12 @@ class ForeignPuppet(nnx.Module):
         names: tuple[str, ...],
         levels: tuple[int, ...],
         sequences: tuple[tuple[int, ...], ...],
+        blocks: tuple[tuple[str, int], ...],
+        always: tuple[tuple[str, str], ...],
         max_depth: int,
         kept: tuple[tuple[str, str], ...],
         image_shape: tuple[int, int, int],
-        num_classes: int,
+        num_classes: int | None,
         apply: Apply,
         stream: nnx.RngStream | None,
         deterministic: bool,
@@ -126,6 +139,8 @@ class ForeignPuppet(nnx.Module):
         self.names = names
         self.levels = levels
         self.sequences = sequences
+        self.blocks = blocks
+        self.always = always
         self.max_depth = max_depth
         self.kept = kept
         self.image_shape = image_shape
@@ -143,8 +158,8 @@ class ForeignPuppet(nnx.Module):
         deepest: Int[Array, ""] | None = None,
         sample: Int[Array, ""] | int = 0,
         lowering: str | None = None,
-    ) -> Float[Array, " num_classes"]:
-        """Logits of one image.
+    ) -> Any:
+        """What the module returns for one image, without the batch's axis; floats are float32. Logits, mostly.
 
         Args:
             image: float in [0, 1].
@@ -160,21 +175,21 @@ class ForeignPuppet(nnx.Module):
         self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
         # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
         body = nnx.clone(self.body)
-        for _, module in nnx.iter_modules(body):
+        modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
+        for _, module in modules:
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
                 module.conv_general_dilated = functools.partial(
                     convolution, kernels[module.kernel.index], lowering=lowering
                 )
-            elif isinstance(module, Gate):
-                module.where = lambda: (depth, deepest)
+            if hasattr(module, "puppet_gate"):
+                module.puppet_depths = lambda: (depth, deepest)
         rngs = None
         if self.stream is not None:
             own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
             rngs = nnx.Rngs(own(self.stream.key[...]))
             for stream in streams(body):
                 stream.key[...] = own(stream.key[...])
-        logits = self.apply(body, image[None], rngs)
-        return logits[0].astype(jnp.float32)
+        return jax.tree.map(_first, self.apply(body, image[None], rngs))
 
     def batch(
         self,
@@ -184,15 +199,20 @@ class ForeignPuppet(nnx.Module):
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
-    ) -> Float[Array, "b num_classes"]:
-        """Logits of images that choose their kernels from a bank; blocks beyond their deepest are not computed.
+    ) -> Any:
+        """What the module returns for images that choose their kernels from a bank.
+
+        Blocks beyond the deepest image are not computed.
 
         Arguments as for :meth:`PlainPuppet.batch`.
         """
         own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
         kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        return jax.vmap(one, in_axes=(0, (Choice(0, None),) * len(kernels), 0, 0))(images, kernels, depths, samples)
+        of_all: Any = None  # the bank is shared, the index an image's own
+        along: Any = 0
+        axes = (0, (Choice(along, of_all),) * len(kernels), 0, 0)
+        return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
 
     def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
         return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
@@ -234,6 +254,10 @@ def streams(module: nnx.Module) -> list[nnx.RngStream]:
     return [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)]
 
 
+def _first(output: Array) -> Array:
+    return output[0].astype(jnp.float32) if jnp.issubdtype(output.dtype, jnp.floating) else output[0]
+
+
 def _shape(kernel):
     if isinstance(kernel, Choice):
         _, k_h, k_w, c_in, c_out = kernel.bank.shape
@@ -272,7 +296,8 @@ def convolution(
     plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
     if plain and {*lhs_dilation, *rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
-        run = functools.partial(convolve, kernel=own, stride=tuple(strides), padding=padding, lowering=lowering)
+        stride = strides[0], strides[1]
+        run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))

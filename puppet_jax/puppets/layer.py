@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.bank_convolution import default_lowering, forward_p
+from puppet_jax.puppets.bank_convolution import compiled, default_lowering, forward_p
 from puppet_jax.puppets.convolution import Choice, operands_of
 from puppet_jax.puppets.group_norm import group_norm
 
@@ -77,11 +77,6 @@ layer_p = Primitive("puppet_layer")
 layer_p.multiple_results = True
 
 
-@functools.cache
-def _compiled(**static):
-    return jax.jit(lambda *operands: layer_p.bind(*operands, **static))
-
-
 def _lower(platform):
     def run(*operands, geometry, sets, lowering, groups, relu, residual):
         images, bank, scale = operands[0], operands[2], operands[3]
@@ -125,7 +120,7 @@ def _jvp(primals, tangents, **static):
     return jax.jvp(parts, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))
 
 
-layer_p.def_impl(lambda *operands, **static: _compiled(**static)(*operands))
+layer_p.def_impl(compiled(layer_p))
 layer_p.def_abstract_eval(
     lambda images, index, bank, scale, shift, **static: [
         images.update(shape=(images.shape[0], *static["geometry"].output, bank.shape[-1])),

@@ -12,7 +12,7 @@ from puppet_jax.puppeteers.protocol import KernelShape
 
 
 class LayeredPuppet(nnx.Module):
-    """Parameters and checks; subclasses say how an image goes through, and have ``max_depth``.
+    """Parameters and checks; subclasses say how an image goes through, and what ``max_depth`` is.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each convolution.
@@ -23,6 +23,8 @@ class LayeredPuppet(nnx.Module):
     Raises:
         ValueError: a size below 1.
     """
+
+    max_depth: int
 
     def __init__(
         self,
@@ -46,10 +48,11 @@ class LayeredPuppet(nnx.Module):
         self.num_classes = num_classes
         self.norm_groups = norm_groups
         self.dtype = jnp.dtype(dtype)
-        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1])) for shape in kernel_shapes])
-        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1])) for shape in kernel_shapes])
-        self.head = nnx.Param(jax.random.normal(rngs.params(), (features, num_classes)) / math.sqrt(features))
-        self.head_bias = nnx.Param(jnp.zeros((num_classes,)))
+        self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1], jnp.float32)) for shape in kernel_shapes])
+        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1], jnp.float32)) for shape in kernel_shapes])
+        draw = jax.random.normal(rngs.params(), (features, num_classes), jnp.float32)
+        self.head = nnx.Param(draw / math.sqrt(features))
+        self.head_bias = nnx.Param(jnp.zeros((num_classes,), jnp.float32))
 
     def advance(self) -> None:
         """Do nothing: there are no random streams."""

@@ -57,6 +57,7 @@ class PlainPuppet(LayeredPuppet):
         if len(layers) == 0:
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
         self.layers = tuple(layers)
+        self.max_depth = len(self.layers)
         self.residual = residual
         super().__init__(
             kernel_shapes(self.layers, in_channels),
@@ -68,11 +69,6 @@ class PlainPuppet(LayeredPuppet):
             dtype=dtype,
             rngs=rngs,
         )
-
-    @property
-    def max_depth(self) -> int:
-        """D_max, the number of layers."""
-        return len(self.layers)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -128,7 +124,7 @@ class PlainPuppet(LayeredPuppet):
         """
         del samples
         x = stem(images, self.dtype)
-        features = jnp.zeros((images.shape[0], self.head[...].shape[0]))
+        features = jnp.zeros((images.shape[0], self.head[...].shape[0]), jnp.float32)
         for place, kernels in enumerate(bank):
             # Images that have left choose no kernel, and cost nothing where the convolution sees that.
             own = jnp.where(depths > place, indices[place], -1)
@@ -163,8 +159,16 @@ class PlainPuppet(LayeredPuppet):
         normalisation, activation, residual, pooling; and its mean over the map, padded to the widest layer."""
         spec = self.layers[index]
         norm = self.norm_scale[index][...], self.norm_shift[index][...]
-        options = {"groups": self.norm_groups, "dtype": self.dtype, "residual": self.residual, "lowering": lowering}
-        y, mean = layer(x, kernel, *norm, stride=spec.stride, **options)
+        y, mean = layer(
+            x,
+            kernel,
+            *norm,
+            stride=spec.stride,
+            groups=self.norm_groups,
+            dtype=self.dtype,
+            residual=self.residual,
+            lowering=lowering,
+        )
         if spec.pool > 1:
             y = pool(y, spec.pool, spec.pool_kind)
             mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)

@@ -1,7 +1,7 @@
 """The protocol every puppet keeps: a CNN that takes its kernels from outside, for one image and for a batch."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -17,11 +17,13 @@ class Puppet(Protocol):
         kernel_shapes: (C_out, C_in, K, K) of each kernel, in the order in which they are used.
         levels: the least depth D that uses each of them; the least level is 1.
         max_depth: the greatest depth.
-        num_classes: number of logits.
+        num_classes: number of logits; ``None`` for a puppet that returns something else, any tree of arrays.
     """
 
     kernel_shapes: tuple[KernelShape, ...]
-    num_classes: int
+
+    @property
+    def num_classes(self) -> int | None: ...
 
     @property
     def max_depth(self) -> int: ...
@@ -29,9 +31,7 @@ class Puppet(Protocol):
     @property
     def levels(self) -> tuple[int, ...]: ...
 
-    def __call__(
-        self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
-    ) -> Float[Array, " num_classes"]:
+    def __call__(self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int) -> Any:
         """Logits of one image with its own kernels; layers beyond its depth do not reach them."""
         ...
 
@@ -43,7 +43,7 @@ class Puppet(Protocol):
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
-    ) -> Float[Array, "b num_classes"]:
+    ) -> Any:
         """Logits of images that choose their kernels from a bank; layers beyond the deepest are not computed.
 
         Args:

@@ -7,6 +7,7 @@ XLA's matrix products (``"gathered"`` in ``puppet_jax/puppets/bank_convolution.p
 import ctypes
 import functools
 import importlib.machinery
+import warnings
 from pathlib import Path
 
 import jax
@@ -30,9 +31,12 @@ def available() -> bool:
     if not found:
         return False
     library = ctypes.CDLL(str(found[0]))
-    for name in (*_MAPS, "layer"):
-        handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
-        jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
+    names = [f"puppet_jax_{name}" for name in (*_MAPS, "layer")]
+    if not all(hasattr(library, name) for name in names):  # an older version's, built in place
+        warnings.warn(f"{found[0].name} is of another version and not used; install puppet-jax again", stacklevel=2)
+        return False
+    for name in names:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return True
 
 

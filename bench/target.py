@@ -1,0 +1,53 @@
+"""A figure over rounds, and the target it is held to: one row of a result, and of the table that a command prints."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from bench.table import markdown
+
+QUARTILES = (0.25, 0.75)
+LEAST_TO_GREATEST = (0.0, 1.0)
+
+
+def spread(values: Sequence[float], quantiles: tuple[float, float] = QUARTILES) -> dict:
+    """Median and two quantiles of the rounds' values, and the values.
+
+    Raises:
+        ValueError: no rounds.
+    """
+    if len(values) == 0:
+        raise ValueError("values: expected one round at least")
+    low, median, high = (float(np.quantile(values, q)) for q in (quantiles[0], 0.5, quantiles[1]))
+    return {"median": median, "low": low, "high": high, "rounds": [float(each) for each in values]}
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> dict:
+    """The spread of over[i] / under[i]: both of a round were measured seconds apart, under the same conditions.
+
+    Raises:
+        ValueError: no rounds, or not as many of one as of the other.
+    """
+    if len(over) != len(under):
+        raise ValueError(f"ratio: expected as many rounds of both, got {len(over)} and {len(under)}")
+    return spread(np.divide(over, under))
+
+
+def row(what: str, found: dict, sense: Literal[">=", "<="] | None = None, target: float | None = None) -> dict:
+    """A spread under its name; with a target, whether its median reaches it."""
+    reached = None if target is None else found["median"] >= target if sense == ">=" else found["median"] <= target
+    return {"what": what, **found, "sense": sense, "target": target, "reached": reached}
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Rows as Markdown."""
+    lines = []
+    for each in rows:
+        goal = ("", "")
+        if each["target"] is not None:
+            goal = f"{each['sense']} {each['target']:g}", "reached" if each["reached"] else "missed"
+        where = each.get("measurement", "")
+        value = f"{each['median']:.3g} ({each['low']:.3g} to {each['high']:.3g})"
+        lines.append((each["what"], where, value, *goal))
+    return markdown(("", "in", "median (low to high)", "target", ""), lines)

@@ -1,0 +1,280 @@
+"""Nets with the traits of those in model zoos: which parts are skipped, what may be returned, what is refused."""
+
+import dataclasses
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from puppetized import FULL, holding_its_own, images_of, original, puppet_of, stored
+from small import close, drawn
+
+import puppet_jax as pj
+
+
+def conv(c_in, c_out, k=3, **options):
+    return nnx.Conv(c_in, c_out, (k, k), rngs=nnx.Rngs(0), **options)
+
+
+class Net(nnx.Module):
+    """A stem, ``parts`` by name, and what ``forward`` does with them."""
+
+    def __init__(self, forward, c_in=3, width=4, **parts):
+        self.forward = forward
+        self.stem = conv(c_in, width)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def __call__(self, x):
+        return self.forward(self, self.stem(x)).mean((1, 2))
+
+
+class Branch(nnx.Module):
+    def __init__(self, c_in=4, c_out=4, returns=lambda x, y: y):
+        self.conv = conv(c_in, c_out, use_bias=False)
+        self.returns = returns
+
+    def __call__(self, x):
+        return self.returns(x, nnx.tanh(self.conv(x)))
+
+
+def append(x, y):
+    return jnp.concatenate([x, y], -1)
+
+
+def dense(net, x):
+    for i in range(3):
+        y = nnx.relu(net.squeeze[i](x))
+        x = append(x, net.grow[i](y))
+    return x
+
+
+def in_turn(net, x):
+    for layer in net.layers:
+        x = layer(x)
+    return x
+
+
+def added(net, x):
+    for layer in net.layers:
+        x = x + 0.5 * layer(x) if isinstance(layer, Branch) else layer(x)
+    return x
+
+
+def multiplied(net, x):
+    for layer in net.layers:
+        x = x * nnx.sigmoid(layer(x))
+    return x
+
+
+def numbered(net, x):
+    return net.block3(net.block2(net.block1(x)))
+
+
+def three(make):
+    return nnx.List([make(i) for i in range(3)])
+
+
+# What is left with the second and third block skipped, of a forward on the stem's result.
+CASES = {
+    "numbered": (
+        lambda: Net(numbered, **{f"block{i}": Branch(returns=jnp.add) for i in (1, 2, 3)}),
+        "block1 block2 block3",
+        lambda net, x: net.block1(x),
+    ),
+    "added outside": (
+        lambda: Net(added, layers=three(lambda i: Branch())),
+        "layers.0 layers.1 layers.2",
+        lambda net, x: x + 0.5 * net.layers[0](x),
+    ),
+    "convolutions": (
+        lambda: Net(in_turn, layers=nnx.List([conv(4, 4), nnx.relu, conv(4, 4), nnx.relu, conv(4, 4)])),
+        "layers.0 layers.2 layers.4",
+        lambda net, x: nnx.relu(net.layers[0](x)),
+    ),
+    "dense": (
+        lambda: Net(
+            dense,
+            squeeze=three(lambda i: conv(4 + 2 * i, 3, 1)),
+            grow=three(lambda i: conv(3, 2, use_bias=False)),
+        ),
+        "grow.0 grow.1 grow.2",
+        lambda net, x: jnp.pad(append(x, net.grow[0](nnx.relu(net.squeeze[0](x)))), ((0, 0), (0, 0), (0, 0), (0, 4))),
+    ),
+    "dense layers": (
+        lambda: Net(in_turn, layers=three(lambda i: Branch(4 + 2 * i, 2, append))),
+        "layers.0 layers.1 layers.2",
+        lambda net, x: jnp.pad(net.layers[0](x), ((0, 0), (0, 0), (0, 0), (0, 4))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_skipped_block_is_a_branch_that_is_zero(name):
+    make, blocks, shallow = CASES[name]
+    net = drawn(make)
+    model = holding_its_own(net, batch_norm=None)
+    puppet, kernels = model.puppet, model.puppeteer(0.0)
+    assert [block for block, _ in puppet.blocks] == blocks.split()
+    assert puppet.sequences == ((1, 2, 3),)
+    if name == "dense":  # what a skipped layer alone needs is skipped with it
+        assert dict(zip(puppet.names, puppet.levels, strict=True))["squeeze.2"] == 3
+    images = images_of(3) / np.float32(255)
+    runs = jax.jit(lambda image, d: puppet(image, kernels, d))
+    assert close(runs(images[0], 3), original(net, images[:1])[0], 1e-5)
+    expected = shallow(net, net.stem(images[:1])).mean((1, 2))[0]
+    assert close(runs(images[0], 1), expected, 1e-5)
+    assert close(jax.jit(lambda image: puppet(image, kernels, 1))(images[0]), expected, 1e-5)
+
+
+def test_what_always_runs_is_told_with_the_reason():
+    puppet = puppet_of(Net(multiplied, layers=three(lambda i: Branch())), stored, batch_norm=None).puppet
+    assert puppet.blocks == ()
+    reasons = dict(puppet.always)
+    assert "no list" in reasons["stem"]
+    assert "meets its argument again (mul)" in reasons["layers.1.conv"]
+    with pytest.raises(ValueError, match=r"'layers.1' in blocks cannot be skipped: outside of it"):
+        puppet_of(Net(multiplied, layers=three(lambda i: Branch())), stored, blocks=["layers"])
+
+
+def by_class(net, x):
+    for layer in net.layers:
+        x = nnx.relu(layer(x)) if type(layer) is nnx.BatchNorm else layer(x)
+    return x
+
+
+def reads_kernel(net, x):
+    return net.layers[0](x) + jnp.mean(net.layers[0].kernel[...])
+
+
+def test_a_forward_that_looks_at_what_is_replaced_is_refused():
+    for forward in (by_class, reads_kernel):
+        net = Net(forward, layers=nnx.List([conv(4, 4), nnx.BatchNorm(4, rngs=nnx.Rngs(0))]))
+        net.eval()
+        with pytest.raises(ValueError, match=r"own kernels the puppet is off by .* type\(layer\) is nnx.BatchNorm"):
+            puppet_of(net, stored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    widths: list
+    scale: float = 0.1
+
+
+class Scaled(nnx.Module):
+    """Depthwise 7×7, squeeze and excitation, layer scale; takes further arguments."""
+
+    def __init__(self, cfg):
+        self.config = cfg
+        width = cfg.widths[0]
+        self.depthwise = conv(width, width, 7, feature_group_count=width)
+        self.down, self.up = conv(width, 2, 1), conv(2, width, 1)
+        self.gamma = nnx.Param(cfg.scale * jnp.ones(width))
+
+    def __call__(self, x, *, key, train):
+        y = self.depthwise(x)
+        y = y * nnx.sigmoid(self.up(nnx.relu(self.down(y.mean((1, 2), keepdims=True)))))
+        y = y * jax.random.bernoulli(key, 0.9, y.shape) if train else y
+        return x + self.gamma[...] * y
+
+
+class Pixels(nnx.Module):
+    """Two scales with a skip between them, an answer for each pixel and one for the image."""
+
+    def __init__(self, cfg):
+        self.config, self.settings = cfg, {"widths": cfg.widths}
+        self.stem = conv(3, 4)
+        self.blocks = nnx.List([Scaled(cfg) for _ in range(2)])
+        self.merge = conv(8, 2)
+        self.head = conv(4, 3, 1)
+
+    def __call__(self, x, key, train=False):
+        first = self.stem(x)
+        x = nnx.max_pool(first, (2, 2), strides=(2, 2))
+        for block in self.blocks:
+            x = block(x, key=key, train=train)
+        up = jax.image.resize(x, first.shape, "nearest")
+        return {"mask": self.merge(append(first, up)), "heads": [self.head(x).mean((1, 2)), x.argmax(-1)]}
+
+
+def call(module, images, rngs):
+    return module(images, rngs.params() if rngs else None)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    net = drawn(lambda: Pixels(Config([4, 4])))
+    return net, holding_its_own(net, batch_norm=None, apply=call, measurement=FULL)
+
+
+def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
+    net, model = pixels
+    images = images_of(3)[:3]
+    expected = nnx.jit(lambda net, x: call(net, x, None))(net, images / np.float32(255))
+    found = model(images)
+    assert close(found, expected)
+    assert found["mask"].shape == (3, 8, 8, 2)
+    assert found["heads"][1].dtype == jnp.int32
+    assert (model.puppet.num_classes, model.max_depth, len(model.puppet.blocks)) == (None, 2, 2)
+    assert close(model(images[0]), jax.tree.map(lambda rows: rows[0], expected))
+    assert close(jax.vmap(model)(images), expected)
+    predict = pj.compile_predict(model, chunk=2)
+    assert close(predict(images).logits, expected)
+    pj.export(predict, tmp_path / "pixels", image_shape=(8, 8, 3), platforms=("cpu",))
+    assert close(pj.load(tmp_path / "pixels")(images).logits, expected)
+    with pytest.raises(ValueError, match="classes name logits"):
+        pj.export(predict, tmp_path / "pixels", image_shape=(8, 8, 3), classes=["a", "b"])
+
+
+def test_it_is_trained_saved_and_restored(pixels, tmp_path):
+    model = nnx.clone(pixels[1])
+    images = images_of(3)[:3]
+    optimiser = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    step = nnx.jit(nnx.value_and_grad(lambda model: jnp.mean(model(images)["mask"] ** 2)))
+    losses = []
+    for _ in range(2):
+        loss, gradient = step(model)
+        optimiser.update(model, gradient)
+        losses.append(float(loss))
+    assert losses[1] < losses[0]
+    graphdef, state = nnx.split(model)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", nnx.to_pure_dict(state))
+    with ocp.StandardCheckpointer() as checkpointer:
+        nnx.replace_by_pure_dict(state, checkpointer.restore(tmp_path / "state"))
+    assert close(nnx.merge(graphdef, state)(images), model(images), 1e-6)
+
+
+# ---- Sizes
+
+
+def test_sizes_are_solved_for():
+    widths = (8, 16, 32, 64)
+    shapes = [(b, a, 3, 3) for a, b in itertools.pairwise(widths)] + [(64, 64, 3, 3)] * 4 + [(64, 1, 5, 5)]
+    for compression in (4, 10):
+        made = pj.model.continuous_of(shapes, compression=compression, rngs=nnx.Rngs(0))
+        stored_count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
+        kernels = sum(map(np.prod, shapes))
+        assert 0.7 * kernels < compression * stored_count <= kernels
+        assert sorted(i for group in made.groups for i in group) == list(range(len(shapes)))
+        assert len(made.sizes) == len(made.groups) > 1
+    assert tuple(kernel.shape for kernel in made(jnp.float32(6.0))) == tuple(shapes)
+    model = pj.create("puppet_s", compression=20, rngs=nnx.Rngs(0))
+    assert 20 <= pj.summary(model).kernel_compression < 26
+    assert model.puppeteer.sizes[-1] in str(pj.summary(model))
+
+
+def test_a_puppet_larger_than_its_module_is_not_built_silently():
+    net = Net(in_turn, layers=nnx.List([conv(4, 4)]))
+    with pytest.warns(UserWarning, match=r"puppetize: .* stores [\d,]+ parameters for kernels that have 252"):
+        puppet_of(net, batch_norm=None, puppeteer_options={"basis": 64})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        puppet_of(net, "stored", batch_norm=None)
+    with pytest.raises(ValueError, match="give one or the other"):
+        pj.create("puppet_s", compression=10, puppeteer_options={"rank": 1}, rngs=nnx.Rngs(0))

@@ -1,0 +1,74 @@
+"""JAX's own settings, and arrays as callers have them."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from small import close, images_of, model_of
+
+import puppet_jax as pj
+
+SETTINGS = {
+    "x64": lambda: jax.enable_x64(True),
+    "disable_jit": jax.disable_jit,
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "leaks": jax.checking_leaks,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_answers_under_jaxs_settings(name):
+    for puppet in ("plain", "foreign"):
+        model, images = model_of(puppet), np.asarray(images_of())[:3]
+        expected, complexity = model(images), pj.complexity(images)
+        with SETTINGS[name]():
+            found, measured = model(images), pj.complexity(images)
+        assert found.dtype == measured.dtype == jnp.float32
+        assert close(found, expected)
+        assert close(measured, complexity)
+
+
+def test_images_on_a_mesh_of_explicit_axes():
+    mesh = jax.make_mesh((1,), ("batch",))
+    model, images = model_of("staged"), images_of()[:4]
+    there = jax.device_put(images, NamedSharding(mesh, PartitionSpec("batch")))
+    predict = pj.compile_predict(model)
+    for around in (contextlib.nullcontext(), jax.set_mesh(mesh)):
+        with around:
+            assert close(pj.complexity(there), pj.complexity(images))
+            assert close(model(there), model(images))
+            assert close(predict(there), predict(images))
+
+
+def test_a_buffer_may_be_filled_again():
+    memory = np.empty(4096 + 512 * 128, np.uint8)  # at a page: JAX would not copy it
+    buffer = memory[-memory.ctypes.data % 4096 :][: 512 * 128].reshape(512, 8, 8, 2)
+    model = model_of("plain")
+    predict = pj.compile_predict(model)
+    batches = [np.random.default_rng(i).integers(0, 256, buffer.shape, np.uint8) for i in range(4)]
+    for answer in (model, lambda images: predict(images).logits, pj.complexity):
+        expected, found = [answer(batch.copy()) for batch in batches], []
+        for batch in batches:
+            buffer[:] = batch
+            found.append(answer(buffer))
+        assert close(found, expected, 1e-6)
+
+
+def test_floats_near_one_and_foreign_bytes(tmp_path):
+    image = np.linspace(-9e-7, 1.0000009, 128, dtype=np.float32).reshape(8, 8, 2)
+    pj.complexity(image)
+    with pytest.raises(ValueError, match=r"got values from 0 to 1\.0000\d+;"):
+        pj.complexity(np.full((8, 8, 2), 1.00001, np.float32) * np.eye(8, dtype=np.float32)[:, :, None])
+    model = model_of("plain")
+    pj.export(pj.compile_predict(model), tmp_path / "m", image_shape=(8, 8, 2), dtype="float32", platforms=("cpu",))
+    loaded = pj.load(tmp_path / "m")
+    for call in (model, pj.complexity, loaded):
+        assert close(call(image.astype(">f4")), call(image), 1e-6)
+    with pytest.raises(TypeError) as error:
+        loaded(np.zeros((8, 8, 2), np.float64))
+    assert "export" not in str(error.value).partition("convert")[2]
