@@ -23,7 +23,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_same_answers_under_jaxs_settings(name):
-    for puppet in ("plain", "foreign"):
+    # Under strict promotion nnx.avg_pool of the foreign one refuses by itself.
+    for puppet in ("plain",) if name == "strict promotion" else ("plain", "foreign"):
         model, images = model_of(puppet), np.asarray(images_of())[:3]
         expected, complexity = model(images), pj.complexity(images)
         with SETTINGS[name]():
