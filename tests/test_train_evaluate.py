@@ -1,6 +1,7 @@
 """``python -m train eval``: the run's own numbers again, and NumPy's."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def test_the_numbers_are_numpys(tmp_path, capsys):
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"evaluated_on": "test", "test_images": "355"}', "\0"])
 def test_a_damaged_summary_is_no_report(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
-    assert evaluate._reported(tmp_path, "test", 355) is None
+    run = types.SimpleNamespace(folder=tmp_path, released=None)
+    assert evaluate._reported(run, "test", 355) is None
 
 
 def test_images_that_the_run_was_trained_on_are_called_so(run, capsys):

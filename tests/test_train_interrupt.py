@@ -1,5 +1,6 @@
 """Signals: noted, agreed to end by, and the handlers before put back."""
 
+import functools
 import signal
 import threading
 
@@ -14,7 +15,10 @@ def handlers():
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd):
+def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd, request):
+    # A shell that starts tests in the background has Ctrl-C ignored, which processes inherit.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = handlers()
     with interrupt.noted() as asked:
         assert asked.signum == 0
