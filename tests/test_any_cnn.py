@@ -234,7 +234,7 @@ def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
 def test_it_is_trained_saved_and_restored(pixels, tmp_path):
     model = nnx.clone(pixels[1])
     images = images_of(3)[:3]
-    optimiser = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    optimiser = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
     step = nnx.jit(nnx.value_and_grad(lambda model: jnp.mean(model(images)["mask"] ** 2)))
     losses = []
     for _ in range(2):
