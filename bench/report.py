@@ -27,8 +27,8 @@ PAGES = {
 
 # What the templates read.
 RESULTS = (
-    *("accuracy_cifar10", "digits", "export", "gpu", "huge_pages", "memory", "precision_cifar10", "predict_cifar10"),
-    *("puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits"),
+    *("accuracy_cifar10", "digits", "export", "gpu", "huge_pages", "memory", "own_cnn_digits", "precision_cifar10"),
+    *("predict_cifar10", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits", "zoo"),
 )
 
 
@@ -127,6 +127,7 @@ def three(value: float) -> str:
 FILTERS = {
     "three": three,
     "thousands": lambda value: f"{value:,}",
+    "small": lambda value: value if isinstance(value, str) else f"{value:.0e}",
     "percent": lambda value, digits=1: f"{100 * value:.{digits}f} %",
     "points": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",

@@ -18,8 +18,8 @@ _MARK = "puppet_jax:"
 # Zero in, zero out: of one argument, of a product, of all arguments.
 _KEEPS_ZERO = frozenset(
     {"abs", "broadcast_in_dim", "convert_element_type", "copy", "div", "erf", "expm1", "name", "neg", "reduce_max"}
-    | {"reduce_precision", "reduce_sum", "reduce_window_sum", "reshape", "rev", "slice", "sqrt", "square", "squeeze"}
-    | {"stop_gradient", "tanh", "transpose"}
+    | {"reduce_precision", "reduce_sum", "reduce_window_max", "reduce_window_sum", "reshape", "rev", "slice", "sqrt"}
+    | {"square", "squeeze", "stop_gradient", "tanh", "transpose"}
 )
 _PRODUCTS = frozenset({"mul", "dot_general", "conv_general_dilated"})
 _ALL_ZERO = frozenset({"add", "add_any", "sub", "max", "min", "concatenate", "pad"})
@@ -82,7 +82,7 @@ class Program:
 
     def _new(self, environment: dict[Any, Value], variable: Any) -> int:
         environment[variable] = self._count
-        self.shapes[self._count] = variable.aval.shape
+        self.shapes[self._count] = getattr(variable.aval, "shape", ())
         self._count += 1
         return self._count - 1
 

@@ -30,6 +30,7 @@ def lives(programs: Path) -> Iterator[Callable]:
     begun anything, and compiled programs are kept in ``programs``: many would otherwise spend minutes on getting ready.
     """
     cache = {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
     begun = []

@@ -83,7 +83,7 @@ def test_the_loss_curve_does_not_depend_on_the_devices(found, one, other):
 def test_evaluation_does_not_depend_on_the_devices(found):
     assert len(found["one"]["evaluated"]) == 5
     for one, other in zip(found["one"]["evaluated"], found["four"]["evaluated"], strict=True):
-        assert len(one) > 30
+        assert len(one) >= 30
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
 
 

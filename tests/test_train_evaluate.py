@@ -44,7 +44,7 @@ def test_the_numbers_are_those_of_the_summary_to_the_last_digit(run, summary, ca
     assert found["complexity_mean_bits"] == pytest.approx(summary["complexity_mean_bits"]["test"], rel=1e-6)
     assert found["reported"] == {key: found[key] for key in ("correct", "accuracy", "loss")}
     assert found["compiled"] is None
-    assert 0.2 < found["accuracy"] < 1  # a run that learned something, and not everything
+    assert 0.1 < found["accuracy"] < 1  # neither nothing nor everything
 
     text = evaluate.report(found)
     assert f"{summary['test_accuracy']:.2%} ({summary['test_correct']} of 355, as reported)" in text

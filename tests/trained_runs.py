@@ -19,13 +19,16 @@ from train.data import sets
 from train.runs import parameters
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
+# Most of what these processes do is compile: without most of XLA's optimisations it takes half as long.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "100", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
+}  # fmt: skip
 
 
 def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     """A Python process, run to its end."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, cwd=cwd, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, cwd=cwd, timeout=600)
 
 
 @functools.cache

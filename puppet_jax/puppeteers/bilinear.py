@@ -42,7 +42,7 @@ def _shifted(planes):
 
 
 def _stencil(planes, weights):
-    return sum(w * shifted for w, shifted in zip(weights.reshape(9, -1), _shifted(planes), strict=True))
+    return sum(w * shifted for w, shifted in zip(weights.reshape(9, 1, 1, 1, -1), _shifted(planes), strict=True))
 
 
 def _weight_gradient(cotangent, planes):

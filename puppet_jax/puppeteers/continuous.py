@@ -142,10 +142,10 @@ def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) ->
     """
     means = jnp.mean(matrices, axis=1)
     varying = _plain(taps, matrices - means[:, None])
-    level = (taps - jnp.mean(taps, axis=0)) @ means
+    level = (taps - jnp.mean(taps, axis=0, keepdims=True)) @ means
     variance = jnp.mean(varying**2, axis=(0, 1)) + jnp.mean(level**2, axis=0)
-    factor = scale(variance, fan_in=len(taps) * matrices.shape[1])
-    return varying * factor + (level * factor)[:, None]
+    factor = scale(variance, fan_in=len(taps) * matrices.shape[1])[None]
+    return varying * factor[None] + (level * factor)[:, None]
 
 
 def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -45,5 +45,5 @@ class CoordinateNetwork(nnx.Module):
         """Coefficients at each point."""
         features = points
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            features = jnp.sin(features @ weight[...] + bias[...])
+            features = jnp.sin(features @ weight[...] + bias[...][None])
         return features @ self.coefficients[...]

@@ -38,7 +38,9 @@ class GroupedPuppeteer(nnx.Module):
         ValueError: malformed shapes or an option outside its range.
     """
 
-    def __init__(self, kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any):
+    def __init__(
+        self, kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any
+    ):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "GroupedPuppeteer")
         if not compression > 0:
             raise ValueError(f"compression must be positive, got {compression}; 10 stores a tenth of the kernels")

@@ -215,9 +215,9 @@ def _channels_last(state):
 
 
 def _field(state, activation, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
-    mixed = bilinear.depthwise(state[None], jnp.transpose(depthwise, (1, 2, 0)))[0] + depthwise_bias
+    mixed = bilinear.depthwise(state[None], jnp.transpose(depthwise, (1, 2, 0)))[0] + depthwise_bias[None, None]
     rows = activation(mixed).reshape(-1, pointwise.shape[1])
-    return bilinear.combine(rows, pointwise.T).reshape(state.shape) + pointwise_bias
+    return bilinear.combine(rows, pointwise.T).reshape(state.shape) + pointwise_bias[None, None]
 
 
 def _check_choice(name: str, value, choices) -> None:

@@ -21,9 +21,9 @@ def standardise(kernel: Float[Array, "c_out c_in k k"]) -> Float[Array, "c_out c
     # Output channels last, as kernels are generated and convolved: sums then run down columns, whole vectors at a time
     # (three times as fast on a CPU), and the two transpositions vanish in those of maker and user.
     columns = jnp.transpose(kernel, (2, 3, 1, 0))
-    centred = columns - jnp.mean(columns, axis=(0, 1, 2))
+    centred = columns - jnp.mean(columns, axis=(0, 1, 2), keepdims=True)
     variance = jnp.mean(centred**2, axis=(0, 1, 2))
-    return jnp.transpose(centred * scale(variance, fan_in), (3, 2, 0, 1))
+    return jnp.transpose(centred * scale(variance, fan_in)[None, None, None], (3, 2, 0, 1))
 
 
 def scale(variance: Float[Array, " c_out"], fan_in: int) -> Float[Array, " c_out"]:

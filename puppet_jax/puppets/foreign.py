@@ -56,11 +56,12 @@ class Skip:
     before: int = 0
     after: int = 0
 
-    def result(self, x: Array, like: jax.ShapeDtypeStruct) -> Array:
-        """It, for an argument and a result that would look ``like`` this."""
+    def result(self, x: Array, run: Callable[[Array], Array]) -> Array:
+        """It, for the argument, in the place of ``run(x)``."""
         if self.kind == "argument":
             return x
         if self.kind == "zero":
+            like = jax.eval_shape(run, x)
             return jnp.zeros(like.shape, like.dtype)
         around = [(self.before, self.after) if axis == self.axis else (0, 0) for axis in range(x.ndim)]
         return jnp.pad(x, around)
@@ -86,11 +87,10 @@ def _gated(module, own, x, *args, **kwargs):
         return own(block, x, *args, **kwargs)
 
     if isinstance(depth, int):
-        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, jax.eval_shape(run, x))
-    like = jax.eval_shape(run, x)
+        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
     # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
-    y = run(x) if deepest is None else lax.cond(deepest >= level, run, lambda x: skip.result(x, like), x)
-    return jnp.where(depth >= level, y, skip.result(x, like))
+    y = run(x) if deepest is None else lax.cond(deepest >= level, run, lambda x: skip.result(x, run), x)
+    return jnp.where(depth >= level, y, skip.result(x, run))
 
 
 class ForeignPuppet(nnx.Module):
@@ -181,7 +181,7 @@ class ForeignPuppet(nnx.Module):
                 module.conv_general_dilated = functools.partial(
                     convolution, kernels[module.kernel.index], lowering=lowering
                 )
-            if hasattr(module, "puppet_gate"):
+            if "puppet_gate" in vars(module):
                 module.puppet_depths = lambda: (depth, deepest)
         rngs = None
         if self.stream is not None:

@@ -23,6 +23,6 @@ def group_norm(
     each = c // groups
     mean_of_group = lambda per_channel: jnp.repeat(jnp.mean(per_channel.reshape(groups, each), axis=1), each)  # noqa: E731
     mean = mean_of_group(jnp.mean(y, axis=0))
-    variance = mean_of_group(jnp.mean((y - mean) ** 2, axis=0))
+    variance = mean_of_group(jnp.mean((y - mean[None]) ** 2, axis=0))
     factor = jax.lax.rsqrt(variance + epsilon) * scale
-    return (y * factor + (shift - mean * factor)).reshape(h, w, c).astype(x.dtype)
+    return (y * factor[None] + (shift - mean * factor)[None]).reshape(h, w, c).astype(x.dtype)
