@@ -66,7 +66,7 @@ def logits_of_batch(
     at = centres[filled].reshape(passes, slots)
 
     def once():
-        return run(make_bank(puppeteer, at[0]), slot, depth)
+        return run(_bank_in_halves(puppeteer, at[0], jnp.sum(present)), slot, depth)
 
     @jax.checkpoint
     def one_pass(number, complexities):
@@ -80,6 +80,21 @@ def logits_of_batch(
         return lax.scan(add, nothing, (jnp.arange(passes), at))[0]
 
     return once() if passes == 1 else lax.cond(jnp.sum(present) <= slots, once, several)
+
+
+def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], needed: Int[Array, ""]) -> Bank:
+    """A bank of which at least the first ``needed`` sets are generated: the second half, only if one of it is needed.
+
+    No loop over parts: its gradient would store, for every part, all that the generation of one needs.
+    """
+    half = -(-len(complexities) // 2)
+    make = lambda at: make_bank(puppeteer, at).kernels  # noqa: E731
+    first, rest = make(complexities[:half]), complexities[half:]
+    if not len(rest):
+        return Bank(first, (0,) * len(first))
+    nothing = lambda _: tuple(jnp.zeros_like(kernels[: len(rest)]) for kernels in first)  # noqa: E731
+    second = lax.cond(needed > half, make, nothing, rest)
+    return Bank(tuple(map(lambda *each: jnp.concatenate(each), first, second)), (0,) * len(first))
 
 
 def logits_from_bank(

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from small import close, images_of, measured, model_of, one_by_one
 
+import puppet_jax as pj
 from puppet_jax import batch
 from puppet_jax.bank import make_bank
 from puppet_jax.batch import logits_from_bank, logits_of_batch
@@ -64,19 +65,25 @@ def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("puppeteer", "bin_", "sets"), [("continuous", 0.25, batch.SLOTS), ("continuous", None, 20), ("stored", 0.25, 1)]
+    ("puppeteer", "bin_", "bins", "generated"),
+    # Eight slots for a batch of eight images or bins, in two halves; the second is left out if it is not needed.
+    [("continuous", 0.25, 2, 4), ("continuous", 0.25, 8, 8), ("continuous", None, 2, 8), ("stored", 0.25, 8, 1)],
 )
-def test_as_many_kernel_sets_are_generated_as_there_are_slots(puppeteer, bin_, sets, monkeypatch):
+def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin_, bins, generated, monkeypatch):
     made = []
 
     def noted(*arguments):
-        made.append(make_bank(*arguments))
-        return made[-1]
+        bank = make_bank(*arguments)
+        jax.debug.callback(lambda: made.append(len(bank.kernels[0])))
+        return bank
 
     monkeypatch.setattr(batch, "make_bank", noted)
     model = model_of("plain", puppeteer, bin=bin_)
-    jax.eval_shape(lambda x: of_batch(model, x), jax.ShapeDtypeStruct((20, 8, 8, 2), jnp.uint8))
-    assert {len(kernels) for bank in made for kernels in bank.kernels} == {sets}
+    h = jnp.asarray(np.resize(pj.Measure().centres[8 : 8 + bins], 8))
+    run = jax.jit(lambda x: logits_of_batch(model.puppet, model.puppeteer, model.measurement, x, h, jnp.ones(8, int)))
+    jax.block_until_ready(run(images_of()[:8]))
+    jax.effects_barrier()
+    assert sum(made) == generated
 
 
 @pytest.mark.parametrize("chunk", [1, 10])

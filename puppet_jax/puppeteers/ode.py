@@ -130,10 +130,10 @@ class OdePuppeteer(nnx.Module):
         k = math.isqrt(k2)
         kernels = tuple(
             jnp.transpose(
-                adaptive_average(states[layer].reshape(k, k, c_in, c_out), (*shape[2:], shape[1], shape[0])),
-                (3, 2, 0, 1),
+                adaptive_average(state.reshape(k, k, c_in, c_out), (*shape[2:], shape[1], shape[0])), (3, 2, 0, 1)
             )
-            for layer, shape in enumerate(self.kernel_shapes)
+            # Split, as the gradient of slices is a sum of padded arrays.
+            for state, shape in zip(jnp.split(states, len(states)), self.kernel_shapes, strict=True)
         )
         return tuple(standardise(kernel) for kernel in kernels) if self.standardise else kernels
 
