@@ -113,10 +113,11 @@ def _program(body, apply, image_shape, kernels: dict[str, Any]) -> tuple[Program
         closed, output = jax.make_jaxpr(run, return_shape=True)(state, kernels, images)
     except Exception as error:
         told = str(error).splitlines() or [""]
+        how = ", its kernels generated," if kernels else ""
         raise ValueError(
-            f"puppetize: the module could not be called on float32 images of shape {images.shape}, or does not return "
-            f"arrays ({type(error).__name__}: {told[0][:300]}); correct image_shape, or tell how to call it, for "
-            "example apply=lambda module, images, rngs: module(images, train=True)"
+            f"puppetize: the module{how} could not be called on float32 images of shape {images.shape}, or does not "
+            f"return arrays ({type(error).__name__}: {told[0][:300]}); correct image_shape, or tell how to call it, "
+            "for example apply=lambda module, images, rngs: module(images, train=True)"
         ) from error
     leaves = jax.tree.leaves(output)
     if not leaves or any(leaf.shape[:1] != (1,) for leaf in leaves):
@@ -145,9 +146,8 @@ def check_same(module: Program, stand_ins: Program, image_shape: tuple[int, int,
     off = float("nan")
     image = np.random.default_rng(0).random((1, *image_shape), np.float32)
     if not any(isinstance(each, jax.core.Tracer) for each in (*module.operands, *stand_ins.operands)):
-        expected, found = (
-            jax.jit(core.jaxpr_as_fun(each.closed))(*each.operands, image) for each in (module, stand_ins)
-        )
+        runs = (jax.jit(core.jaxpr_as_fun(each.closed))(*each.operands, image) for each in (module, stand_ins))
+        expected, found = (jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), run) for run in runs)
         most = max(float(jnp.max(jnp.abs(e))) for e in expected)
         off = max(float(jnp.max(jnp.abs(f - e))) for f, e in zip(found, expected, strict=True)) / (most or 1.0)
     if not off <= _TOLERANCE:
