@@ -43,6 +43,11 @@ class ResNet(nnx.Module):
         return self.head(jnp.mean(x, axis=(1, 2)))
 
 
+def resnet20(*, num_classes, in_channels, rngs):
+    """For ``python -m train --model bench.nets:resnet20``."""
+    return ResNet(num_classes, channels=in_channels, rngs=rngs)
+
+
 class InvertedResidual(nnx.Module):
     def __init__(self, c_in, c_out, stride=1, expand=2, *, rngs):
         c = c_in * expand

@@ -23,6 +23,7 @@ def train(
     batch_size: int,
     learning_rate: float,
     augmentation: str,
+    seed: int = 0,
 ) -> tuple[nnx.Module, float]:
     """A trained copy of a model, and the seconds that its steps took, the first step (compilation) left out.
 
@@ -34,6 +35,7 @@ def train(
         call: ``call(model, images)``, images uint8 (B, H, W, C), to logits.
         split: training images and labels.
         epochs, batch_size, learning_rate, augmentation: the recipe.
+        seed: of the order of images and of augmentation.
     """
     steps = epochs * (len(split) // batch_size)
     schedule = learning_rate_schedule(learning_rate, 0.1, steps)
@@ -57,9 +59,9 @@ def train(
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), rest_after, state
 
-    state, keys = optimiser.init(params), jax.random.split(jax.random.key(0), steps)
+    state, keys = optimiser.init(params), jax.random.split(jax.random.key(seed), steps)
     began = time.perf_counter()
-    for index, (images, labels) in enumerate(_batches(split, epochs, batch_size)):
+    for index, (images, labels) in enumerate(_batches(split, epochs, batch_size, seed)):
         params, rest, state = step(params, rest, state, images, labels, keys[index])
         if index == 0:
             jax.block_until_ready(params)
@@ -83,8 +85,8 @@ def accuracy(model: nnx.Module, call: Callable, split: Split) -> float:
     return right / len(split)
 
 
-def _batches(split: Split, epochs: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(0)
+def _batches(split: Split, epochs: int, batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
     for _ in range(epochs):
         order = rng.permutation(len(split))
         for start in range(0, len(split) - batch_size + 1, batch_size):

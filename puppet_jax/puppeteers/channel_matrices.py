@@ -3,11 +3,10 @@
 import math
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers.pooling import adaptive_average
 
 Channels = Literal["basis", "low_rank"]
@@ -24,13 +23,13 @@ class ChannelMatrices(nnx.Module):
         self, kind: Channels, count: int, c_out: int, c_in: int, *, scale: float, rank: int = 1, rngs: nnx.Rngs
     ):
         self.kind, self.count, self.rank, self.c_out, self.c_in = kind, count, rank, c_out, c_in
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)  # noqa: E731
+        draw = lambda deviation, *shape: nnx.Param(of_deviation(rngs.params(), shape, deviation))  # noqa: E731
         if kind == "basis":
-            self.matrices = nnx.Param(scale * normal(count, c_out, c_in))
+            self.matrices = draw(scale, count, c_out, c_in)
         else:
             each = math.sqrt(scale / math.sqrt(rank))
-            self.factor_out = nnx.Param(each * normal(count, c_out, rank))
-            self.factor_in = nnx.Param(each * normal(count, rank, c_in))
+            self.factor_out = draw(each, count, c_out, rank)
+            self.factor_in = draw(each, count, rank, c_in)
 
     def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
         """The matrices, averaged down to these channels; of products the factors are, which comes to the same."""

@@ -5,10 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+
+from puppet_jax.initialisation import uniform
 
 
 class CoordinateNetwork(nnx.Module):
@@ -28,18 +30,16 @@ class CoordinateNetwork(nnx.Module):
     """
 
     def __init__(self, hidden: int, hidden_layers: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
-        def uniform(bound: Any, *shape: int) -> Array:
-            return jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
-
+        draw = lambda bound, *shape: nnx.Param(uniform(rngs.params(), shape, bound))  # noqa: E731
         self.weights: nnx.List[nnx.Param] = nnx.List([])
         self.biases: nnx.List[nnx.Param] = nnx.List([])
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise([len(omega)] + [hidden] * hidden_layers)):
             # Sitzmann et al. §3.2: arguments of the sines spread over ω, then of unit variance.
-            bound = jnp.asarray(omega, jnp.float32)[:, None] / fan_in if layer == 0 else math.sqrt(6.0 / fan_in)
-            self.weights.append(nnx.Param(bound * uniform(1.0, fan_in, fan_out)))
-            self.biases.append(nnx.Param(uniform(math.pi, fan_out)))
+            bound: Any = math.sqrt(6.0 / fan_in) if layer else np.asarray(omega)[:, None] / fan_in
+            self.weights.append(draw(bound, fan_in, fan_out))
+            self.biases.append(draw(math.pi, fan_out))
         # A sine layer's outputs have mean square 1/2.
-        self.coefficients = nnx.Param(uniform(math.sqrt(6.0 / hidden), hidden, outputs))
+        self.coefficients = draw(math.sqrt(6.0 / hidden), hidden, outputs)
 
     def __call__(self, points: Float[Array, "points inputs"]) -> Float[Array, "points outputs"]:
         """Coefficients at each point."""

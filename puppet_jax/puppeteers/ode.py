@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers import bilinear
 from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
@@ -92,20 +93,20 @@ class OdePuppeteer(nnx.Module):
         self.adjoint = adjoint
 
         c_out, c_in, k2 = self.state_shape
-        draw = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)  # noqa: E731
-        # LeCun normal: each linear map keeps the variance of what it reads.
-        self.depthwise = nnx.Param(draw(c_out, 3, 3) / 3.0)
+        draw = lambda deviation, *shape: nnx.Param(of_deviation(rngs.params(), shape, deviation))  # noqa: E731
+        # LeCun et al. 1998: each linear map keeps the variance of what it reads.
+        self.depthwise = draw(1 / 3, c_out, 3, 3)
         self.depthwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
-        self.pointwise = nnx.Param(draw(c_out, c_out) / math.sqrt(c_out))
+        self.pointwise = draw(1 / math.sqrt(c_out), c_out, c_out)
         self.pointwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
         self.initial = initial
         if initial == "low_rank":
             scale = rank ** (-1 / 6)  # three factors, `rank` terms: entries of standard deviation 1
-            self.initial_out = nnx.Param(scale * draw(rank, c_out))
-            self.initial_in = nnx.Param(scale * draw(rank, c_in))
-            self.initial_tap = nnx.Param(scale * draw(rank, k2))
+            self.initial_out = draw(scale, rank, c_out)
+            self.initial_in = draw(scale, rank, c_in)
+            self.initial_tap = draw(scale, rank, k2)
         elif initial == "full":
-            self.initial_full = nnx.Param(draw(c_out, c_in, k2))
+            self.initial_full = draw(1.0, c_out, c_in, k2)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
+from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, standardise
 
@@ -31,12 +31,8 @@ class StoredPuppeteer(nnx.Module):
             check_standardisable(self.kernel_shapes, "StoredPuppeteer")
         self.standardise = standardise
         self.conditioned = False
-        self.kernels = nnx.List(
-            [
-                nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * math.sqrt(2.0 / math.prod(shape[1:])))
-                for shape in self.kernel_shapes
-            ]
-        )
+        he = [(shape, math.sqrt(2.0 / math.prod(shape[1:]))) for shape in self.kernel_shapes]
+        self.kernels = nnx.List([nnx.Param(of_deviation(rngs.params(), shape, scale)) for shape, scale in he])
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """The stored kernels; ``h`` is checked and not used."""

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers.protocol import KernelShape
 
 
@@ -50,8 +50,7 @@ class LayeredPuppet(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.norm_scale = nnx.List([nnx.Param(jnp.ones(shape[:1], jnp.float32)) for shape in kernel_shapes])
         self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1], jnp.float32)) for shape in kernel_shapes])
-        draw = jax.random.normal(rngs.params(), (features, num_classes), jnp.float32)
-        self.head = nnx.Param(draw / math.sqrt(features))
+        self.head = nnx.Param(of_deviation(rngs.params(), (features, num_classes), 1 / math.sqrt(features)))
         self.head_bias = nnx.Param(jnp.zeros((num_classes,), jnp.float32))
 
     def advance(self) -> None:
