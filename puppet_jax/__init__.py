@@ -3,6 +3,9 @@
 Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from puppet_jax import puppeteers as _puppeteers
 from puppet_jax.artifact import LoadedModel, load
 from puppet_jax.complexity import complexity, entropy, frequency_map
 from puppet_jax.export import export
@@ -11,16 +14,14 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 from puppet_jax.presets import PRESETS
 from puppet_jax.pretrained import list_pretrained, load_pretrained, pretrained_info
-from puppet_jax.puppeteers import (
-    ContinuousPuppeteer,
-    OdePuppeteer,
-    Puppeteer,
-    StoredPuppeteer,
-)
+from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppetize import puppetize
 from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet, StagedPuppet, StageSpec
 from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
 from puppet_jax.summary import Summary, summary
+
+if TYPE_CHECKING:
+    from puppet_jax.puppeteers import OdePuppeteer
 
 __version__ = "0.2.0"
 
@@ -58,3 +59,9 @@ __all__ = [
     "step_size",
     "summary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OdePuppeteer":  # imports diffrax
+        return _puppeteers.OdePuppeteer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,20 +13,26 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
+from puppet_jax import puppeteers
 from puppet_jax.batch import logits_of_batch
 from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
 from puppet_jax.presets import PRESETS
-from puppet_jax.puppeteers import ContinuousPuppeteer, OdePuppeteer, Puppeteer, StoredPuppeteer
+from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppeteers.grouped import SIZES, GroupedPuppeteer
 from puppet_jax.puppeteers.protocol import KernelShape
 from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
 
+
+def _ode(*shapes: Any, **options: Any) -> Puppeteer:
+    return puppeteers.OdePuppeteer(*shapes, **options)
+
+
 PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
     "continuous": ContinuousPuppeteer,
-    "ode": OdePuppeteer,
-    "printed": functools.partial(OdePuppeteer, initial="constant", standardise=False),
+    "ode": _ode,
+    "printed": functools.partial(_ode, initial="constant", standardise=False),
     "stored": StoredPuppeteer,
 }
 

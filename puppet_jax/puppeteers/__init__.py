@@ -1,9 +1,13 @@
 """Puppeteers: sources of kernels. Each maps a complexity to one kernel a layer."""
 
+from typing import TYPE_CHECKING, Any
+
 from puppet_jax.puppeteers.continuous import ContinuousPuppeteer
-from puppet_jax.puppeteers.ode import OdePuppeteer
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, Puppeteer
 from puppet_jax.puppeteers.stored import StoredPuppeteer
+
+if TYPE_CHECKING:
+    from puppet_jax.puppeteers.ode import OdePuppeteer
 
 __all__ = [
     "ContinuousPuppeteer",
@@ -13,3 +17,12 @@ __all__ = [
     "Puppeteer",
     "StoredPuppeteer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at its first use: diffrax takes a third of the time that importing the package would.
+    if name == "OdePuppeteer":
+        from puppet_jax.puppeteers.ode import OdePuppeteer
+
+        return OdePuppeteer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
