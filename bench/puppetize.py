@@ -69,9 +69,7 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
                 results_file.write(path, result)
 
 
-def _puppet(
-    name: str, batch_norm: str, channels: int, size, measurement: pj.Measure, seed: int = 0
-) -> pj.PuppetCNN:
+def _puppet(name: str, batch_norm: str, channels: int, size, measurement: pj.Measure, seed: int = 0) -> pj.PuppetCNN:
     return pj.puppetize(
         NETS[name](channels, nnx.Rngs(seed)),
         image_shape=(*size, channels),

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +19,7 @@ import numpy as np
 from puppet_jax.artifact import ARRAYS, FORMAT, GENERATOR, METADATA, OF_GENERATOR, PROGRAM, VERSION, custom_calls
 from puppet_jax.exported_program import KERNELS, portable, portable_generator
 from puppet_jax.inference import Predictor
+from puppet_jax.stored_dtype import StoredDtype, pack, unpack
 
 Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -38,6 +39,7 @@ def export(
     dtype: str = "uint8",
     platforms: Sequence[str] = PLATFORMS,
     store: Store = "kernels",
+    weights: StoredDtype = "float32",
     classes: Sequence[str] | None = None,
     preprocessing: str | None = None,
 ) -> None:
@@ -56,29 +58,36 @@ def export(
         platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
         store: ``"kernels"`` as they were baked, or the ``"puppeteer"``, a small file: they are then generated once
             more while it is loaded, which takes one more compilation.
+        weights: what numbers are stored as: ``"float32"``, ``"float16"``, or ``"int8"`` with a scale for each row, as
+            :func:`~puppet_jax.stored_dtype.pack` has it; the program computes in float32 all the same.
         classes: a name for each logit, to be kept in the file.
         preprocessing: how to make an image fit for the model, in words, to be kept in the file.
 
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
         ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
-            platform or ``store``, another number of classes than logits, a path whose folder does not exist, or a
-            model that calls functions outside of XLA; so does the ODE, of which only the kernels can be stored.
+            platform, ``store`` or ``weights``, another number of classes than logits, a path whose folder does not
+            exist, or a model that calls functions outside of XLA; so does the ODE, of which only the kernels can be
+            stored.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)
-    _check(predict, path, shape, dtype, platforms, store, classes, preprocessing)
+    _check(predict, path, shape, dtype, platforms, store, weights, classes, preprocessing)
     function, arrays = portable(predict)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
-    exported = _exported(function, platforms, _MODEL_CALLS, images, list(arrays.values()))
-    contents, generator, held = {PROGRAM: _serialized(exported)}, None, arrays
+    makes = [name for name in arrays if store == "puppeteer" and name.partition(".")[0] == KERNELS]
+    held = pack({name: array for name, array in arrays.items() if name not in makes}, weights)
+    takes = held | {name: arrays[name] for name in makes}
+    run = lambda images, stored: function(images, _unpacked(arrays, takes, stored))  # noqa: E731
+    exported = _exported(run, platforms, _MODEL_CALLS, images, list(takes.values()))
+    contents, generator = {PROGRAM: _serialized(exported)}, None
     if store == "puppeteer":
-        generate, own = portable_generator(predict)
-        makes = [name for name in arrays if name.partition(".")[0] == KERNELS]
-        held = {name: array for name, array in arrays.items() if name not in makes}
+        generate, whole = portable_generator(predict)
+        own = pack(whole, weights)
+        make = lambda stored: generate(_unpacked(whole, own, stored))  # noqa: E731
         generator = {"arrays": list(own), "makes": makes}
-        contents[GENERATOR] = _serialized(_exported(generate, platforms, _PUPPETEER_CALLS, list(own.values())))
+        contents[GENERATOR] = _serialized(_exported(make, platforms, _PUPPETEER_CALLS, list(own.values())))
         contents |= {f"{OF_GENERATOR}{name}.npy": _npy(array) for name, array in own.items()}
     contents |= {f"{ARRAYS}{name}.npy": _npy(array) for name, array in held.items()}
     from puppet_jax import __version__  # not before the package is whole
@@ -97,7 +106,7 @@ def export(
         "complexities": list(predict.complexities or ()),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
-        "arrays": list(arrays),
+        "arrays": list(takes),
         "generator": generator,
     }
     contents["README.txt"] = _readme(metadata).encode()
@@ -108,7 +117,13 @@ def export(
     _write(path, {METADATA: json.dumps(metadata, indent=1).encode(), **contents})
 
 
-def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing) -> None:
+def _unpacked(wanted: Iterable[str], names: Iterable[str], stored: Sequence) -> list:
+    """The arrays that a function takes, from those stored and the names of these."""
+    arrays = unpack(dict(zip(names, stored, strict=True)))
+    return [arrays[name] for name in wanted]
+
+
+def _check(predict, path, shape, dtype, platforms, store, weights, classes, preprocessing) -> None:
     if not isinstance(predict, Predictor):
         raise TypeError(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
@@ -129,6 +144,8 @@ def _check(predict, path, shape, dtype, platforms, store, classes, preprocessing
         raise ValueError(f"export: platforms must be a selection of {PLATFORMS}, got {platforms!r}")
     if store not in get_args(Store):
         raise ValueError(f"export: store must be one of {get_args(Store)}, got {store!r}")
+    if weights not in get_args(StoredDtype):
+        raise ValueError(f"export: weights must be one of {get_args(StoredDtype)}, got {weights!r}")
     if classes is not None and len(classes) != puppet.num_classes:
         if puppet.num_classes is None:
             raise ValueError("export: classes name logits, and the model returns something else; leave them out")

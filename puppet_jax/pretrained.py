@@ -15,6 +15,7 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
 from puppet_jax.named_function import named_function
 from puppet_jax.puppetize import puppetize
+from puppet_jax.stored_dtype import unpack
 
 FORMAT = "puppet-jax model 2"
 KEY = "puppet_jax"
@@ -100,9 +101,9 @@ def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # The header, as the format defines it: its length as eight bytes, then JSON.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         about = json.loads(header[KEY])
-        good = about["format"] == FORMAT and all(np.isfinite(array).all() for array in arrays.values())
+        good = about["format"] == FORMAT and all(np.isfinite(array).all() for array in unpack(arrays).values())
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(_DAMAGED.format(name, f" ({error})")) from error
     if not good:
         raise ValueError(_DAMAGED.format(name, ""))
-    return arrays, about
+    return unpack(arrays), about

@@ -11,7 +11,7 @@ from train import devices
 from train.build import build
 from train.config import Config, resolve
 from train.runs import parameters
-from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import make_optimiser
 from train.steps.progress import means
 from train.steps.step import empty_tally, make_eval_step, make_train_step, start
@@ -133,6 +133,6 @@ def test_evaluation_counts_each_image_once_whatever_the_batch(small):
     np.testing.assert_allclose(got["complexity"], h, rtol=1e-6)
     np.testing.assert_array_equal(got["depth"], d)
     assert not got["clipped"].any()
-    rows = by_depth(np.array([3, 4, 3, 3]), np.array([True, False, False, True]))
+    rows = accuracy_by("depth", np.array([3, 4, 3, 3]), np.array([True, False, False, True]))
     accuracy = {3: (3, pytest.approx(2 / 3)), 4: (1, 0.0)}
     assert {row["depth"]: (row["images"], row["accuracy"]) for row in rows} == accuracy

@@ -49,7 +49,7 @@ class Evaluate:
 
 def run(options: Evaluate) -> int:
     """Measure and print. 0; a :class:`UserError` says what to put right."""
-    trained, split, own = _open(options)
+    trained, split, own = with_images(options)
     config = trained.config
     evaluated_on = options.evaluate_on or config.evaluate_on
     if evaluated_on == "validation" and config.evaluate_on == "test":
@@ -82,7 +82,7 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     from flax import nnx
 
     from train.devices import BATCH
-    from train.steps.evaluation import by_depth, evaluate, measure
+    from train.steps.evaluation import accuracy_by, evaluate, measure
     from train.steps.step import make_eval_step
 
     graphdef, *states = nnx.split(model, nnx.Param, ...)
@@ -102,7 +102,7 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
         "depth_mean": float(images["depth"].mean(dtype=float)),
         "clipped": float(images["clipped"].mean(dtype=float)),
         "max_depth": model.max_depth,
-        "accuracy_by_depth": by_depth(images["depth"], correct),
+        "accuracy_by_depth": accuracy_by("depth", images["depth"], correct),
     }
 
 
@@ -169,7 +169,7 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_depth])
 
 
-def _open(options: Evaluate):
+def with_images(options: Evaluate):
     """The trained model, the split to measure it on, and whether that is of the data that it was trained on."""
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")

@@ -30,6 +30,8 @@ class Export:
     store: Literal["kernels", "puppeteer"] = "kernels"
     """What the file holds: the kernels as they were baked, or the puppeteer (not an ODE), which is small and generates
     them once more while the file is loaded."""
+    weights: Literal["float32", "float16", "int8"] = "float32"
+    """What its numbers are stored as; int8 with a scale for each row."""
     overwrite: bool = False
     """Replace a file that is there, once the new one is whole."""
 
@@ -70,6 +72,7 @@ def run(options: Export) -> int:
             image_shape=(height, width, images.channels),
             platforms=options.platforms,
             store=options.store,
+            weights=options.weights,
             classes=images.class_names,
             preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
             "cut out; uint8 levels, nothing subtracted or divided",

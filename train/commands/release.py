@@ -5,7 +5,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,6 +24,9 @@ class Release:
     """Of the model: letters, digits and underscores."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("puppet_jax/weights")
     """Folder for the two files."""
+    weights: Literal["float32", "float16", "int8"] = "float32"
+    """What each number is stored as; int8 with a scale for each row. The accuracy that the file tells is measured with
+    these."""
     data_note: str = ""
     """What a reader of the accuracy must know of the data."""
     overwrite: bool = False
@@ -53,6 +56,7 @@ def run(options: Release) -> int:
 
     from puppet_jax.presets import PRESETS
     from puppet_jax.pretrained import FORMAT, KEY
+    from puppet_jax.stored_dtype import pack, unpack
     from train import atomic_file
     from train.build import measurement
     from train.config import to_json
@@ -96,7 +100,13 @@ def run(options: Release) -> int:
         "parameters": summary["parameters"],
         "recipe": recipe,
     }
-    arrays = flat(nnx.state(trained.model, nnx.Param))
+    try:
+        arrays = pack(flat(nnx.state(trained.model, nnx.Param)), options.weights)
+    except ValueError as error:
+        raise UserError(f"--weights {options.weights}: {error}") from error
+    if options.weights != "float32":
+        about |= {"weights": options.weights, "float32_accuracy": about["accuracy"]}
+        about["accuracy"] = _accuracy(folder, unpack(arrays), about)
     content = safetensors.numpy.save(arrays, metadata={KEY: json.dumps(about)})
     options.out.mkdir(parents=True, exist_ok=True)
     text = _card(options.name, about, summary, len(content))
@@ -110,19 +120,34 @@ def run(options: Release) -> int:
     return 0
 
 
+def _accuracy(folder: Path, arrays: dict[str, Any], about: dict) -> float:
+    """Of the run's model with these parameters, on the images that the run was measured on."""
+    from train.commands.evaluate import Evaluate, measured, with_images
+    from train.runs.parameters import assign
+
+    trained, split, own = with_images(Evaluate(folder))
+    if not own or len(split) != about["evaluated_images"]:
+        raise UserError("--weights: the images that the run was measured on are needed, and these are others")
+    assign(trained.model, arrays)
+    return measured(trained.model, split, trained.config.batch_size, trained.config.devices)["accuracy"]
+
+
 def _card(name: str, about: dict, summary: dict, size: int) -> str:
     recipe, parameters, made = about["recipe"], about["parameters"], about["create"]
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
     kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
-    depths = "\n".join(
-        f"| {line['depth']} | {line['images']:,} | {line['accuracy']:.1%} |" for line in summary["accuracy_by_depth"]
-    )
+    tables = [("depth", summary["accuracy_by_depth"]), ("complexity", summary.get("accuracy_by_bin") or [])]
+    by = {
+        name: "\n".join(f"| {line[name]:g} | {line['images']:,} | {line['accuracy']:.1%} |" for line in lines)
+        for name, lines in tables
+    }
+    stored = f", as {about['weights']}; {about['float32_accuracy']:.2%} as float32" if "weights" in about else ""
     height, width = about["image_size"]
     options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
     of_width = f", {made['width']} channels a layer" if made.get("width") else ""
     net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
     note = f" {about['data_note']}" if about["data_note"] else ""
-    return f"""# {name}
+    text = f"""# {name}
 
 `puppet_jax.load_pretrained("{name}")`: {net}{of_width}, puppeteer `{made["puppeteer"]}`{options}.
 
@@ -130,7 +155,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
   pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].
 - **Data**: `{about["data"]}`.{note}
 - **Accuracy**: {about["accuracy"]:.2%} of {about["evaluated_images"]:,} {about["evaluated_on"]} images, after the last
-  epoch; seed {recipe["seed"]}, one run.
+  epoch{stored}; seed {recipe["seed"]}, one run.
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
@@ -145,5 +170,14 @@ Accuracy of the images of each depth:
 
 | depth | images | accuracy |
 | --- | --- | --- |
-{depths}
+{by["depth"]}
 """
+    if by["complexity"]:
+        text += f"""
+Of each bin of complexity, by its centre in {"nats" if made["measurement"].get("base") == "e" else "bits"}:
+
+| complexity | images | accuracy |
+| --- | --- | --- |
+{by["complexity"]}
+"""
+    return text

@@ -44,7 +44,7 @@ def draw(
         evaluated: what the reported split is called, ``"test"`` or ``"validation"``.
         history: the lines of ``metrics.jsonl``.
         train, test: of :func:`train.steps.evaluation.measure`.
-        accuracy_by_depth: of :func:`train.steps.evaluation.by_depth`, on the reported split.
+        accuracy_by_depth: of :func:`train.steps.evaluation.accuracy_by`, on the reported split.
         max_depth: D_max of the puppet.
     """
     with matplotlib.rc_context(STYLE):

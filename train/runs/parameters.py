@@ -13,6 +13,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax.pretrained import parameter_name
+from puppet_jax.stored_dtype import unpack
 from train import atomic_file
 from train.build import build
 from train.config import ResolvedConfig, from_json
@@ -59,9 +60,9 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a safetensors file by their names, whatever its header says."""
+    """The arrays in a safetensors file by their names, unpacked, whatever its header says."""
     with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        return unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no mapping
 
 
 def check_format(name: str, found: str | None) -> None:

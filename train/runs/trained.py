@@ -19,6 +19,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax.named_function import named_function
+from puppet_jax.stored_dtype import SCALES
 from train.build import build, outline
 from train.config import ResolvedConfig, from_json
 from train.errors import UserError
@@ -140,7 +141,8 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
+            names = [name for name in file.keys() if not name.endswith(SCALES)]  # noqa: SIM118, no mapping
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{printable(path)}: not a whole safetensors file ({error}); it is truncated, corrupt or of another format"

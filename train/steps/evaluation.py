@@ -45,11 +45,11 @@ def measure(model: pj.PuppetCNN, split: Split, batch_size: int, mesh: Mesh) -> d
     return dict(zip(("complexity", "depth", "clipped"), columns, strict=True))
 
 
-def by_depth(depth: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy of the images of each depth that occurs, with their number."""
+def accuracy_by(name: str, values: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy of the images of each value that occurs, with their number; ``name`` is the key of the value."""
     return [
-        {"depth": int(d), "images": int(np.sum(depth == d)), "accuracy": float(correct[depth == d].mean())}
-        for d in np.unique(depth)
+        {name: each.item(), "images": int(np.sum(values == each)), "accuracy": float(correct[values == each].mean())}
+        for each in np.unique(values)
     ]
 
 

@@ -22,7 +22,7 @@ from train.runs import parameters, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
 from train.runs.start import begin_with
 from train.steps import interrupt
-from train.steps.evaluation import by_depth, evaluate, measure
+from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import make_optimiser, schedule_of
 from train.steps.progress import Progress, means, say
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
@@ -213,7 +213,7 @@ def train(
         _save_parameters(folder, state.evaluated, config, planned, dataset, len(history), done)
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     groups = pj.summary(model)
-    accuracy_by_depth = by_depth(of_test["depth"], correct)
+    accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
     best = max(history, key=lambda line: line["test_accuracy"])
     summary = {
         "evaluated_on": config.evaluate_on,
@@ -239,6 +239,7 @@ def train(
             "test": float(of_test["complexity"].mean()),
         },
         "accuracy_by_depth": accuracy_by_depth,
+        "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct) if config.bin else None,
         "compile_seconds": round(compile_seconds, 2),
         "train_seconds": round(train_seconds, 2),
         "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
