@@ -72,6 +72,7 @@ def measure(name: str) -> dict[str, Any]:
     jax.block_until_ready(model(images))
     line: dict[str, Any] = {"model": name, "puppetize_seconds": puppetized}
     line["first_answer_seconds"] = time.perf_counter() - began
+    print(f"{name}: first answer after {line['first_answer_seconds']:.1f} s", file=sys.stderr, flush=True)
     counts = pj.summary(model)
     line |= {"kernels_before": counts.static_kernels, "kernels_after": counts.generator}
     line |= {"compression": counts.kernel_compression, "depths": model.max_depth, "blocks": len(model.puppet.blocks)}
