@@ -10,7 +10,6 @@ from flax import nnx
 
 from bench import puppetize, short_training, speed, timing
 from train.data import Dataset, Split
-from train.errors import UserError
 
 
 class Tiny(nnx.Module):
@@ -35,20 +34,15 @@ def stripes(count, seed):
 
 @pytest.mark.usefixtures("compile_fast")
 def test_measures_speed_parameters_and_accuracy(tmp_path, monkeypatch):
-    def load(name, data_dir, evaluate_on):
-        if name != "digits":
-            raise UserError(f"{name} is nowhere")
-        return Dataset(stripes(96, 0), stripes(40, 1), ("across", "along"))
-
+    dataset = Dataset(stripes(96, 0), stripes(40, 1), ("across", "along"))
     monkeypatch.setattr(puppetize, "NETS", {"Tiny": Tiny})
-    monkeypatch.setattr(puppetize, "RECIPES", {**puppetize.RECIPES, "digits": puppetize.RECIPES["cifar10"]})
+    monkeypatch.setattr(puppetize, "RECIPE", {**puppetize.RECIPE, "epochs": 1})
+    monkeypatch.setattr(puppetize, "SEEDS", (0, 1))
     monkeypatch.setattr(puppetize, "BUDGET_S", 0.0)
-    monkeypatch.setattr(puppetize, "IMAGES", 64)
     monkeypatch.setattr(timing, "PAUSE_S", 0.0)
-    monkeypatch.setattr(puppetize.data, "load", load)
+    monkeypatch.setattr(puppetize.data, "load", lambda *_: dataset)
     assert speed.run(speed.Speed(parts=("puppetize",), rounds=2, output=tmp_path)) == 0
     result = json.loads((tmp_path / "puppetize.json").read_text())
-    assert result["left_out"] == {"cifar10": "cifar10 is nowhere"}
     lines = {(line["batch_norm"], line["depth"]): line for line in result["speed"]}
     assert set(lines) == {("running", "full"), ("group", "full"), ("running", "complexity")}
     for line in lines.values():
@@ -60,7 +54,9 @@ def test_measures_speed_parameters_and_accuracy(tmp_path, monkeypatch):
     own, ours = result["accuracy"]
     assert (own["kernels"], ours["kernels"]) == ("original", "continuous")
     assert own["parameters"] == 9 * 8 + 16 + 18
-    assert own["train_images"] == ours["train_images"] == 64
+    assert own["train_images"] == ours["train_images"] == 96
+    assert own["accuracy"] == np.mean(own["accuracies"])
+    assert len(own["accuracies"]) == len(own["seeds"]) == 2
 
 
 def test_training_learns_and_carries_averages_along():
