@@ -33,7 +33,6 @@ def stripes(count, seed):
     return Split((bright * 200 + noise).astype(np.uint8)[..., None], labels)
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_measures_speed_parameters_and_accuracy(tmp_path, monkeypatch):
     def load(name, data_dir, evaluate_on):
         if name != "digits":

@@ -250,7 +250,7 @@ print(devices)
 
 
 def test_two_devices_say_what_one_says(run, folder):
-    done = python("-c", DEVICES, "predict", run, "in", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    done = python("-c", DEVICES, "predict", run, "in", devices=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[1, 2]"
     one, two = lines_of("one.jsonl"), lines_of("two.jsonl")

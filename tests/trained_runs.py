@@ -19,14 +19,12 @@ from train.data import sets
 from train.runs import parameters
 
 ROOT = Path(__file__).parents[1]
-# Most of what these processes do is compile: without most of XLA's optimisations it takes half as long.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "100", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
-}  # fmt: skip
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
-def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """A Python process, run to its end."""
+def python(*arguments: str, cwd: Path | None = None, devices=1, **environment: str) -> subprocess.CompletedProcess:
+    """A Python process, run to its end, of that many simulated devices."""
+    environment["XLA_FLAGS"] = f"{ENVIRONMENT.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, cwd=cwd, timeout=600)
 
