@@ -10,7 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's time is XLA's, for programs that run once: without most optimisations, and without the slower of its
 # two code generators for CPUs, a training step is compiled in a fifth of the time. See also the fixture ``optimised``.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # a version that does not know a flag would end the process
+# A jaxlib that does not know a flag would end the process.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # What one test or command has compiled, no other compiles again: the folder is shared by all processes of a run.
 _PROGRAMS = None

@@ -1,5 +1,4 @@
-"""A run that is cut and resumed: the same numbers to the bit, and what is refused or told on the way; one that diverges.
-"""
+"""A run that is cut and resumed: the same numbers to the bit; what is refused or told; a loss that diverges."""
 
 import dataclasses
 import json
@@ -215,7 +214,11 @@ def test_two_processes_do_not_train_in_one_folder(half_done, capsys, tmp_path, m
         for command in (["--resume", str(half_done)], [*FLAGS, "--out", str(half_done), "--overwrite"]):
             assert main(command) == 2
             assert "another process trains" in capsys.readouterr().err
+    assert main([*FLAGS, "--out", str(half_done)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
     assert saved(half_done)
+    with run_folder.created(resolve(Config(out=half_done, overwrite=True)), {}):
+        assert {path.name for path in half_done.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
 @pytest.fixture
