@@ -5,8 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = [sys.executable, str(pathlib.Path(__file__).parent.parent / "bench" / "gpu.py")]
 
 
