@@ -45,6 +45,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(("puppet", "puppeteer", "bin_"), MODELS)
 def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppeteer, bin_):
     model, images = model_of(puppet, puppeteer, bin=bin_), images_of()

@@ -64,7 +64,6 @@ def result(options):
     return json.loads((options.output / "quick.json").read_text())
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_a_study_is_trained_and_its_precision_measured(options, capsys):
     assert accuracy.run(dataclasses.replace(options, rows=("main",))) == 0
     assert "| static |" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from train.huge_pages import VARIABLE
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, compile_fast):
+def bench(tmp_path, monkeypatch):
     """A function that runs a quick part in this process and returns the result that it wrote."""
     monkeypatch.setattr(timing, "PAUSE_S", 0.0)
 

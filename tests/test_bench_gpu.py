@@ -5,12 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = [sys.executable, str(pathlib.Path(__file__).parent.parent / "bench" / "gpu.py")]
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_the_gpu_script_runs_on_the_cpu_and_says_so_without_a_gpu(tmp_path):
     output = tmp_path / "gpu.json"
     quick = [*SCRIPT, "--cpu", "--quick", "--output", str(output)]

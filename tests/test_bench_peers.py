@@ -12,8 +12,6 @@ from bench import case
 from bench.case import relative_error as relative
 from bench.peers import scan_jax, static_jax, vmap_jax, weights
 
-# What is compared is the same function by other means: no optimisation of XLA's is asked for.
-pytestmark = pytest.mark.usefixtures("compile_fast")
 LAYERS = (pj.LayerSpec(8, stride=2), pj.LayerSpec(8), pj.LayerSpec(12, kernel_size=2, stride=2), pj.LayerSpec(12))
 
 

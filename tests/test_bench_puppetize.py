@@ -32,7 +32,6 @@ def stripes(count, seed):
     return Split((bright * 200 + noise).astype(np.uint8)[..., None], labels)
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_measures_speed_parameters_and_accuracy(tmp_path, monkeypatch):
     dataset = Dataset(stripes(96, 0), stripes(40, 1), ("across", "along"))
     monkeypatch.setattr(puppetize, "NETS", {"Tiny": Tiny})

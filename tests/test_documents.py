@@ -7,7 +7,6 @@ import pathlib
 import re
 import shlex
 
-import jax
 import pytest
 import yaml
 
@@ -79,16 +78,11 @@ def understand(monkeypatch):
     "page", [page for page, text in TEXTS.items() if blocks("python", text) and not page.startswith("README")]
 )
 def test_python_runs(page, tmp_path, monkeypatch):
-    """A page's blocks, one after the other in one namespace; the README's: see test_readme.py. Most of their time is
-    XLA's, whose optimisations are left out: what is asked is whether they run."""
+    """A page's blocks, one after the other in one namespace; the README's: see test_readme.py."""
     monkeypatch.chdir(tmp_path)
-    jax.config.update("jax_disable_most_optimizations", True)
     scope = {"__name__": page}
-    try:
-        for block in blocks("python", TEXTS[page]):
-            exec(compile(block, page, "exec"), scope)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    for block in blocks("python", TEXTS[page]):
+        exec(compile(block, page, "exec"), scope)
     assert not list(tmp_path.iterdir())
 
 

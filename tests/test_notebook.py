@@ -21,7 +21,6 @@ def executed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUPPET_FIGURES", str(figures))
         patch.setenv("PUPPET_NOTEBOOK", "quick")
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # what is asked is whether it runs
         nbclient.NotebookClient(
             notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(PATH.parent)}}
         ).execute()  # raises what a cell raises

@@ -156,16 +156,12 @@ def test_parameter_counts_of_the_report():
     ("options", "error", "words"),
     [
         ({"solver": "Eulr"}, ValueError, "unknown solver 'Eulr'; diffrax has these for ODEs: .*Tsit5"),
-        ({"solver": "SemiImplicitEuler"}, ValueError, "unknown solver"),
         ({"solver": diffrax.SemiImplicitEuler()}, ValueError, "not for plain ODEs"),
-        ({"solver": 3}, TypeError, "a name or a diffrax solver"),
         ({"tolerance": 1e-4}, ValueError, "Euler has no error estimate"),
         ({"tolerance": -1.0, "solver": "Tsit5"}, ValueError, "positive"),
         ({"initial": "learned"}, ValueError, "initial must be one of"),
-        ({"adjoint": "none"}, ValueError, "adjoint must be one of"),
         ({"activation": "gelu"}, ValueError, "activation must be one of"),
         ({"steps_per_layer": 0}, ValueError, "steps_per_layer"),
-        ({"rank": 0}, ValueError, "rank"),
     ],
 )
 def test_bad_options_are_refused(options, error, words):

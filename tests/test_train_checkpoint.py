@@ -142,8 +142,6 @@ DAMAGES = {
     "a bit flipped": flip_a_bit,
     "a file removed": lambda folder: largest(folder, 3).unlink(),
     "description changed": change_the_description,
-    "description removed": lambda folder: shutil.rmtree(folder / FOLDER / "3" / "about"),
-    "empty": lambda folder: [shutil.rmtree(folder / FOLDER / "3"), (folder / FOLDER / "3").mkdir()],
     "another's": put_another_in_its_place,
 }
 

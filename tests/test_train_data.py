@@ -7,7 +7,6 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +46,7 @@ def test_digits_are_whole_and_divided_by_class():
     assert np.corrcoef(means.ravel(), digits.train.images.ravel())[0, 1] > 0.97
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.25, 0.3, 0.07, 0.29, 1 / 3, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.07, 1 / 3, 0.9])
 def test_any_share_is_held_out_to_the_image_and_evenly(share):
     labels = np.repeat(np.arange(3, dtype=np.int32), [100, 37, 1])
     aside = held_out(labels, share)
@@ -153,22 +152,6 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, s
         load(split)
     assert package in str(error.value)
     assert 'pip install ".[train]"' in str(error.value)
-
-
-def test_cifar10_is_read_whole():
-    directory = os.environ.get("TFDS_DATA_DIR")
-    if not directory or not any(Path(directory).glob("cifar10/*/dataset_info.json")):
-        pytest.skip("no prepared cifar10: TFDS_DATA_DIR does not point to one")
-    tfds = pytest.importorskip("tensorflow_datasets")
-    cifar = data.load("cifar10", None, "test")
-    assert cifar.class_names[:3] == ("airplane", "automobile", "bird")
-    assert cifar.skipped == ()
-    assert cifar.test.images.shape == (10_000, 32, 32, 3)
-    np.testing.assert_array_equal(np.bincount(cifar.train.labels), np.full(10, 5000))
-    source = tfds.data_source("cifar10", split="train", download=False)
-    for i in (0, 999, 1000, 49_999):
-        np.testing.assert_array_equal(cifar.train.images[i], source[i]["image"])
-        assert cifar.train.labels[i] == source[i]["label"]
 
 
 def test_the_share_decides_between_memory_and_a_file(tmp_path, monkeypatch):

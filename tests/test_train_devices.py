@@ -25,7 +25,7 @@ from trained_runs import small_digits
 digits = small_digits()
 found = {}
 for name, fields in json.loads(sys.argv[1]).items():
-    config = resolve(Config(width=8, **fields))
+    config = resolve(Config(width=8, batch_size=16, **fields))
     mesh = devices.make_mesh(config)
     graphdef, params, rest = nnx.split(build(config, num_classes=10, in_channels=1), nnx.Param, ...)
     optimiser = make_optimiser(config, 1000)
@@ -67,7 +67,7 @@ def found():
     }
     here = __file__.rpartition("/")[0]
     program = f"import sys; sys.path.append({here!r})\n{PROGRAM}"
-    done = python("-c", program, json.dumps(runs), XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    done = python("-c", program, json.dumps(runs), devices=4)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -39,9 +39,6 @@ def test_the_program_is_started_over_under_its_process_number(tmp_path, monkeypa
         ("python -X dev -u -W error -m train", True),
         ("python -m ipykernel_launcher -f kernel.json", False),  # whatever a notebook runs
         ("python script.py -m train", False),
-        ("python -c pass -m train", False),
-        ("python -m pdb -m train", False),
-        ("python", False),
     ],
 )
 def test_only_a_process_started_as_this_program_is_its_own(monkeypatch, started, own):

@@ -115,8 +115,6 @@ def test_what_to_put_right_is_said_and_answers_that_are_no_numbers_are_refused(r
         ([str(run)], "IMAGE: got none"),
         ([str(run), str(tmp_path)], "found no image"),
         ([str(run), str(tmp_path), "--top", "0"], "--top: got 0"),
-        ([str(tmp_path / "absent"), "x.png"], "does not exist"),
-        ([str(tmp_path), "x.png"], "no such file yet"),
     ]:
         assert main(["predict", *arguments]) == 2
         assert message in capsys.readouterr().err

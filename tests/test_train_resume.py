@@ -1,4 +1,4 @@
-"""A run that is cut and resumed: the same numbers to the bit, and what is refused or told on the way."""
+"""A run that is cut and resumed: the same numbers to the bit; what is refused or told; a loss that diverges."""
 
 import dataclasses
 import json
@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
-from lives import metrics, same_parameters
-from trained_runs import ENVIRONMENT, small_digits
+from trained_runs import ENVIRONMENT, metrics, same_parameters, small_digits
 
 from train import data
 from train.__main__ import main
@@ -62,13 +64,13 @@ def same_end(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The run that nothing came in the way of; and one that was ended in its second epoch, with checkpoints every 4
+    """The run that nothing came in the way of; and one that was ended with its first epoch, with checkpoints every 4
     steps and where it was ended."""
     uncut, ended = (tmp_path_factory.mktemp("runs") / name for name in ("uncut", "ended"))
     with pytest.MonkeyPatch.context() as patch:
         set_up(patch)
         assert main([*FLAGS, "--out", str(uncut)]) == 0
-        cut(patch, 18)
+        cut(patch, 14)
         assert main([*FLAGS, "--checkpoint-steps=4", "--out", str(ended)]) == 143
     return uncut, ended
 
@@ -88,22 +90,16 @@ def saved(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
-def test_cut_anywhere_it_ends_the_same_to_the_bit(tmp_path, monkeypatch, capsys, uncut):
+def test_cut_again_in_its_last_step_it_ends_the_same_to_the_bit(half_done, monkeypatch, capsys, uncut):
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    folder = tmp_path / "a run"
-    lives = [(14, signal.SIGINT), (28, signal.SIGTERM)]
-    reached = []
-    for step, signum in lives:
-        with monkeypatch.context() as patch:
-            cut(patch, step, signum)
-            command = ["--resume", str(folder)] if folder.exists() else [*FLAGS, "--out", str(folder)]
-            assert main(command) == 128 + signum
-        error = capsys.readouterr().err
-        assert f"interrupted; go on with: python -m train --resume '{folder}'" in error
-        reached.append(saved(folder)[-1])
-        assert step <= reached[-1] <= step + loop.AHEAD
-        assert not (folder / "summary.json").exists()
-    assert len(set(reached)) == len(lives)
+    folder = half_done.rename(half_done.with_name("a run"))
+    assert 14 <= saved(folder)[-1] <= 14 + loop.AHEAD
+    with monkeypatch.context() as patch:
+        cut(patch, 28, signal.SIGINT)
+        assert main(["--resume", str(folder)]) == 130
+    assert f"interrupted; go on with: python -m train --resume '{folder}'" in capsys.readouterr().err
+    assert saved(folder)[-1] == 28
+    assert not (folder / "summary.json").exists()
     assert main(["--resume", str(folder)]) == 0
     assert same_end(folder, uncut)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -218,7 +214,11 @@ def test_two_processes_do_not_train_in_one_folder(half_done, capsys, tmp_path, m
         for command in (["--resume", str(half_done)], [*FLAGS, "--out", str(half_done), "--overwrite"]):
             assert main(command) == 2
             assert "another process trains" in capsys.readouterr().err
+    assert main([*FLAGS, "--out", str(half_done)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
     assert saved(half_done)
+    with run_folder.created(resolve(Config(out=half_done, overwrite=True)), {}):
+        assert {path.name for path in half_done.iterdir()} == {run_folder.LOCK, "config.json"}
 
 
 @pytest.fixture
@@ -259,3 +259,26 @@ def test_images_that_cannot_be_read_are_counted_and_some_are_named(tmp_path, mon
     assert "left out 7, of which no image was read:\n  cats/0.png: truncated\n" in told
     assert told.endswith("  cats/4.png: truncated\n  and 2 more\n")
     assert run_folder.describe(config, dataset)["skipped_images"] == 7
+
+
+def test_a_loss_that_is_no_number_ends_with_code_1_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    whole = loop.make_optimiser
+
+    def breaks_at_step_7(config, steps):
+        # A learning rate that jumps: the parameters are lost in step 7, so that the loss of step 8 is no number.
+        jump = optax.scale_by_schedule(lambda k: jnp.where(k == 6, jnp.inf, 1.0))
+        return optax.chain(whole(config, steps), jump)
+
+    monkeypatch.setattr(loop, "make_optimiser", breaks_at_step_7)
+    folder = tmp_path / "run"
+    # Resumed, it comes to the same end.
+    for command in ([*FLAGS[:-2], "--checkpoint-steps=2", "--out", str(folder)], ["--resume", str(folder)]):
+        assert main(command) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "not finite at step 8; the last good checkpoint, of step 6, is kept" in error
+        assert "--learning-rate" in error
+        assert not (folder / "summary.json").exists()
+        assert saved(folder)[-2:] == [4, 6]
+    arrays, about = parameters.load(folder / "params.safetensors")
+    assert about["step"] == 6
+    assert all(np.isfinite(array).all() for array in arrays.values())

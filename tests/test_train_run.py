@@ -1,129 +1,151 @@
-"""Whole runs: the program end to end, the same seed twice, one that diverges."""
+"""A whole run by the command line, and ``python -m train eval`` of it: the run's own numbers again, and NumPy's."""
 
 import json
-from pathlib import Path
+import types
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from trained_runs import python, small_digits
+from trained_runs import metrics, python, save_run
 
 from train import data
 from train.__main__ import main
-from train.config import Config, resolve
+from train.commands import evaluate
+from train.errors import UserError
 from train.runs import parameters, run_folder
-from train.steps import loop
-from train.steps.loop import train
-
-TIMED = {"seconds", "images_per_second"}
-SMALL = ["--puppeteer=stored", "--width=8", "--batch-size=32"]
+from train.runs.trained import open_run
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_, **__: small_digits())
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_two_epochs_of_digits_through_the_command_line(tmp_path):
-    folder = tmp_path / "run"
-    done = python("-m", "train", "--epochs", "2", "--width", "16", "--out", folder, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run's folder and the process that trained it: two epochs of the digits."""
+    outside = tmp_path_factory.mktemp("runs")
+    flags = ["--epochs", "2", "--width", "8", "--batch-size", "16"]
+    done = python("-m", "train", *flags, "--out", outside / "run", cwd=outside)
     assert done.returncode == 0, done.stderr
+    assert list(outside.iterdir()) == [outside / "run"]
+    return outside / "run", done
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def evaluated(capsys, *arguments) -> dict:
+    assert main(["eval", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_two_epochs_of_digits_through_the_command_line(trained, summary):
+    folder, done = trained
     assert {path.name for path in folder.iterdir()} == {
         *run_folder.FINAL, "checkpoints", "events", run_folder.LOCK
     }  # fmt: skip
     assert run_folder.finished(folder)
-    assert list(tmp_path.iterdir()) == [folder]
-
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["epochs"] == 2
-    assert config["config"]["preset"] == "puppet_xs"
+    assert (config["config"]["epochs"], config["config"]["preset"]) == (2, "puppet_xs")
     assert {"python", "jax", "flax"} <= config["versions"].keys()
-    history = lines(folder)
+    history = metrics(folder)
     assert [line["epoch"] for line in history] == [1, 2]
     assert history[1]["train_loss"] < history[0]["train_loss"]
-    summary = json.loads((folder / "summary.json").read_text())
     assert summary["test_accuracy"] == history[-1]["test_accuracy"] > 0.2
     assert summary["test_images"] == sum(row["images"] for row in summary["accuracy_by_depth"]) == 355
+    assert summary["best"]["test_accuracy"] == max(line["test_accuracy"] for line in history)
+    # Their means are those of the images, which augmentation changes little.
+    for line in history:
+        assert line["complexity_mean"] == pytest.approx(summary["complexity_mean_bits"]["train"], abs=0.3)
+        assert 2 < line["depth_mean"] < 4
     for figure in run_folder.FIGURES:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    _, about = parameters.load(folder / "params.safetensors")
+    assert about["images"] == {"size": [8, 8], "class_names": list("0123456789")}
+    assert (about["epoch"], about["step"]) == (2, summary["steps"])
 
     # Without a terminal: one plain line an epoch and no bar; the result on standard output.
     assert "\r" not in done.stderr
     assert sum(line.startswith("epoch ") for line in done.stderr.splitlines()) == 2
     assert f"test accuracy  {summary['test_accuracy']:.2%}" in done.stdout
     assert str(folder) in done.stdout
-    # Their means are those of the images, which augmentation changes little.
-    for line in history:
-        assert line["complexity_mean"] == pytest.approx(summary["complexity_mean_bits"]["train"], abs=0.3)
-        assert 2 < line["depth_mean"] < 4
-    assert summary["best"]["test_accuracy"] == max(line["test_accuracy"] for line in history)
-
-    # The saved parameters are the model that was reported on.
-    model, its_config = parameters.restore(folder / "params.safetensors")
-    assert its_config.epochs == 2
-    _, about = parameters.load(folder / "params.safetensors")
-    assert about["images"] == {"size": [8, 8], "class_names": list("0123456789")}
-    assert (about["epoch"], about["step"]) == (2, summary["steps"])
-    test = data.load("digits", None, "test").test
-    correct = np.argmax(model(test.images), -1) == test.labels
-    assert abs(int(correct.sum()) - summary["test_correct"]) <= 1  # rounding differs with the batch
 
 
-def test_same_seed_same_numbers_other_seed_others(tmp_path):
-    def numbers(name: str, seed: int):
-        config = resolve(Config(puppeteer="stored", width=8, batch_size=32, epochs=2, seed=seed))
-        folder = tmp_path / name
-        folder.mkdir()
-        train(config, small_digits(), folder)
-        arrays, _ = parameters.load(folder / "params.safetensors")
-        return [{k: v for k, v in line.items() if k not in TIMED} for line in lines(folder)], arrays
+def test_evaluation_gives_the_numbers_of_the_summary_to_the_last_digit(run, summary, capsys, tmp_path):
+    found = evaluated(capsys, run)
+    for name, reported in {"correct": "test_correct", "accuracy": "test_accuracy", "loss": "test_loss"}.items():
+        assert found[name] == found["reported"][name] == summary[reported]
+    assert found["images"] == summary["test_images"]
+    assert found["accuracy_by_depth"] == summary["accuracy_by_depth"]
+    assert found["clipped"] == summary["clipped"]["test"]
+    assert found["complexity_mean_bits"] == pytest.approx(summary["complexity_mean_bits"]["test"], rel=1e-6)
+    assert found["compiled"] is None
 
-    (first, arrays), (second, same), (third, _) = numbers("a", 0), numbers("b", 0), numbers("c", 1)
-    assert first == second
-    for name in arrays:
-        np.testing.assert_array_equal(arrays[name], same[name])
-    assert first != third
-
-
-def test_max_steps_ends_in_the_middle_of_an_epoch_and_overwrite_replaces_the_run(tmp_path, small, capsys):
-    arguments = [*SMALL, "--max-steps", "6", "--out", str(tmp_path / "run")]
-    assert main(arguments) == 0
-    history = lines(tmp_path / "run")
-    steps = len(small_digits().train) // 32
-    assert [line["step"] for line in history] == [steps, 6]
-    assert main(arguments) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    with run_folder.created(resolve(Config(out=tmp_path / "run", overwrite=True)), {}) as folder:
-        assert {path.name for path in folder.iterdir()} == {run_folder.LOCK, "config.json"}
+    text = evaluate.report(found)
+    assert f"{summary['test_accuracy']:.2%} ({summary['test_correct']} of 355, as reported)" in text
+    assert f"{summary['test_loss']:.4f} nats" in text
+    assert text.splitlines()[-len(summary["accuracy_by_depth"]) - 1].split() == ["depth", "images", "accuracy"]
+    (tmp_path / "params.safetensors").write_bytes((run / "params.safetensors").read_bytes())
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"test_correct": 1}))
+    assert main(["eval", str(tmp_path)]) == 0
+    assert "of 355, 1 reported)" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_code_1_and_keeps_the_last_good_checkpoint(
-    tmp_path, monkeypatch, small, capsys
-):
-    whole = loop.make_optimiser
+def test_the_numbers_are_numpys(run, capsys):
+    found = evaluated(capsys, run, "--batch-size", "71", "--compiled")
+    split, model = data.load("digits", None, "test").test, open_run(run).model
+    logits = np.concatenate([np.asarray(model(images), np.float64) for images in np.split(split.images, 5)])
+    shifted = logits - logits.max(-1, keepdims=True)
+    loss = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(355), split.labels]
+    _, depth = model.measure(split.images)
+    correct = logits.argmax(-1) == split.labels
+    assert found["correct"] == correct.sum()
+    assert found["loss"] == pytest.approx(loss.mean(), rel=1e-5)
+    assert found["depth_mean"] == pytest.approx(np.mean(np.asarray(depth)), rel=1e-6)
+    for row in found["accuracy_by_depth"]:
+        chosen = np.asarray(depth) == row["depth"]
+        assert (row["images"], row["accuracy"]) == (chosen.sum(), pytest.approx(correct[chosen].mean()))
 
-    def breaks_at_step_7(config, steps):
-        # A learning rate that jumps: the parameters are lost in step 7, so that the loss of step 8 is no number.
-        jump = optax.scale_by_schedule(lambda k: jnp.where(k == 6, jnp.inf, 1.0))
-        return optax.chain(whole(config, steps), jump)
+    compiled = found["compiled"]
+    assert compiled["same_class"] == 355
+    assert compiled["correct"] == found["correct"]
+    assert 0 <= compiled["largest_logit_difference"] < 1e-3
 
-    monkeypatch.setattr(loop, "make_optimiser", breaks_at_step_7)
-    folder = tmp_path / "run"
-    assert main([*SMALL, "--checkpoint-steps", "2", "--out", str(folder)]) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "not finite at step 8; the last good checkpoint, of step 6, is kept" in error
-    assert "--learning-rate" in error
-    assert not (folder / "summary.json").exists()
-    assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"4", "6"}
-    assert not {path.name for path in (folder / "checkpoints").iterdir()} & {"8", "10"}
-    arrays, about = parameters.load(folder / "params.safetensors")
-    assert about["step"] == 6
-    assert all(np.isfinite(array).all() for array in arrays.values())
-    # Resumed, it comes to the same end.
-    assert main(["--resume", str(folder)]) == 1
-    assert "not finite at step 8" in capsys.readouterr().err
+
+def test_images_that_the_run_was_trained_on_are_called_so(run, capsys):
+    assert main(["eval", str(run), "--evaluate-on", "validation", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "trained on" in said.err
+    found = json.loads(said.out)
+    assert found["evaluated_on"] == "validation"
+    assert found["images"] == len(data.load("digits", None, "validation").test)
+    assert found["reported"] is None
+
+
+def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(run, tmp_path, capsys):
+    for content in ("[]", "{", '{"evaluated_on": "test", "test_images": "355"}'):
+        (tmp_path / "summary.json").write_text(content)
+        assert evaluate._reported(types.SimpleNamespace(folder=tmp_path, released=None), "test", 355) is None
+    save_run(tmp_path / "other", [8, 8], ["a", "b", "c", "d"], 1)
+    with pytest.raises(UserError, match=r"num_classes = 10, the model of .* 4"):
+        evaluate.run(evaluate.Evaluate(tmp_path / "other"))
+    (tmp_path / "damaged").mkdir()
+    for changes, message in [
+        ({"data_dir": ["x"]}, "its header is damaged"),
+        ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
+        ({"batch_size": 10**9}, "batch_size is"),
+    ]:
+        arrays, about = parameters.load(run / "params.safetensors")
+        about["config"] |= changes
+        parameters.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
+        with pytest.raises(UserError, match=message):
+            evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
+    for arguments, message in [
+        ([str(tmp_path / "absent")], "does not exist"),
+        ([str(run / "summary.json")], "is no folder"),
+        ([str(run), "--batch-size", "0"], "--batch-size: got 0"),
+    ]:
+        assert main(["eval", *arguments]) == 2
+        assert message in capsys.readouterr().err

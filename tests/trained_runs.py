@@ -1,6 +1,7 @@
 """Small data, small nets and their run folders, shared by the tests of train/."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -19,14 +20,12 @@ from train.data import sets
 from train.runs import parameters
 
 ROOT = Path(__file__).parents[1]
-# Most of what these processes do is compile: without most of XLA's optimisations it takes half as long.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "100", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
-}  # fmt: skip
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
-def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """A Python process, run to its end."""
+def python(*arguments: str, cwd: Path | None = None, devices=1, **environment: str) -> subprocess.CompletedProcess:
+    """A Python process, run to its end, of that many simulated devices."""
+    environment["XLA_FLAGS"] = f"{ENVIRONMENT.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, cwd=cwd, timeout=600)
 
@@ -37,6 +36,21 @@ def small_digits() -> data.Dataset:
     digits = sets.load("digits", None, "test")  # not data.load, which tests replace by this
     train, test = (data.every_nth(split, 10)[1] for split in (digits.train, digits.test))
     return data.Dataset(train, test, digits.class_names)
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics, but for what a clock says."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def same_parameters(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same parameters, to the bit."""
+    arrays, expected = (parameters.load(folder / "params.safetensors")[0] for folder in (one, other))
+    assert arrays.keys() == expected.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+    return True
 
 
 def save_run(folder: Path, size: list[int], names: list[str], channels: int, *, scale=1.25, **fields) -> pj.PuppetCNN:

@@ -1,0 +1,179 @@
+"""Training in processes: two that train and resume as one; one that dies is noticed; kills that change no number."""
+
+import math
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from trained_runs import metrics, same_parameters
+
+from train.devices import HEARTBEAT_SECONDS
+from train.runs import parameters
+
+FLAGS = ["--puppeteer=stored", "--width=8", "--batch-size=64", "--max-steps=40", "--ema=0.9"]
+
+KILLS = 20
+STEPS = 600
+ENDLESS = ["--puppeteer=stored", "--batch-size=64", "--epochs=100", f"--max-steps={STEPS}", "--ema=0.9", "--keep=2"]
+# The run that is killed saves nearly all the time; that does not change its numbers.
+EVERY = 3
+OFTEN = f"--checkpoint-steps={EVERY}"
+
+
+def live(arguments: list[str], log: Path) -> None:
+    """What such a process does."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from train.__main__ import main
+
+    os._exit(main(arguments))
+
+
+@pytest.fixture(scope="module")
+def begin():
+    """``begin(log, *arguments)`` starts a process. Each is a copy of one that has imported everything and begun
+    nothing: many would otherwise spend minutes on getting ready."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
+    begun = []
+
+    def begin(log: Path, *arguments: str) -> multiprocessing.Process:
+        begun.append(context.Process(target=live, args=(list(arguments), log)))
+        begun[-1].start()
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+    multiprocessing.forkserver._forkserver._stop()
+
+
+def newest(folder: Path) -> int:
+    """Step of the last completed checkpoint; 0 if there is none."""
+    return max((int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+class Pair:
+    """Two processes of one training."""
+
+    def __init__(self, begin, folder, *arguments, second=()):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            where = ["--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count=2"]
+        self.logs = [folder.with_name(f"log-{i}") for i in (0, 1)]
+        self.processes = [
+            begin(log, *arguments, *where, f"--process-id={i}", *(second if i else ()))
+            for i, log in enumerate(self.logs)
+        ]
+
+    def wait(self, seconds=120) -> list[int]:
+        for process in self.processes:
+            process.join(seconds)
+        return [process.exitcode for process in self.processes]
+
+    def told(self) -> list[str]:
+        return [log.read_text() for log in self.logs]
+
+    def wait_for_checkpoint(self, folder, after: int) -> None:
+        while newest(folder) <= after:
+            assert all(process.is_alive() for process in self.processes), self.told()
+            time.sleep(0.01)
+
+
+def test_two_processes_train_are_interrupted_and_resume(tmp_path, begin):
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    pair = Pair(begin, undisturbed, *FLAGS, "--out", str(undisturbed))
+    assert pair.wait() == [0, 0], pair.told()
+    assert len(metrics(undisturbed)) == 2
+    assert metrics(undisturbed)[-1]["train_loss"] < metrics(undisturbed)[0]["train_loss"]
+    # The first writes and speaks for both.
+    assert "test accuracy" in pair.told()[0]
+    assert "epoch" not in pair.told()[1]
+
+    # A signal to the one that writes nothing ends both, after the same step, which is saved.
+    pair = Pair(begin, folder, *FLAGS, "--checkpoint-steps=2", "--out", str(folder))
+    pair.wait_for_checkpoint(folder, after=0)
+    os.kill(pair.processes[1].pid, signal.SIGTERM)
+    assert pair.wait() == [143, 143], pair.told()
+    assert f"python -m train --resume {folder}" in pair.told()[0]
+    reached = newest(folder)
+    assert reached < 40
+    assert parameters.load(folder / "params.safetensors")[1]["step"] == reached
+
+    pair = Pair(begin, folder, "--resume", str(folder))
+    assert pair.wait() == [0, 0], pair.told()
+    assert f"resumed after step {reached} of 40" in pair.told()[0]
+    assert same_parameters(folder, undisturbed)
+    assert metrics(folder) == metrics(undisturbed)
+
+    # Processes that would compute different things do not begin.
+    other = tmp_path / "other"
+    pair = Pair(begin, other, *FLAGS, "--out", str(other), second=["--seed=1"])
+    codes = pair.wait()
+    assert 2 in codes, pair.told()
+    assert 0 not in codes
+    assert "different configurations" in "".join(pair.told())
+
+
+@pytest.mark.soak
+def test_a_death_is_noticed_within_the_time_that_is_promised(tmp_path, begin):
+    folder = tmp_path / "run"
+    pair = Pair(begin, folder, *FLAGS[:-2], "--epochs=500", "--checkpoint-steps=3", "--out", str(folder))
+    pair.wait_for_checkpoint(folder, after=0)
+    pair.processes[1].kill()
+    began = time.monotonic()
+    assert pair.wait(HEARTBEAT_SECONDS + 30)[0] not in (0, None), pair.told()
+    assert time.monotonic() - began < HEARTBEAT_SECONDS + 15
+    assert f"python -m train --resume {folder}" in pair.told()[0]
+    assert not (folder / "summary.json").exists()
+
+
+@pytest.mark.soak
+def test_kills_end_as_an_undisturbed_run(tmp_path, begin, time_left):
+    undisturbed, killed, log = tmp_path / "undisturbed", tmp_path / "killed", tmp_path / "log"
+    process = begin(log, *ENDLESS, "--out", str(undisturbed))
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+
+    draw = random.Random(4)
+    reached = [0]
+    for kill in range(KILLS):
+        if not time_left():
+            break
+        made = (killed / "config.json").exists()
+        command = ["--resume", str(killed)] if made else [*ENDLESS, "--out", str(killed)]
+        process = begin(log, *command, OFTEN)
+        # One in four early, while it reads, compiles or restores; the others within their first saves.
+        saves, patience = draw.randint(1, 4), draw.uniform(0.0, 2.0) if kill % 4 == 3 else math.inf
+        began = time.monotonic()
+        while time.monotonic() - began < patience and newest(killed) < reached[-1] + EVERY * saves:
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.003)
+        time.sleep(draw.uniform(0.0, 0.1))
+        process.kill()
+        process.join()
+        told = log.read_text()
+        assert process.exitcode == -signal.SIGKILL, told
+        assert "error" not in told
+        assert "damaged" not in told
+        # Never behind where a life before was, by the completed checkpoints.
+        assert newest(killed) >= reached[-1]
+        reached.append(newest(killed))
+    assert reached[-1] < STEPS
+
+    command = ["--resume", str(killed)] if reached[-1] else [*ENDLESS, "--out", str(killed), "--overwrite"]
+    process = begin(log, *command)
+    process.join()
+    told = log.read_text()
+    assert process.exitcode == 0, told
+    assert not reached[-1] or f"resumed after step {reached[-1]} of {STEPS}" in told
+    assert same_parameters(killed, undisturbed)
+    assert metrics(killed) == metrics(undisturbed)
+    assert len(metrics(killed)) == math.ceil(STEPS / (1442 // 64))
