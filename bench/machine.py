@@ -17,7 +17,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "torch")
 def describe() -> dict:
     """Command line, date, processor, cores that may be used, memory, load, versions, git revision."""
     return {
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "bench", *map(without_folders, sys.argv[1:])]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "processor": _processor(),
@@ -63,3 +63,9 @@ def _revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return revision + ("+" if changed else "")
+
+
+def without_folders(argument: str) -> str:
+    """An argument of a command, but of an absolute path only its name: the rest is of this machine."""
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{Path(value).name if Path(value).is_absolute() else value}"

@@ -11,7 +11,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from bench import __main__ as main
-from bench import first_answer, folder, huge_pages, plan, step_memory, timing, trainer
+from bench import first_answer, folder, huge_pages, machine, plan, step_memory, timing, trainer
 from bench.crew import Crew
 from train.huge_pages import VARIABLE
 
@@ -177,3 +177,9 @@ def test_help_says_what_there_is(command, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main.main([command, "--help"])
     assert "usage: python -m bench" in capsys.readouterr().out
+
+
+def test_a_result_tells_its_command_without_the_folders_of_a_machine(monkeypatch):
+    arguments = ["accuracy", "--folder", "/home/a/runs", "--output=/home/a/b", "--data-dir", "a/b"]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments])
+    assert machine.describe()["command"] == "python -m bench accuracy --folder runs --output=b --data-dir a/b"
