@@ -35,6 +35,10 @@ def set_up(patch) -> None:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     set_up(monkeypatch)
+    # A shell's background jobs begin with SIGINT ignored, which the trainer respects; these tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def cut(monkeypatch, step: int, signum=signal.SIGTERM) -> None:
