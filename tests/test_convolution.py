@@ -31,6 +31,9 @@ CASES = [
     ((0, 1, 0), 2, (5, 6), 3, 2, (2, 3), (2, 1), ((3, 1), (0, 4))),  # more padding than the kernel is large
     ((0, 0), 1, (3, 3), 100, 9, (3, 3), 1, "SAME"),  # a kernel row that is summed in parts
     ((-1, -1), 2, (3, 4), 2, 3, (3, 3), 1, "SAME"),
+    # Winograd's filtering on CPUs: odd maps, channels that fill no vectors; more channels than are summed at a time.
+    ((0, -1, 2, 2, 0), 3, (5, 7), 18, 37, (3, 3), 1, "SAME"),
+    ((1, 0), 2, (8, 6), 150, 16, (3, 3), 1, "VALID"),
 ]
 
 

@@ -46,8 +46,9 @@ def test_a_program_of_another_version_is_not_used(monkeypatch):
 
 
 @needs_native
-def test_an_images_numbers_do_not_depend_on_the_batch():
-    x, index, bank = draw(5, 3, (7, 9), 6, 20)
+@pytest.mark.parametrize("c_in", [6, 18])  # direct, and by Winograd's filtering
+def test_an_images_numbers_do_not_depend_on_the_batch(c_in):
+    x, index, bank = draw(5, 3, (7, 9), c_in, 20)
     y, dx, _ = everything("native", x, index, bank)
     for i in range(5):  # cut into other pieces over the threads, kernels packed or read where they lie
         one = everything("native", x[i : i + 1], index[i : i + 1], bank)
@@ -57,7 +58,7 @@ def test_an_images_numbers_do_not_depend_on_the_batch():
 
 @needs_native
 def test_many_images_of_a_kernel_from_many_threads_at_once():
-    arguments = draw(9, 2, (32, 32), 8, 16)  # more than a cache holds
+    arguments = draw(9, 2, (32, 32), 16, 16)  # more than a cache holds
     expected = [np.asarray(each) for each in everything("native", *arguments)]
     assert close(expected, list(everything("gathered", *arguments)), 1e-4)
     run = lambda _: [np.asarray(each) for each in everything("native", *arguments)]  # noqa: E731
@@ -99,6 +100,7 @@ cases = [  # image, kernel, stride, padding, channels in and out
     ((5, 5), (3, 3), 1, 1, 4, 37),
     ((4, 4), (3, 3), 1, 1, 20, 20),
     ((4, 4), (3, 3), 1, 1, 100, 8),
+    ((7, 5), (3, 3), 1, 0, 17, 37),
 ]
 choices = [[2, -1, 0, 2, 2, 1], [-1] * 6, [0, 3, 0, 0, 0, 0], [-2] * 6, [2**31 - 1] * 6, [-(2**31)] * 6]
 for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cases, native.LANES):

@@ -196,7 +196,7 @@ def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
 
-# ---- The C++ program (``native/``): direct convolution on all of XLA's threads
+# ---- The C++ program (``native/``), on all of XLA's threads: Winograd's filtering for 3×3 at stride 1, else direct
 
 
 def _native(lanes):

@@ -1,9 +1,10 @@
 // The three bilinear maps of a convolution with kernels chosen from a bank, on a CPU, as XLA FFI handlers (see
 // ../bank_convolution.py for the maths). Operands are images (B, H, W, C_in), an index (B), banks
 // (S, K_h, K_w, C_in, C_out), outputs (B, H', W', C_out), float32; image i has the bank's kernel index[i], or none where
-// index[i] is -1: then its results are zeros and it costs nothing. Direct convolution: no patches are ever formed. What
-// several threads read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work
-// is spread over XLA's own thread pool; what an image's numbers are does not depend on how.
+// index[i] is -1: then its results are zeros and it costs nothing. 3×3 kernels at stride 1 go through Winograd's filtering
+// (winograd.inc), everything else is direct convolution (kernels.inc); no patches are ever formed. What several threads
+// read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work is spread over
+// XLA's own thread pool; what an image's numbers are depends neither on how nor on the rest of its batch.
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -37,6 +39,7 @@ namespace avx512 {
 #define LANES 16
 #define WIDE 12
 #include "kernels.inc"
+#include "winograd.inc"
 #undef LANES
 #undef WIDE
 }  // namespace avx512
@@ -47,6 +50,7 @@ namespace avx2 {
 #define LANES 8
 #define WIDE 6
 #include "kernels.inc"
+#include "winograd.inc"
 #undef LANES
 #undef WIDE
 }  // namespace avx2
@@ -57,6 +61,7 @@ namespace baseline {
 #define LANES 4
 #define WIDE 6
 #include "kernels.inc"
+#include "winograd.inc"
 #undef LANES
 #undef WIDE
 }  // namespace baseline
@@ -65,10 +70,22 @@ struct Set {
   int64_t lanes, wide;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
+  decltype(&baseline::TransformKernel) transform_kernel;
+  decltype(&baseline::KernelFromTransform) kernel_from_transform;
+  decltype(&baseline::WinogradRoom) winograd_room;
+  decltype(&baseline::WinogradForward) winograd_forward;
+  decltype(&baseline::TilesAtOnce) tiles_at_once;
+  decltype(&baseline::kWinogradGradients[0]) winograd_gradients;
   decltype(&baseline::Finish) finish;
 };
 
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
+
+#define SET(n)                                                                                                      \
+  Set {                                                                                                             \
+    n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel, &n::KernelFromTransform,             \
+        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Finish                   \
+  }
 
 // `most` lets tests run the other sets too: the largest number of lanes to use.
 Set Choose(int64_t most) {
@@ -76,12 +93,13 @@ Set Choose(int64_t most) {
   __builtin_cpu_init();
   if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return {avx512::kLanes, avx512::kWide, &avx512::Forward, &avx512::KernelGradient, &avx512::Finish};
+    return SET(avx512);
   if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {avx2::kLanes, avx2::kWide, &avx2::Forward, &avx2::KernelGradient, &avx2::Finish};
+    return SET(avx2);
 #endif
-  return {baseline::kLanes, baseline::kWide, &baseline::Forward, &baseline::KernelGradient, &baseline::Finish};
+  return SET(baseline);
 }
+#undef SET
 
 // Runs task(i) for i < count on the pool's threads and this one, and returns when all are done. This thread takes tasks
 // too, and waits only for tasks that a running thread has taken, so a pool whose every thread waits here still ends.
@@ -114,7 +132,7 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int
 
 // Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them.
 float* Scratch(int which, int64_t size) {
-  thread_local std::vector<float> buffers[3];
+  thread_local std::vector<float> buffers[4];
   if (static_cast<int64_t>(buffers[which].size()) < size) buffers[which].resize(size);
   return buffers[which].data();
 }
@@ -183,6 +201,14 @@ void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to) {
     for (int64_t o = 0; o < c_out; ++o) to[o * c_in + i] = from[i * c_out + o];
 }
 
+// Whether Winograd's filtering is worth its transforms. It depends on shapes alone, so that what an image's numbers are
+// does not depend on its batch.
+bool TakesWinograd(Pair taps, Pair stride, int64_t c_in, int64_t c_out, Pair map) {
+  const int64_t tiles = Ceil(map.h, 2) * Ceil(map.w, 2);
+  return taps.h == 3 && taps.w == 3 && stride.h == 1 && stride.w == 1 && std::min(c_in, c_out) >= 16 && tiles >= 4 &&
+         20 * tiles <= 9 * map.h * map.w;
+}
+
 using Array = ffi::Buffer<ffi::F32, 4>;
 using Bank = ffi::Buffer<ffi::F32, 5>;
 using Index = ffi::Buffer<ffi::S32, 1>;
@@ -221,7 +247,9 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
                      const std::function<void(int64_t)>& finish = nullptr) {
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
-  const int64_t c_in = x[3], c_out = y[3], sets = k[0], rows = taps.h * taps.w * c_in, pixels = map.h * map.w;
+  const int64_t c_in = x[3], c_out = y[3], sets = k[0], pixels = map.h * map.w;
+  const bool winograd = step.h == 1 && step.w == 1 && TakesWinograd(taps, stride, c_in, c_out, map);
+  const int64_t rows = (winograd ? 16 : taps.h * taps.w) * c_in;
   auto found = Choose(index, sets);
   if (!found) return found.error();
   const Chosen& chosen = *found;
@@ -237,35 +265,60 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
   // A kernel that serves a single image, in an order that can be read, is read where it lies.
   const auto packs = [&](int64_t s) {
     const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
-    return uses > 1 || (uses > 0 && (turned || c_out % set.lanes));
+    return uses > 1 || (uses > 0 && (winograd || turned || c_out % set.lanes));
   };
   std::vector<int64_t> places(sets, -1);
   std::vector<int64_t> packed;
   for (int64_t s = 0; s < sets; ++s)
     if (packs(s)) places[s] = packed.size(), packed.push_back(s);
   float* kernels = Scratch(2, packed.size() * packed_size);
-  const int64_t tap_count = taps.h * taps.w;
-  Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
-    const int64_t tap = task % tap_count, place = task / tap_count;
-    const float* from = bank.typed_data() + (packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap)) * c_in * c_out;
+  const int64_t tap_count = taps.h * taps.w, matrix = c_in * c_out;
+  // `count` rows of a kernel, from row `at` on, in the order of the inner loops.
+  const auto pack = [&](const float* from, int64_t count, int64_t at, int64_t place) {
     if (turned) {
-      float* transposed = Scratch(1, c_in * c_out);
+      float* transposed = Scratch(1, matrix);
       Transpose(from, c_out, c_in, transposed);
       from = transposed;
     }
-    Pack(from, c_in, c_out, set.lanes, rows, tap * c_in, kernels + place * packed_size);
-  });
-  const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, map.h);
-  const int64_t width = (map.w - 1) * stride.w + taps.w;
+    Pack(from, count, c_out, set.lanes, rows, at, kernels + place * packed_size);
+  };
+  if (winograd) {
+    // Rows that are transformed together stay in the cache, but what is to be transposed is transformed as a whole.
+    const int64_t most = turned ? c_in : std::max<int64_t>(1024 / c_out, 1);
+    Parallel(pool, packed.size() * 4, [&](int64_t task) {
+      const float* kernel = bank.typed_data() + packed[task / 4] * 9 * matrix;
+      float* transformed = Scratch(3, 4 * most * c_out);
+      for (int64_t i = 0; i < c_in; i += most) {
+        const int64_t count = std::min(most, c_in - i), n = count * c_out;
+        set.transform_kernel(kernel + i * c_out, matrix, n, task % 4, turned, transformed);
+        for (int64_t p = 0; p < 4; ++p) pack(transformed + p * n, count, (task % 4 * 4 + p) * c_in + i, task / 4);
+      }
+    });
+  } else {
+    Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
+      const int64_t tap = task % tap_count, place = task / tap_count;
+      const int64_t from = packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap);
+      pack(bank.typed_data() + from * matrix, c_in, tap * c_in, place);
+    });
+  }
+  // Rows of the map, or of its tiles, which an image's pieces divide.
+  const Pair by = winograd ? Pair{Ceil(map.h, 2), Ceil(map.w, 2)} : map;
+  const Pair apart = winograd ? Pair{2, 2} : stride, reach = winograd ? Pair{4, 4} : taps;
+  const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, by.h);
+  const int64_t width = (by.w - 1) * apart.w + reach.w;
   Parallel(pool, count * pieces, [&](int64_t task) {
     const int64_t image = chosen.images[task / pieces], piece = task % pieces, s = index.typed_data()[image];
-    const int64_t first = piece * map.h / pieces, last = (piece + 1) * map.h / pieces;
-    float* padded = Scratch(0, ((last - 1 - first) * stride.h + taps.h) * width * c_in);
-    Pad(padded, images.typed_data() + image * size.h * size.w * c_in, size, c_in, before, step, first * stride.h,
-        (last - 1) * stride.h + taps.h, width);
+    const int64_t first = piece * by.h / pieces, last = (piece + 1) * by.h / pieces;
+    float* padded = Scratch(0, ((last - 1 - first) * apart.h + reach.h) * width * c_in);
+    Pad(padded, images.typed_data() + image * size.h * size.w * c_in, size, c_in, before, step, first * apart.h,
+        (last - 1) * apart.h + reach.h, width);
     const bool own = places[s] < 0;
-    set.forward(padded, width, c_in, own ? bank.typed_data() + s * rows * c_out : kernels + places[s] * packed_size,
-                own, taps, c_out, stride, first, last, map.w, out.typed_data() + image * pixels * c_out);
+    const float* kernel = own ? bank.typed_data() + s * rows * c_out : kernels + places[s] * packed_size;
+    float* to = out.typed_data() + image * pixels * c_out;
+    if (winograd)
+      set.winograd_forward(padded, width, c_in, kernel, c_out, first, last, map, to, Scratch(1, set.winograd_room(c_in)));
+    else
+      set.forward(padded, width, c_in, kernel, own, taps, c_out, stride, first, last, map.w, to);
     if (finish && pieces == 1) finish(image);
   });
   if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(chosen.images[i]); });
@@ -304,6 +357,61 @@ ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index in
                    {stride_h, stride_w});
 }
 
+// The kernels' gradients, transformed, in tasks of a kernel, a row of its positions and some input channels; and from
+// them the gradients.
+void WinogradKernelGradient(ffi::ThreadPool& pool, const Set& set, const Array& images, const Array& cotangents,
+                            const Chosen& chosen, Pair before, int64_t c_in, int64_t c_out, float* out) {
+  const auto x = images.dimensions(), g = cotangents.dimensions();
+  const Pair map{g[1], g[2]}, tiles{Ceil(map.h, 2), Ceil(map.w, 2)};
+  const int64_t sets = chosen.begins.size() - 1, count = chosen.images.size(), matrix = c_in * c_out;
+  const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2, size = height * width * c_in;
+  const bool even = map.h % 2 == 0 && map.w % 2 == 0;
+  const int64_t cotangent_size = even ? 0 : 4 * tiles.h * tiles.w * c_out;
+  float* transformed = Scratch(3, sets * 16 * matrix);
+  float* laid_out = Scratch(2, count * (size + cotangent_size));
+  std::vector<const float*> padded(count), seen(count);
+  Parallel(pool, count, [&](int64_t i) {
+    float* to = laid_out + i * (size + cotangent_size);
+    Pad(to, images.typed_data() + chosen.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, before, {1, 1}, 0, height,
+        width);
+    padded[i] = to;
+    seen[i] = cotangents.typed_data() + chosen.images[i] * map.h * map.w * c_out;
+    if (even) return;
+    Pad(to + size, seen[i], map, c_out, {0, 0}, {1, 1}, 0, 2 * tiles.h, 2 * tiles.w);
+    seen[i] = to + size;
+  });
+  struct Task {
+    int64_t uses, set, row, first, last;
+  };
+  std::vector<Task> tasks;
+  const int64_t blocks = Ceil(c_in, set.wide), wanted = pool.num_threads();
+  for (int64_t s = 0; s < sets; ++s) {
+    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
+    if (uses == 0) std::memset(out + s * 9 * matrix, 0, 9 * matrix * sizeof(float));
+    const int64_t pieces = uses ? std::min(Ceil(wanted * uses, 2 * count), blocks) : 0;
+    for (int64_t p = 0; p < pieces; ++p)
+      for (int64_t row = 0; row < 4; ++row)
+        tasks.push_back({uses, s, row, p * blocks / pieces * set.wide,
+                         std::min((p + 1) * blocks / pieces * set.wide, c_in)});
+  }
+  // The longest first, so that no thread begins one when the others have ended.
+  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.uses > b.uses; });
+  Parallel(pool, tasks.size(), [&](int64_t t) {
+    const auto [uses, s, row, first, last] = tasks[t];
+    const int64_t at_once = set.tiles_at_once(last - first, c_out, kCached);
+    float* work = Scratch(0, kCached + 4 * (last - first + c_out + 2 * set.lanes));
+    set.winograd_gradients[row](uses, padded.data() + chosen.begins[s], width, c_in, seen.data() + chosen.begins[s], tiles,
+                                c_out, first, last, at_once, transformed + (s * 16 + row * 4) * matrix, work);
+  });
+  const int64_t pieces = 4;
+  Parallel(pool, sets * pieces, [&](int64_t task) {
+    const int64_t s = task / pieces, piece = task % pieces, first = piece * matrix / pieces;
+    const int64_t n = (piece + 1) * matrix / pieces - first;
+    if (chosen.begins[s + 1] > chosen.begins[s])
+      set.kernel_from_transform(transformed + s * 16 * matrix + first, matrix, n, out + s * 9 * matrix + first);
+  });
+}
+
 ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
                                  ffi::Result<Bank> out, int64_t stride_h, int64_t stride_w, int64_t top, int64_t left,
                                  int64_t lanes) {
@@ -314,6 +422,10 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
   auto found = Choose(index, sets);
   if (!found) return found.error();
   const Chosen& chosen = *found;
+  if (TakesWinograd({k[1], k[2]}, stride, c_in, c_out, map)) {
+    WinogradKernelGradient(pool, set, images, cotangents, chosen, {top, left}, c_in, c_out, out->typed_data());
+    return ffi::Error::Success();
+  }
   const int64_t count = chosen.images.size();
   const int64_t height = (map.h - 1) * stride.h + k[1], width = (map.w - 1) * stride.w + k[2];
   const int64_t size = height * width * c_in, packed_size = PackedSize(pixels, c_out, set.lanes);
