@@ -20,8 +20,8 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
     Args:
         images: ``(B, H, W, C)`` uint8.
         keys: ``(B,)``, a key for each image; the same image and key give the same result.
-        kind: ``"none"``; ``"flip"`` mirrors half of the images, which leaves complexity as it is; ``"crop"`` pads with
-            black by an eighth of the height (4 pixels at 32) and crops back; ``"flip-crop"`` does both;
+        kind: ``"none"``; ``"flip"`` mirrors half of the images, which leaves complexity as it is; ``"crop"`` pads by
+            an eighth of the height (4 pixels at 32) with what lies inside the border, mirrored, and crops back; ``"flip-crop"`` does both;
             ``"flip-crop-cutout"`` then paints a square over, of a quarter of the shorter side (8 pixels at 32), in
             mid-grey: :func:`cutout`.
 
@@ -53,8 +53,9 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
 
 
 def crop(image: UInt8[Array, "h w c"], offset: Integer[Array, "2"], padding: int) -> UInt8[Array, "h w c"]:
-    """Pad with black on all sides and cut the old size out at ``offset`` (row, column) in 0..2·padding."""
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    """Pad with the image mirrored at its border pixels and cut the old size out at ``offset`` (row, column) in
+    0..2·padding. A black border would change the complexity that kernels are generated from."""
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
 
 
