@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers.pooling import adaptive_average
 
-Channels = Literal["basis", "low_rank"]
+Channels = Literal["basis", "low_rank", "tucker", "hadamard", "hashed"]
 
 
 class ChannelMatrices(nnx.Module):

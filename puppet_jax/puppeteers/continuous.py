@@ -14,7 +14,9 @@ from puppet_jax.puppeteers.bilinear import combine
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
-from puppet_jax.puppeteers.standardise import check_standardisable, scale
+from puppet_jax.puppeteers.standardise import check_standardisable, scale, standardise
+from puppet_jax.initialisation import of_deviation
+from puppet_jax.puppeteers.pooling import adaptive_average
 from puppet_jax.schedule import step_size
 
 Conditioning = Literal["depth", "none"]
@@ -57,6 +59,7 @@ class ContinuousPuppeteer(nnx.Module):
         channels: Channels = "basis",
         basis: int = 16,
         rank: int = 1,
+        whiten: bool = False,
         hidden: int = 32,
         hidden_layers: int = 2,
         omega: float = 10.0,
@@ -87,7 +90,19 @@ class ContinuousPuppeteer(nnx.Module):
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))
-        self.matrices = ChannelMatrices(channels, basis, c_out, c_in, scale=scale, rank=rank, rngs=rngs)
+        self.kind = channels
+        self.rank = rank
+        self.whiten = whiten
+        D = lambda dev, *shape: nnx.Param(of_deviation(rngs.params(), shape, dev))
+        if channels == "tucker":
+            self.matrices = ChannelMatrices("basis", basis, rank, rank, scale=1.0, rngs=rngs)
+            self.left, self.right = D(1.0, c_out, rank), D(1.0, rank, c_in)
+        elif channels == "hadamard":
+            self.factors = nnx.List([D(1.0, basis // 2, c_out), D(1.0, basis // 2, c_in), D(1.0, basis // 2, c_out), D(1.0, basis // 2, c_in)])
+        elif channels == "hashed":
+            self.matrices = ChannelMatrices("basis", basis, c_out, c_in, scale=scale, rngs=rngs)
+        else:
+            self.matrices = ChannelMatrices(channels, basis, c_out, c_in, scale=scale, rank=rank, rngs=rngs)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Kernels of one image.
@@ -103,6 +118,10 @@ class ContinuousPuppeteer(nnx.Module):
         """
         h = check_complexity(h, "ContinuousPuppeteer")
         coefficients = self._evaluate(h)
+        if self.whiten:
+            coefficients = _whitened(coefficients)
+        if self.kind in ("tucker", "hadamard", "hashed"):
+            return self._trial(coefficients)
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a matrix product then writes the kernels in their final order.
@@ -116,16 +135,60 @@ class ContinuousPuppeteer(nnx.Module):
             kernels.append(jnp.transpose(kernel.reshape(k, k, c_in, c_out), (3, 2, 0, 1)))
         return tuple(kernels)
 
+    def _trial(self, coefficients):
+        kernels, start = [], 0
+        rng = np.random.default_rng(12345)
+        for c_out, c_in, k, _ in self.kernel_shapes:
+            taps = coefficients[start : start + k * k]
+            start += k * k
+            if self.kind == "tucker":
+                core = combine(taps, self.matrices.matrices[...].reshape(len(self.matrices.matrices[...]), -1))
+                core = core.reshape(-1, self.rank, self.rank)
+                left = adaptive_average(self.left[...], (c_out, self.rank)); right = adaptive_average(self.right[...], (self.rank, c_in))
+                kernel = jnp.einsum("or,trs,si->toi", left, core, right)
+            elif self.kind == "hadamard":
+                n = taps.shape[1] // 2
+                a, b, c, d = (f[...] for f in self.factors)
+                fit = lambda m, w: adaptive_average(m, (m.shape[0], w))
+                kernel = jnp.einsum("tb,bo,bi->toi", taps[:, :n], fit(a, c_out), fit(b, c_in)) * jnp.einsum("tb,bo,bi->toi", taps[:, n:], fit(c, c_out), fit(d, c_in))
+            else:
+                full = self.matrices.matrices[...]
+                base = full[:, :c_out, :c_in]
+                outs = []
+                for t in range(k * k):
+                    po, pi = rng.permutation(full.shape[1])[:c_out], rng.permutation(full.shape[2])[:c_in]
+                    so, si = rng.choice([-1.0, 1.0], (full.shape[0], c_out, 1)), rng.choice([-1.0, 1.0], (full.shape[0], 1, c_in))
+                    outs.append(jnp.einsum("b,boi->oi", taps[t], full[:, po][:, :, pi] * jnp.float32(so) * jnp.float32(si)))
+                kernel = jnp.stack(outs)
+            kernel = jnp.transpose(kernel.reshape(k, k, c_out, c_in), (2, 3, 0, 1))
+            kernels.append(standardise(kernel))
+        return tuple(kernels)
+
     @property
     def sizes(self) -> tuple[str, ...]:
         """What it consists of, in words, as a tuple of one."""
         layers = len(self.kernel_shapes)
-        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, network of {self.hidden}",)
+        return (f"{layers} layer{'s' * (layers > 1)}: {getattr(self, 'matrices', self.kind)}, network of {self.hidden}",)
 
     def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
         positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
         s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
         return self.network(jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1))
+
+
+def _whitened(a):
+    """Rows uncorrelated over the taps: A (A^T A / n)^(-1/2) by Newton-Schulz, of the smaller Gram matrix."""
+    n, b = a.shape
+    g = a @ a.T / b if n < b else a.T @ a / n
+    eye = jnp.eye(len(g))
+    g = g + 1e-3 * jnp.trace(g) / len(g) * eye
+    norm = jnp.sqrt(jnp.sum(g**2))
+    y, z = g / norm, eye
+    for _ in range(8):
+        t = 0.5 * (3 * eye - z @ y)
+        y, z = y @ t, t @ z
+    root = z / jnp.sqrt(norm)
+    return root @ a if n < b else a @ root
 
 
 def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:

@@ -54,7 +54,7 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
 
 def crop(image: UInt8[Array, "h w c"], offset: Integer[Array, "2"], padding: int) -> UInt8[Array, "h w c"]:
     """Pad with black on all sides and cut the old size out at ``offset`` (row, column) in 0..2·padding."""
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
 
 
