@@ -1,11 +1,9 @@
 """``python -m bench speed folder``: predicting a folder of images, against the network alone on images in memory.
 
 What is compared is the rate of ``python -m train predict RUN FOLDER --output FILE`` and that of ``compile_predict``, in
-turns; and the command's peak memory on few images with that on many.
+turns.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -23,11 +21,11 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
     it takes does not depend on them."""
     from train import data
 
-    few, count, preset = (8, 20, "puppet_xs") if options.quick else (1000, 10_000, "puppet_s")
+    count, preset = (20, "puppet_xs") if options.quick else (10_000, "puppet_s")
     dataset = data.load(options.data, options.data_dir, "test")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pixels = _make(options, preset, dataset, folder, few, count)
+        pixels = _make(options, preset, dataset, folder, count)
         result |= {"data": options.data, "preset": preset, "images": count, "shape": pixels.shape[1:]}
         found = timing.in_turns(_sides(folder, pixels), options.rounds, lambda each: print(each, file=sys.stderr))
         rates = {side: [count / seconds for seconds in each] for side, each in found.items()}
@@ -36,11 +34,10 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
         row = target.row("a folder's images/s over the network's own in memory", share, ">=", TARGET)
         result["rows"] = [row]
         results_file.write(path, result)
-        result["peaks"] = [_peak(folder, images) for images in ("images/few", "images")]
 
 
-def _make(options: Options, preset: str, dataset, folder: Path, few: int, count: int):
-    """A run's folder, and files of images, ``few`` of them in a folder below; their pixels as they are read back."""
+def _make(options: Options, preset: str, dataset, folder: Path, count: int):
+    """A run's folder, and files of images; their pixels as they are read back."""
     import numpy as np
     from flax import nnx
     from PIL import Image
@@ -55,7 +52,8 @@ def _make(options: Options, preset: str, dataset, folder: Path, few: int, count:
     shape = source.shape[1:]
     model = {"num_classes": dataset.num_classes, "in_channels": shape[-1]}
     images = {"size": shape[:2], "class_names": list(dataset.class_names)}
-    (folder / "run").mkdir()
+    for name in ("run", "images"):
+        (folder / name).mkdir()
     parameters.save(
         folder / "run" / "params.safetensors",
         nnx.state(build(config, **model), nnx.Param),
@@ -63,8 +61,7 @@ def _make(options: Options, preset: str, dataset, folder: Path, few: int, count:
     )
     pixels = np.empty((count, *shape), np.uint8)
     for number in range(count):
-        path = folder / "images" / ("few" if number < few else "more") / f"{number:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = folder / "images" / f"{number:06d}.png"
         levels = source[number % len(source)]
         Image.fromarray(levels[..., 0] if shape[-1] == 1 else levels).save(path)
         pixels[number] = read_image(path, None, shape[-1])
@@ -105,24 +102,3 @@ def _sides(folder: Path, pixels) -> dict[str, partial]:
     baked(parts[-1])
     predictor(parts[0])
     return {"memory": partial(timing.seconds_of, memory), "folder": partial(timing.seconds_of, from_folder)}
-
-
-# A process's peak begins at that of the one that started it (getrusage(2) on Linux), which therefore must be small.
-_STARTER = """
-import json, resource, subprocess, sys, time
-began = time.perf_counter()
-code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-print(json.dumps({"peak_bytes": peak, "seconds": time.perf_counter() - began}))
-sys.exit(code)
-"""
-
-
-def _peak(folder: Path, images: str) -> dict:
-    """Peak resident set and seconds of the whole command."""
-    command = [sys.executable, "-m", "train", "predict", str(folder / "run"), str(folder / images)]
-    command += ["--output", str(folder / f"{Path(images).name}.jsonl")]
-    starter = [sys.executable, "-c", _STARTER, *command]
-    done = subprocess.run(starter, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
-    count = sum(1 for _ in (folder / images).rglob("*.png"))
-    return {"images": count, **json.loads(done.stdout)}

@@ -29,6 +29,7 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
     result |= {"steps": steps, "data": options.data, "preset": preset, "widths": [], "rows": []}
     for width in (8,) if options.quick else (32, 64):
         flags = [f"--data={options.data}", f"--preset={preset}", f"--width={width}", f"--max-steps={steps}"]
+        flags.append("--batch-size=64")
         if options.data_dir is not None:
             flags.append(f"--data-dir={options.data_dir.absolute()}")
         sides = {name: partial(_train, flags, huge=name == "with") for name in ("without", "with")}
@@ -43,13 +44,7 @@ def _train(flags: list[str], huge: bool) -> float:
     """Seconds that a run's steps took."""
     with tempfile.TemporaryDirectory() as folder:
         # A hundredth of the training images is little to evaluate on, which is no part of the time.
-        flags = [
-            *flags,
-            "--batch-size=64",
-            "--evaluate-on=validation",
-            "--validation-share=0.01",
-            f"--out={folder}/run",
-        ]
+        flags = [*flags, "--evaluate-on=validation", "--validation-share=0.01", f"--out={folder}/run"]
         environment = {**os.environ, VARIABLE: f"{TUNABLE}={int(huge)}"}
         where = {"cwd": Path(__file__).parent.parent, "env": environment}
         subprocess.run([sys.executable, "-m", "train", *flags], **where, capture_output=True, text=True, check=True)

@@ -84,3 +84,8 @@ class MobileNet(nnx.Module):
     def __call__(self, x):
         x = self.features(nnx.relu(self.stem(x)))
         return self.head(self.dropout(x.mean(axis=(1, 2))))
+
+
+def mobilenet(*, num_classes, in_channels, rngs):
+    """For ``python -m train --model bench.nets:mobilenet``."""
+    return MobileNet(num_classes, width=16, channels=in_channels, rngs=rngs)

@@ -27,5 +27,4 @@ def fit(sizes: Sequence[float], rounds: Sequence[Sequence[float]], seed: int = 0
 
 def _slope(x, y):
     """Slope of y (…, n) against x (n,)."""
-    centred = x - x.mean()
-    return y @ centred / (centred @ centred)
+    return np.polyfit(x, np.atleast_2d(y).T, 1)[0].squeeze()

@@ -1,8 +1,6 @@
-"""``python -m bench speed puppetize``: somebody else's CNNs as puppets: speed, stored parameters, what they learn."""
+"""``python -m bench speed puppetize``: somebody else's CNNs as puppets: speed and stored parameters. What they learn is
+in the study of digits."""
 
-import dataclasses
-import statistics
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +10,8 @@ import numpy as np
 from flax import nnx
 
 import puppet_jax as pj
-from bench import cifar, nets, results_file, short_training, target, timing
+from bench import cifar, nets, results_file, target, timing
 from bench.command import Options
-from train import data
 
 FILE = "puppetize.json"
 NETS: dict[str, Callable] = {
@@ -28,47 +25,30 @@ PUPPETEERS = {
 }
 TARGET = 1.3
 BUDGET_S = 0.4  # of a turn of one contender
-RECIPE = {"epochs": 20, "batch_size": 32, "learning_rate": 5e-3, "augmentation": "crop"}
-SEEDS = (0, 1, 2)
 
 
 def measure(options: Options, result: dict, path: Path | None) -> None:
     names = ("MobileNet",) if options.quick else tuple(NETS)
     batch = 2 if options.quick else 64
-    result |= {"batch": batch, "parameters": {}, "speed": [], "rows": [], "accuracy": []}
+    result |= {"batch": batch, "parameters": {}, "speed": [], "rows": []}
     for name in names:
-        counts = pj.summary(_puppet(name, "group", 3, (cifar.SIZE, cifar.SIZE), pj.Measure()))
+        counts = pj.summary(_puppet(name, "group", pj.Measure()))
         kinds = ("generator", "static_kernels", "total", "static_twin")
         result["parameters"][name] = {kind: getattr(counts, kind) for kind in kinds}
         lines = _speed(name, batch, options.rounds)
         result["speed"] += lines
         result["rows"] += [_row(line) for line in lines if line["depth"] == "full"]
         results_file.write(path, result)
-    digits = data.load("digits", None, "test")
-    if options.quick:
-        few = dataclasses.replace(digits.train, images=digits.train.images[:64], labels=digits.train.labels[:64])
-        digits = dataclasses.replace(digits, train=few)
-    recipe = {**RECIPE, "epochs": 1} if options.quick else RECIPE
-    for name in names:
-        for kernels in ("original", "continuous"):
-            seeds = SEEDS[:1] if options.quick else SEEDS
-            each = [_learn(name, kernels, digits, {**recipe, "seed": seed}) for seed in seeds]
-            accuracies = [accuracy for accuracy, _ in each]
-            line = {"data": "digits", "net": name, "kernels": kernels, "parameters": each[0][1], **recipe}
-            line |= {"train_images": len(digits.train), "test_images": len(digits.test), "seeds": seeds}
-            result["accuracy"].append(line | {"accuracies": accuracies, "accuracy": statistics.fmean(accuracies)})
-            print(result["accuracy"][-1], file=sys.stderr, flush=True)
-            results_file.write(path, result)
 
 
-def _puppet(name: str, batch_norm: str, channels: int, size, measurement: pj.Measure, seed: int = 0) -> pj.PuppetCNN:
+def _puppet(name: str, batch_norm: str, measurement: pj.Measure) -> pj.PuppetCNN:
     return pj.puppetize(
-        NETS[name](channels, nnx.Rngs(seed)),
-        image_shape=(*size, channels),
+        NETS[name](3, nnx.Rngs(0)),
+        image_shape=(cifar.SIZE, cifar.SIZE, 3),
         batch_norm=batch_norm,
         puppeteer_options=PUPPETEERS.get(name),
         measurement=measurement,
-        rngs=nnx.Rngs(seed + 100),
+        rngs=nnx.Rngs(100),
     )
 
 
@@ -81,7 +61,7 @@ def _speed(name: str, batch: int, rounds: int) -> list[dict]:
     forward = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images.astype(np.float32) / 255.0))
     calls: dict[tuple[str, str], Callable] = {("", ""): lambda: forward(state, images)}
     for batch_norm, depth in (("running", "full"), ("group", "full"), ("running", "complexity")):
-        model = _puppet(name, batch_norm, 3, images.shape[1:3], pj.Measure(depth=depth))
+        model = _puppet(name, batch_norm, pj.Measure(depth=depth))
         predict = pj.compile_predict(model)
         calls[batch_norm, depth] = lambda predict=predict: predict(images).logits
     for call in calls.values():  # compiled, and the threads awake
@@ -100,19 +80,3 @@ def _speed(name: str, batch: int, rounds: int) -> list[dict]:
 def _row(line: dict) -> dict:
     what = f"share of the time of: the CNN itself, {line['net']}, batch_norm {line['batch_norm']}"
     return target.row(what, line["over_original"], "<=", TARGET)
-
-
-def _learn(name: str, kernels: str, dataset: data.Dataset, recipe: dict) -> tuple[float, int]:
-    """Train one net, as it is or puppetized: the share of test images that it gets right, and its parameters."""
-    split, seed = dataset.train, recipe["seed"]
-    height, width, channels = split.images.shape[1:]
-    if kernels == "original":
-        model = NETS[name](channels, nnx.Rngs(seed))
-        call = lambda net, images: net(images / np.float32(255))  # noqa: E731
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    else:
-        model = _puppet(name, "group", channels, (height, width), pj.Measure(), seed)
-        call = lambda net, images: net(images)  # noqa: E731
-        parameters = pj.summary(model).total
-    trained, _ = short_training.train(model, call, split, **recipe)
-    return short_training.accuracy(trained, call, dataset.test), parameters

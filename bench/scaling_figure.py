@@ -1,4 +1,4 @@
-"""The figure of the scaling: time against each quantity, both axes logarithmic, with the fitted exponents."""
+"""The figure of the scaling: time against each quantity, both axes logarithmic."""
 
 import math
 from pathlib import Path
@@ -19,13 +19,12 @@ _COLUMNS = 3
 def draw(path: Path, result: dict) -> None:
     """Draw ``path`` as SVG and PNG from a result of ``bench.scaling``; seconds are drawn as milliseconds."""
     found = result["quantities"]
-    rows = math.ceil((len(found) + 1) / _COLUMNS)
+    rows = math.ceil(len(found) / _COLUMNS)
     with figure.drawn(path, rows, _COLUMNS, figsize=(10.5, 3.6 * rows)) as (drawing, grid):
         lines = {}
         for axes, (quantity, one) in zip(grid.flat, found.items(), strict=False):
             lines |= _times(axes, quantity, one)
-        _exponents(grid.flat[len(found)], found)
-        for axes in grid.flat[len(found) + 1 :]:
+        for axes in grid.flat[len(found) :]:
             axes.set_axis_off()
         order = [name for name in _KINDS if name in lines]
         # Outside all axes, where there is no data to cover.
@@ -53,20 +52,3 @@ def _times(axes, quantity: str, one: dict) -> dict:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(quantity, fontsize=10)
     return lines
-
-
-def _exponents(axes, found: dict) -> None:
-    """Fitted exponents with 95 % over rounds, side by side; a grey bar where the arithmetic alone would be."""
-    for place, one in enumerate(found.values()):
-        axes.plot([place - 0.4, place + 0.4], [one["arithmetic"]] * 2, color="0.7", linewidth=3, zorder=1)
-        names = [name for name in _KINDS if name in one["contenders"]]
-        for index, name in enumerate(names):
-            fit = one["contenders"][name]
-            x = place + 0.14 * (index - (len(names) - 1) / 2)
-            # A bootstrap interval need not hold the estimate.
-            spread = [[max(fit["exponent"] - fit["low"], 0.0)], [max(fit["high"] - fit["exponent"], 0.0)]]
-            style = {**_style(name), "linestyle": "none", "markersize": 5, "capsize": 2}
-            axes.errorbar(x, fit["exponent"], yerr=spread, **style)
-    axes.set_xticks(range(len(found)), labels=[name.replace(" ", "\n") for name in found])
-    axes.set_ylabel("fitted exponent")
-    axes.set_title("exponents (grey: of the arithmetic alone)", fontsize=10)

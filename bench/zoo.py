@@ -6,6 +6,7 @@ an export run, and how far the puppet with the module's own kernels is from the 
 """
 
 import argparse
+import importlib
 import json
 import logging
 import subprocess
@@ -26,41 +27,38 @@ import puppet_jax as pj
 from bench import machine, results_file
 
 SHAPE = (64, 64, 3)
-MODELS = ("ResNet-50", "DenseNet-121", "VGG-19", "ConvNeXt-T", "EfficientNet-B0", "U-Net")
-
-
-def make(name: str) -> tuple[nnx.Module, dict[str, Any]]:
-    """A model of ten classes, and how to puppetize it."""
-    rngs, group = nnx.Rngs(0), {"batch_norm": "group"}
-    if name == "ResNet-50":
-        from bonsai.models.resnet import modeling as m
-
-        return m.ResNet(m.ModelConfig.resnet50(10), rngs=rngs), group
-    if name == "DenseNet-121":
-        from bonsai.models.densenet121 import modeling as m
-
-        return m.DenseNet(m.ModelConfig(10, [6, 12, 24, 16], 32), rngs=rngs), group
-    if name == "VGG-19":  # its classifier 512 wide
-        from bonsai.models.vgg19 import modeling as m
-
-        return m.VGG(m.ModelConfig(10, [2, 2, 4, 4, 4], [64, 128, 256, 512, 512, 512]), rngs=rngs), {}
-    if name == "ConvNeXt-T":
-        from bonsai.models.convnext import modeling as m
-
-        return m.ConvNeXt(m.ModelConfig.convnext_tiny_224(num_classes=10), rngs=rngs), {"apply": without_streams}
-    if name == "EfficientNet-B0":
-        from bonsai.models.efficientnet import modeling as m
-
-        return m.EfficientNet(m.ModelConfig.b0(10), rngs=rngs), group
-    from bonsai.models.unet import modeling as m
-
-    return m.UNet(m.ModelConfig(in_channels=3), rngs=rngs), {}
 
 
 def without_streams(module: nnx.Module, images: jax.Array, rngs: nnx.Rngs) -> jax.Array:
     """How ConvNeXt is called in evaluation mode."""
     del rngs
     return module(images, rngs=None)
+
+
+# The package, what makes a model of ten classes of it, and how to puppetize that.
+GROUP = {"batch_norm": "group"}
+MODELS: dict[str, tuple[str, Callable, dict]] = {
+    "ResNet-50": ("resnet", lambda m, rngs: m.ResNet(m.ModelConfig.resnet50(10), rngs=rngs), GROUP),
+    "DenseNet-121": (
+        "densenet121",
+        lambda m, rngs: m.DenseNet(m.ModelConfig(10, [6, 12, 24, 16], 32), rngs=rngs),
+        GROUP,
+    ),
+    "VGG-19": ("vgg19", lambda m, rngs: m.VGG(m.ModelConfig(10, [2, 2, 4, 4, 4], _VGG_WIDTHS), rngs=rngs), {}),
+    "ConvNeXt-T": (
+        "convnext",
+        lambda m, rngs: m.ConvNeXt(m.ModelConfig.convnext_tiny_224(num_classes=10), rngs=rngs),
+        {"apply": without_streams},
+    ),
+    "EfficientNet-B0": ("efficientnet", lambda m, rngs: m.EfficientNet(m.ModelConfig.b0(10), rngs=rngs), GROUP),
+    "U-Net": ("unet", lambda m, rngs: m.UNet(m.ModelConfig(in_channels=3), rngs=rngs), {}),
+}
+_VGG_WIDTHS = [64, 128, 256, 512, 512, 512]  # of the last, its classifier
+
+
+def make(name: str) -> tuple[nnx.Module, dict[str, Any]]:
+    package, build, options = MODELS[name]
+    return build(importlib.import_module(f"bonsai.models.{package}.modeling"), nnx.Rngs(0)), options
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -92,9 +90,7 @@ def _gradient_step(model: pj.PuppetCNN, images: np.ndarray) -> float:
 
 def _predict(model: pj.PuppetCNN, images: np.ndarray) -> float:
     model.eval()
-    predict = pj.compile_predict(model, complexities=(6.5, 8.0))
-    found, expected = predict(images).logits, model(images)
-    return float(jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected)))
+    return _off(pj.compile_predict(model, complexities=(6.5, 8.0))(images).logits, model(images))
 
 
 def _export(model: pj.PuppetCNN, images: np.ndarray) -> float:
@@ -103,7 +99,10 @@ def _export(model: pj.PuppetCNN, images: np.ndarray) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         pj.export(predict, path, image_shape=SHAPE, platforms=("cpu",), store="puppeteer")
-        found, expected = pj.load(path)(images).logits, predict(images).logits
+        return _off(pj.load(path)(images).logits, predict(images).logits)
+
+
+def _off(found: jax.Array, expected: jax.Array) -> float:
     return float(jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected)))
 
 
@@ -128,7 +127,7 @@ def _own_kernels(name: str, images: np.ndarray) -> float:
         kernel.set_value(jnp.transpose(conv.kernel[...], (3, 2, 0, 1)))
     apply = options.get("apply", lambda module, images, rngs: module(images))
     expected = nnx.jit(lambda module, images: apply(module, images, None))(module, images / np.float32(255))
-    return float(jnp.max(jnp.abs(model(images) - expected)) / jnp.max(jnp.abs(expected)))
+    return _off(model(images), expected)
 
 
 def _tried(run: Callable, *arguments: Any) -> float | str:
@@ -141,7 +140,7 @@ def _tried(run: Callable, *arguments: Any) -> float | str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path, help="a copy of jax-ml/bonsai")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS))
     parser.add_argument("--output", type=Path, default=results_file.FOLDER / "zoo.json")
     parser.add_argument("--one", choices=MODELS, help="measure this one here, and print what was found")
     options = parser.parse_args()
