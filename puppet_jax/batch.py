@@ -119,7 +119,7 @@ def logits_from_bank(
     """
     batch = len(images)
     chunk = min(chunk, batch)
-    # Deepest first: a chunk's images then need nearly the same number of layers. Rows that only fill up come last.
+    # Deepest first, so that the images of a chunk need nearly the same number of layers; padding last.
     order = jnp.lexsort((sets, -depth))
     rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
     places = jnp.arange(rows.size).reshape(rows.shape)

@@ -152,7 +152,7 @@ class Blocks:
     def _signature(self, path: Path):
         block, skip = at(self.body, path), self.able(path)
         before, after = self.calls[path][0]
-        if before != after:  # where blocks append, the argument grows from one to the next
+        if before != after:  # dense blocks: each appends channels to its argument
             return type(block), skip, None if skip.kind == "appended" else after
         leaves = jax.tree_util.tree_leaves_with_path(nnx.state(block))
         return type(block), skip, tuple((jax.tree_util.keystr(where), leaf.shape, leaf.dtype) for where, leaf in leaves)

@@ -131,14 +131,14 @@ def _complexity(
 
 
 def _frequency_map(images: Num[Array, "*batch h w c"], spectrum: Spectrum) -> Integer[Array, "*batch h w c"]:
-    # On the scale of levels, whole numbers, the transform rounds less than on [0, 1], and fewer frequencies end up on
-    # the other side of a level's edge than in float64.
+    # Transform whole numbers from 0 to 255, not values in [0, 1]: that rounds less, so fewer frequencies fall into
+    # another level than they would in float64.
     levels = images.astype(jnp.float32) if images.dtype == jnp.uint8 else as_unit(images) * 255.0
     magnitude = jnp.abs(jnp.fft.fft2(levels, axes=(-3, -2))) / 255.0
     y = jnp.log1p(magnitude) if spectrum == "log" else magnitude
     low = jnp.min(y, axis=(-3, -2), keepdims=True)
     high = jnp.max(y, axis=(-3, -2), keepdims=True)
-    # A flat spectrum (one bright pixel) is flat up to rounding, which must not be stretched to 256 levels.
+    # A flat spectrum (one bright pixel) is flat up to rounding errors; do not stretch those over 256 levels.
     flat = high - low <= _FLAT * high
     scaled = jnp.where(flat, 0.0, (y - low) / jnp.where(flat, 1.0, high - low))
     return jnp.round(scaled * (LEVELS - 1)).astype(jnp.int32)

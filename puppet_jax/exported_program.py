@@ -46,7 +46,7 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
 
         def alone(row):
             image, of_bin, *rest = (each[None] for each in row)
-            # Of each layer the one kernel that it uses: an ordinary convolution.
+            # Each layer's one kernel, so that the program holds ordinary convolutions.
             own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
             logits = where_rows(bank.holds(of_bin), run(Bank(tuple(own), None), image, of_bin, *rest), jnp.nan)
             return jax.tree.map(lambda rows: rows[0], logits)

@@ -34,6 +34,6 @@ def is_inside(path: Path, outer: Path) -> bool:
 
 def leaf_name(path: tuple) -> str:
     """Of an array in a tree of states by its path there, for example ``"puppet.head"`` or ``"kernels.3"``."""
-    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    # A Variable's path ends with the attribute that holds its value, which is no part of the name.
     parts = [getattr(entry, "key", getattr(entry, "idx", None)) for entry in path]
     return ".".join(str(part) for part in parts if part is not None)

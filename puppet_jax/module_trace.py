@@ -126,7 +126,7 @@ def _program(body, apply, image_shape, kernels: dict[str, Any]) -> tuple[Program
             f"{', '.join(str(leaf.shape) for leaf in leaves) or 'none'}; pick them out with apply="
         )
     labels = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path((state, kernels))]
-    # The first part of a name says which of the two it is from.
+    # A name begins with its place in the pair (state, kernels); leave that out.
     labels = [label.partition(".")[2] for label in labels]
     return Program(closed, [*labels, "images"], jax.tree.leaves((state, kernels))), output
 

@@ -86,7 +86,7 @@ def pretrained_info(name: str) -> Mapping[str, Any]:
 
 def parameter_name(path: tuple) -> str:
     """The dotted name of a parameter, for example ``puppet.head_bias``, from its path in the state."""
-    # A Variable is a node of its own in the tree (its value an attribute), which is no part of the name.
+    # A Variable's path ends with the attribute that holds its value, which is no part of the name.
     return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
 
 

@@ -15,7 +15,7 @@ _INLINED = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
 )
 _MARK = "puppet_jax:"
-# Zero in, zero out: of one argument, of a product, of all arguments.
+# Primitives whose result is zero where their argument is; where either factor is; where all arguments are.
 _KEEPS_ZERO = frozenset(
     {"abs", "broadcast_in_dim", "convert_element_type", "copy", "div", "erf", "expm1", "name", "neg", "reduce_max"}
     | {"reduce_precision", "reduce_sum", "reduce_window_max", "reduce_window_sum", "reshape", "rev", "slice", "sqrt"}

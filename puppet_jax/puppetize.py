@@ -135,7 +135,7 @@ def puppetize(
     for path, least in [*level_of.items()]:
         for conv in skipping.only_for(path, paths) if least > 1 else ():
             level_of[conv], skips[conv] = max(least, level_of.get(conv, 1)), Skip("zero")
-    # A convolution needs what the blocks around it need.
+    # A convolution is needed from the greatest level of the blocks around it on.
     needs = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
     convolutions = [at(body, path) for path in paths]
@@ -172,8 +172,8 @@ def puppetize(
 
 
 def _options(puppeteer: str, layers: int) -> dict:
-    # A deep module's depth coordinate s = l·dl runs as many times further as it has more layers than depths: without
-    # the factor its kernels turn as many times faster with H.
+    # With more layers than depths, s = l·dl runs that many times beyond 1. Without this factor the kernels would change
+    # with H that many times faster than in a plain puppet.
     return {"omega_depth": 10.0 * min(1.0, MOST_DEPTHS / layers)} if puppeteer == "continuous" else {}
 
 

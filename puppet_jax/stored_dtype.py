@@ -29,7 +29,7 @@ def pack(arrays: Mapping[str, np.ndarray], dtype: StoredDtype) -> dict[str, np.n
         elif dtype == "int8" and array.ndim > 1:
             rows = array.reshape(len(array), -1)
             scales = _half(name, np.abs(rows).max(1) / 127)
-            # A scale that rounds down would cut the greatest; one of zero belongs to a row of zeros.
+            # A scale rounded down would clip the largest number; a scale of zero belongs to a row of zeros.
             wide = np.maximum(scales.astype(np.float32), np.finfo(np.float16).tiny)[:, None]
             packed[name] = np.clip(np.rint(rows / wide), -127, 127).astype(np.int8).reshape(array.shape)
             packed[name + SCALES] = wide[:, 0].astype(np.float16)

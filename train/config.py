@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         preset="puppet_xs", epochs=30, batch_size=32, optimiser="adamw", learning_rate=5e-3, augment="crop"
     ),
-    # Chosen on CIFAR-10, in short runs (bench/studies): crops change the complexity that kernels are generated from.
+    # Chosen on CIFAR-10, in short runs (bench/studies).
     "others": Recipe(preset="puppet_s", epochs=10, batch_size=64, optimiser="muon", learning_rate=2e-2, augment="flip"),
 }
 

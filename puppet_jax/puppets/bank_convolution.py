@@ -253,7 +253,7 @@ def compiled(primitive):
         return jax.jit(lambda *operands: primitive.bind(*operands, **static))
 
     def run(*operands, **static):
-        with jax.disable_jit(False):  # else the program would be this function again
+        with jax.disable_jit(False):  # with jit disabled the call would come back here
             return program(**static)(*operands)
 
     return run
@@ -286,7 +286,7 @@ def _make(which, name):
                 raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")
             if native_one:
                 return LOWERINGS[chosen][which](*operands, sets, geometry)
-            # What lies beyond the bank is an error in the C++ program; here all three maps take the last kernel for it.
+            # An index beyond the bank is an error in the C++ program; here it means the last kernel, in all three maps.
             operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
             return (_shared(which) if sets == 1 else LOWERINGS[chosen][which])(*operands, sets, geometry)
 
@@ -306,7 +306,7 @@ def _make(which, name):
             out = primitive.bind(*flat, operands[2], sets=sets, **static)
         else:  # each element of the batch has a bank of its own, a part of a larger one
             index, begins = whole[place], sets * jnp.arange(size, dtype=whole[place].dtype)[:, None]
-            # An index beyond its own bank must not become one of the next bank's.
+            # An index beyond its own bank must not point into the next one.
             inside = jnp.where(index < sets, index + begins, size * sets)
             whole[place] = jnp.where(index < 0, index, inside)
             out = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in whole), sets=size * sets, **static)

@@ -36,8 +36,8 @@ class GeneratedKernel:
     dtype: Any
 
     def __getitem__(self, _) -> np.ndarray:
-        # nnx.Conv reads its kernel for the dtype, and hands it to a function that takes the generated one instead.
-        # Should anything else ever read it, the result must be no plausible number.
+        # nnx.Conv asks for the dtype and passes the kernel on to a function that uses the generated one instead. NaN,
+        # so that any other use shows in the result.
         return np.full((), np.nan, self.dtype)
 
 
@@ -80,7 +80,8 @@ def _gated(module, own, x, *args, **kwargs):
     graphdef, state = nnx.split(module)
 
     def run(x):
-        # Made anew inside the branch, where its random streams may count; streams that blocks share must differ.
+        # A copy made inside the branch, so that its random streams may advance there. Blocks may share a stream: fold
+        # in the level, or they would draw the same numbers.
         block = nnx.merge(graphdef, state, copy=True)
         for stream in streams(block):
             stream.key[...] = jax.random.fold_in(stream.key[...], level)
@@ -173,7 +174,7 @@ class ForeignPuppet(nnx.Module):
             ValueError: the kernels or the image's channels do not fit.
         """
         self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
-        # A graph of this call's own: what is set in it, and what the module itself changes, ends with the call.
+        # A copy for this call: neither what is set here nor what the module changes in itself outlives it.
         body = nnx.clone(self.body)
         modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
         for _, module in modules:

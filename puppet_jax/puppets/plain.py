@@ -126,7 +126,7 @@ class PlainPuppet(LayeredPuppet):
         x = stem(images, self.dtype)
         features = jnp.zeros((images.shape[0], self.head[...].shape[0]), jnp.float32)
         for place, kernels in enumerate(bank):
-            # Images that have left choose no kernel, and cost nothing where the convolution sees that.
+            # An image that has left gets index −1, for which the C++ convolution does no work.
             own = jnp.where(depths > place, indices[place], -1)
 
             def run(x, features, own, kernels, place=place):

@@ -137,7 +137,7 @@ class StagedPuppet(LayeredPuppet):
         x = stem(images, self.dtype)
         for block in self.blocks:
             runs = depths >= block.level
-            # Images that pass choose no kernel, and cost nothing where the convolution sees that.
+            # An image that skips the block gets index −1, for which the C++ convolution does no work.
             own = tuple(jnp.where(runs, indices[i], -1) for i in block.convolutions)
 
             def run(x, own, used, block=block, runs=runs):
@@ -151,7 +151,7 @@ class StagedPuppet(LayeredPuppet):
 
             @recomputed
             def block_or_none(x, own, used, run=run, out=out, block=block):
-                # With a map of another shape behind it only a chunk of rows that fill up the batch passes a block.
+                # A block that changes the map's shape runs at every depth; only a chunk of mere padding skips it.
                 skip = lambda x, *_: x if x.shape == out.shape else jnp.zeros(out.shape, out.dtype)  # noqa: E731
                 return lax.cond(jnp.max(depths) >= block.level, run, skip, x, own, used)
 

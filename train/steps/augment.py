@@ -20,10 +20,10 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: str) 
     Args:
         images: ``(B, H, W, C)`` uint8.
         keys: ``(B,)``, a key for each image; the same image and key give the same result.
-        kind: ``"none"``; ``"flip"`` mirrors half of the images, which leaves complexity as it is; ``"crop"`` pads by
-            an eighth of the height (4 pixels at 32) with what lies inside the border, mirrored, and crops back; ``"flip-crop"`` does both;
-            ``"flip-crop-cutout"`` then paints a square over, of a quarter of the shorter side (8 pixels at 32), in
-            mid-grey: :func:`cutout`.
+        kind: ``"none"``; ``"flip"`` mirrors half of the images, which leaves complexity as it is; ``"crop"`` pads by an
+            eighth of the height (4 pixels at 32), mirroring the image at its border, and crops back; ``"flip-crop"``
+            does both; ``"flip-crop-cutout"`` then paints a square over, of a quarter of the shorter side (8 pixels at
+            32), in mid-grey: :func:`cutout`.
 
     Returns:
         the shape and dtype of ``images``.
