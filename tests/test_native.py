@@ -165,4 +165,4 @@ def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ran, refused = map(int, done.stdout.split())
-    assert (ran, refused) == (8 * 3 * 2 * 4, 8 * 3 * 4 * 4)  # cases, lanes, choices, maps
+    assert (ran, refused) == (9 * 3 * 2 * 4, 9 * 3 * 4 * 4)  # cases, lanes, choices, maps
