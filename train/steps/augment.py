@@ -71,8 +71,8 @@ def cutout(image: UInt8[Array, "h w c"], centre: Integer[Array, "2"], side: int)
     ``side`` the centre is the upper left of the middle four. Mid-grey (128) stands for the mean, whatever the data.
 
     Pixels of one level change an image's complexity, and with it depth. On CIFAR-10 a square of 8, theirs for
-    CIFAR-100, does so by -0.05 bits in the mean and at most 0.30 either way, less than cropping does; one of 16, theirs
-    for CIFAR-10, by -0.37 in the mean.
+    CIFAR-100, does so by -0.05 bits in the mean and at most 0.30 either way; one of 16, theirs for CIFAR-10, by -0.37
+    in the mean.
     """
     # Distances to the centre from -(side-1)//2 to side//2.
     rows, columns = (jnp.arange(n) - at for n, at in zip(image.shape[:2], centre, strict=True))
