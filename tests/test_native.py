@@ -57,6 +57,12 @@ def test_an_images_numbers_do_not_depend_on_the_batch(c_in):
 
 
 @needs_native
+def test_more_kernels_than_are_laid_out_at_a_time():
+    arguments = draw(36, 18, (4, 4), 256, 256)  # sixteen are
+    assert close(everything("native", *arguments), everything("gathered", *arguments), 1e-4)
+
+
+@needs_native
 def test_many_images_of_a_kernel_from_many_threads_at_once():
     arguments = draw(9, 2, (32, 32), 16, 16)  # more than a cache holds
     expected = [np.asarray(each) for each in everything("native", *arguments)]

@@ -80,6 +80,7 @@ struct Set {
 };
 
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
+constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at a time, one kernel at least
 
 #define SET(n)                                                                                                      \
   Set {                                                                                                             \
@@ -267,11 +268,8 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
     const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
     return uses > 1 || (uses > 0 && (winograd || turned || c_out % set.lanes));
   };
-  std::vector<int64_t> places(sets, -1);
-  std::vector<int64_t> packed;
-  for (int64_t s = 0; s < sets; ++s)
-    if (packs(s)) places[s] = packed.size(), packed.push_back(s);
-  float* kernels = Scratch(2, packed.size() * packed_size);
+  std::vector<int64_t> places(sets, -1), packed;
+  float* kernels = nullptr;
   const int64_t tap_count = taps.h * taps.w, matrix = c_in * c_out;
   // `count` rows of a kernel, from row `at` on, in the order of the inner loops.
   const auto pack = [&](const float* from, int64_t count, int64_t at, int64_t place) {
@@ -282,31 +280,12 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
     }
     Pack(from, count, c_out, set.lanes, rows, at, kernels + place * packed_size);
   };
-  if (winograd) {
-    // Rows that are transformed together stay in the cache, but what is to be transposed is transformed as a whole.
-    const int64_t most = turned ? c_in : std::max<int64_t>(1024 / c_out, 1);
-    Parallel(pool, packed.size() * 4, [&](int64_t task) {
-      const float* kernel = bank.typed_data() + packed[task / 4] * 9 * matrix;
-      float* transformed = Scratch(3, 4 * most * c_out);
-      for (int64_t i = 0; i < c_in; i += most) {
-        const int64_t count = std::min(most, c_in - i), n = count * c_out;
-        set.transform_kernel(kernel + i * c_out, matrix, n, task % 4, turned, transformed);
-        for (int64_t p = 0; p < 4; ++p) pack(transformed + p * n, count, (task % 4 * 4 + p) * c_in + i, task / 4);
-      }
-    });
-  } else {
-    Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
-      const int64_t tap = task % tap_count, place = task / tap_count;
-      const int64_t from = packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap);
-      pack(bank.typed_data() + from * matrix, c_in, tap * c_in, place);
-    });
-  }
   // Rows of the map, or of its tiles, which an image's pieces divide.
   const Pair by = winograd ? Pair{Ceil(map.h, 2), Ceil(map.w, 2)} : map;
   const Pair apart = winograd ? Pair{2, 2} : stride, reach = winograd ? Pair{4, 4} : taps;
   const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, by.h);
   const int64_t width = (by.w - 1) * apart.w + reach.w;
-  Parallel(pool, count * pieces, [&](int64_t task) {
+  const auto run = [&](int64_t task) {
     const int64_t image = chosen.images[task / pieces], piece = task % pieces, s = index.typed_data()[image];
     const int64_t first = piece * by.h / pieces, last = (piece + 1) * by.h / pieces;
     float* padded = Scratch(0, ((last - 1 - first) * apart.h + reach.h) * width * c_in);
@@ -320,7 +299,35 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
     else
       set.forward(padded, width, c_in, kernel, own, taps, c_out, stride, first, last, map.w, to);
     if (finish && pieces == 1) finish(image);
-  });
+  };
+  for (int64_t begin = 0, end; begin < sets; begin = end) {
+    end = std::min(begin + std::max<int64_t>(kLaidOut / packed_size, 1), sets);
+    packed.clear();
+    for (int64_t s = begin; s < end; ++s)
+      if (packs(s)) places[s] = packed.size(), packed.push_back(s);
+    kernels = Scratch(2, packed.size() * packed_size);
+    if (winograd) {
+      // Rows that are transformed together stay in the cache, but what is to be transposed is transformed as a whole.
+      const int64_t most = turned ? c_in : std::max<int64_t>(1024 / c_out, 1);
+      Parallel(pool, packed.size() * 4, [&](int64_t task) {
+        const float* kernel = bank.typed_data() + packed[task / 4] * 9 * matrix;
+        float* transformed = Scratch(3, 4 * most * c_out);
+        for (int64_t i = 0; i < c_in; i += most) {
+          const int64_t count = std::min(most, c_in - i), n = count * c_out;
+          set.transform_kernel(kernel + i * c_out, matrix, n, task % 4, turned, transformed);
+          for (int64_t p = 0; p < 4; ++p) pack(transformed + p * n, count, (task % 4 * 4 + p) * c_in + i, task / 4);
+        }
+      });
+    } else {
+      Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
+        const int64_t tap = task % tap_count, place = task / tap_count;
+        const int64_t from = packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap);
+        pack(bank.typed_data() + from * matrix, c_in, tap * c_in, place);
+      });
+    }
+    const int64_t from = chosen.begins[begin];
+    Parallel(pool, (chosen.begins[end] - from) * pieces, [&](int64_t task) { run(from * pieces + task); });
+  }
   if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(chosen.images[i]); });
   return ffi::Error::Success();
 }
@@ -367,7 +374,6 @@ void WinogradKernelGradient(ffi::ThreadPool& pool, const Set& set, const Array& 
   const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2, size = height * width * c_in;
   const bool even = map.h % 2 == 0 && map.w % 2 == 0;
   const int64_t cotangent_size = even ? 0 : 4 * tiles.h * tiles.w * c_out;
-  float* transformed = Scratch(3, sets * 16 * matrix);
   float* laid_out = Scratch(2, count * (size + cotangent_size));
   std::vector<const float*> padded(count), seen(count);
   Parallel(pool, count, [&](int64_t i) {
@@ -383,33 +389,38 @@ void WinogradKernelGradient(ffi::ThreadPool& pool, const Set& set, const Array& 
   struct Task {
     int64_t uses, set, row, first, last;
   };
-  std::vector<Task> tasks;
   const int64_t blocks = Ceil(c_in, set.wide), wanted = pool.num_threads();
-  for (int64_t s = 0; s < sets; ++s) {
-    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
-    if (uses == 0) std::memset(out + s * 9 * matrix, 0, 9 * matrix * sizeof(float));
-    const int64_t pieces = uses ? std::min(Ceil(wanted * uses, 2 * count), blocks) : 0;
-    for (int64_t p = 0; p < pieces; ++p)
-      for (int64_t row = 0; row < 4; ++row)
-        tasks.push_back({uses, s, row, p * blocks / pieces * set.wide,
-                         std::min((p + 1) * blocks / pieces * set.wide, c_in)});
+  for (int64_t begin = 0, end; begin < sets; begin = end) {
+    end = std::min(begin + std::max<int64_t>(kLaidOut / (16 * matrix), 1), sets);
+    float* transformed = Scratch(3, (end - begin) * 16 * matrix);
+    std::vector<Task> tasks;
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
+      if (uses == 0) std::memset(out + s * 9 * matrix, 0, 9 * matrix * sizeof(float));
+      const int64_t pieces = uses ? std::min(Ceil(wanted * uses, 2 * count), blocks) : 0;
+      for (int64_t p = 0; p < pieces; ++p)
+        for (int64_t row = 0; row < 4; ++row)
+          tasks.push_back({uses, s, row, p * blocks / pieces * set.wide,
+                           std::min((p + 1) * blocks / pieces * set.wide, c_in)});
+    }
+    // The longest first, so that no thread begins one when the others have ended.
+    std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.uses > b.uses; });
+    Parallel(pool, tasks.size(), [&](int64_t t) {
+      const auto [uses, s, row, first, last] = tasks[t];
+      const int64_t at_once = set.tiles_at_once(last - first, c_out, kCached);
+      float* work = Scratch(0, kCached + 4 * (last - first + c_out + 2 * set.lanes));
+      set.winograd_gradients[row](uses, padded.data() + chosen.begins[s], width, c_in, seen.data() + chosen.begins[s],
+                                  tiles, c_out, first, last, at_once, transformed + ((s - begin) * 16 + row * 4) * matrix,
+                                  work);
+    });
+    const int64_t pieces = 4;
+    Parallel(pool, (end - begin) * pieces, [&](int64_t task) {
+      const int64_t s = begin + task / pieces, piece = task % pieces, first = piece * matrix / pieces;
+      const int64_t n = (piece + 1) * matrix / pieces - first;
+      if (chosen.begins[s + 1] > chosen.begins[s])
+        set.kernel_from_transform(transformed + (s - begin) * 16 * matrix + first, matrix, n, out + s * 9 * matrix + first);
+    });
   }
-  // The longest first, so that no thread begins one when the others have ended.
-  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.uses > b.uses; });
-  Parallel(pool, tasks.size(), [&](int64_t t) {
-    const auto [uses, s, row, first, last] = tasks[t];
-    const int64_t at_once = set.tiles_at_once(last - first, c_out, kCached);
-    float* work = Scratch(0, kCached + 4 * (last - first + c_out + 2 * set.lanes));
-    set.winograd_gradients[row](uses, padded.data() + chosen.begins[s], width, c_in, seen.data() + chosen.begins[s], tiles,
-                                c_out, first, last, at_once, transformed + (s * 16 + row * 4) * matrix, work);
-  });
-  const int64_t pieces = 4;
-  Parallel(pool, sets * pieces, [&](int64_t task) {
-    const int64_t s = task / pieces, piece = task % pieces, first = piece * matrix / pieces;
-    const int64_t n = (piece + 1) * matrix / pieces - first;
-    if (chosen.begins[s + 1] > chosen.begins[s])
-      set.kernel_from_transform(transformed + s * 16 * matrix + first, matrix, n, out + s * 9 * matrix + first);
-  });
 }
 
 ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
