@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, pareto, precision, results_file
+from bench import evaluated, machine, pareto, results_file
 from bench import study as studies
 from bench.study import Row, Study
 from bench.table import markdown
@@ -27,12 +27,10 @@ PATIENCE = 60  # seconds that a run is given to save and end
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Train the rows of a study and compare accuracy with stored parameters; or measure the precision of one run."""
+    """Train the rows of a study and compare accuracy with stored bytes."""
 
     study: str = "cifar10"
     """Which one, by the name of its file in bench/studies."""
-    precision: Path | None = None
-    """Train nothing: compare compile_predict, in float32 and bfloat16, with the exact model of this run's folder."""
     data_dir: Path | None = None
     """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     rows: tuple[str, ...] = ()
@@ -52,9 +50,6 @@ class Accuracy:
 def run(options: Accuracy) -> int:
     """Train what is missing, write, print. 0; 1 if runs failed; 2 for what does not exist."""
     try:
-        if options.precision is not None:
-            precision.measure(options.precision, options.output)
-            return 0
         study = _chosen(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -195,6 +190,7 @@ def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in (*kept, "train_seconds")},
+        **evaluated.measured(folder, row.shifts),
         "revision": described["git_revision"],
     }
     return f"{summary['test_accuracy']:.2%}"
@@ -229,6 +225,9 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
         line |= {key: parameters[key] for key in ("generator", "total")}
         line["kernel_compression"] = kernels / parameters["generator"]
         line["compression"] = parameters["static_twin"] / parameters["total"]
+        every = [each["bits"] for each in runs if "bits" in each]
+        mean = lambda bits, key: statistics.mean(each[bits][key] for each in every)  # noqa: B023, E731
+        line["bits"] = {bits: {key: mean(bits, key) for key in each} for bits, each in (every or [{}])[0].items()}
         lines.append({**line, "train_seconds": statistics.mean(each["train_seconds"] for each in runs)})
     return lines
 

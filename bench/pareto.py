@@ -1,41 +1,38 @@
-"""The figure of the study: accuracy against what is stored in place of kernels."""
+"""The figure of the study: accuracy against the bytes that are stored."""
 
 from pathlib import Path
 
 from bench import figure
 
 _KINDS = {
-    "stored": (figure.BLACK, "s", "static CNN, kernels stored"),
     "continuous": (figure.BLUE, "o", "continuous convolution"),
     "ode": (figure.ORANGE, "^", "neural ODE, as good as we could make it"),
     "printed": (figure.PINK, "v", "neural ODE as printed"),
+    "stored": (figure.BLACK, "s", "static CNN"),
+    "bench.peers.generators:Separable": (figure.GREEN, "D", "depthwise-separable static CNN"),
+    "bench.peers.generators:Synecdoche": (figure.GREY, "P", "synecdoche's generators"),
 }
+_FILLED = {"8": "full", "4": "none"}
 
 
 def draw(path: Path, lines: list[dict], note: str) -> None:
-    """Draw ``path`` as SVG and PNG from lines of ``bench.accuracy.rows_of``, each with its ``puppeteer``."""
+    """Draw ``path`` as SVG and PNG from lines of ``bench.accuracy.rows_of``: a line over the sizes of a kind, one for
+    each number of bits."""
     from matplotlib.ticker import PercentFormatter
 
-    lines = sorted(lines, key=lambda line: line["generator"])
-    widths = sorted({line["width"] for line in lines})
-    filled = dict(zip(widths, ("full", "none", "left", "right", "top", "bottom"), strict=False))
     with figure.drawn(path, figsize=(7.0, 4.6)) as (_, ((axes,),)):
-        # What a narrower CNN would do with as few parameters: a line of its own over widths.
-        static = [line for line in lines if line["puppeteer"] == "stored"]
-        x, y = ([line[name] for line in static] for name in ("generator", "accuracy"))
-        axes.plot(x, y, linestyle=":", linewidth=1, color=figure.BLACK)
         for kind, (colour, marker, label) in _KINDS.items():
-            for width in widths:
-                chosen = [line for line in lines if (line["puppeteer"], line["width"]) == (kind, width)]
+            for bits, filled in _FILLED.items():
+                chosen = [line for line in lines if line["puppeteer"] == kind and bits in line["bits"]]
+                chosen.sort(key=lambda line: line["bits"][bits]["bytes"])
+                x, y = ([line["bits"][bits][key] for line in chosen] for key in ("bytes", "accuracy"))
                 if not chosen:
                     continue
-                x, y = ([line[name] for line in chosen] for name in ("generator", "accuracy"))
-                spread = [[line["accuracy"] - line["least"] for line in chosen]]
-                spread.append([line["greatest"] - line["accuracy"] for line in chosen])
-                more = f", {width} channels" if len(widths) > 1 else ""
-                style = {"color": colour, "marker": marker, "fillstyle": filled[width], "markersize": 8}
-                axes.errorbar(x, y, yerr=spread, linestyle="-", linewidth=1, capsize=3, label=label + more, **style)
-        axes.set(xscale="log", xlabel="stored kernel parameters", ylabel="test accuracy")
+                line = "none" if "Synecdoche" in kind else "-" if filled == "full" else ":"
+                style = {"color": colour, "marker": marker, "fillstyle": filled, "linestyle": line, "linewidth": 1}
+                axes.plot([each / 1000 for each in x], y, label=f"{label}, {bits} bits", markersize=7, **style)
+        axes.set(xscale="log", xlabel="stored, kB", ylabel="accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(frameon=False, fontsize=9)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
         axes.set_title(note, fontsize=9)

@@ -27,6 +27,7 @@ class Row:
         puppeteer: as ``python -m train`` takes it.
         arguments: of ``python -m train``, without seed and folder; the puppeteer's among them.
         seeds: of the runs.
+        shifts: of depth, at which a trained model is measured besides.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     puppeteer: str
     arguments: tuple[str, ...]
     seeds: tuple[int, ...]
+    shifts: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,4 +78,5 @@ def _row(data: dict, part_name: str, part: dict, row: dict) -> Row:
     ordered = sorted(flags, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
     arguments = tuple(f"--{name}={flags[name]}" for name in ordered)
     seeds = tuple(row.get("seeds", part.get("seeds", (0,))))
-    return Row(row["name"], part_name, row["what"], puppeteer, arguments, seeds)
+    shifts = tuple(row.get("shifts", part.get("shifts", ())))
+    return Row(row["name"], part_name, row["what"], puppeteer, arguments, seeds, shifts)

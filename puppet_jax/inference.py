@@ -21,7 +21,6 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
-from puppet_jax.schedule import depth
 
 _LARGEST_BATCH = 1024
 
@@ -185,9 +184,7 @@ def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple
     first, last = _bins(measurement, complexities)
     half = measurement.width / 2
     covered = float(centres[first] - half), float(centres[last] + half)
-    depths = np.asarray(jax.jit(depth, static_argnums=1)(centres[first : last + 1], model.max_depth))
-    if measurement.depth == "full":
-        depths = np.full_like(depths, model.max_depth)
+    depths = np.asarray(jax.jit(measurement.depth_of, static_argnums=1)(centres[first : last + 1], model.max_depth))
     skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
     return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
 

@@ -6,9 +6,11 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax.complexity import Base, Spectrum, complexity
+from puppet_jax.named_function import named_function
 from puppet_jax.schedule import depth
 
 DepthRule = Literal["complexity", "full"]
@@ -28,9 +30,12 @@ class Measure:
         base: of the logarithm in eq. (3): 2 gives bits, ``"e"`` nats. With fewer units of complexity, fewer layers.
         spectrum: ``"log"`` or ``"magnitude"``; see :func:`frequency_map`.
         pixel_weight: the pixels' share in eq. (4); 1 uses pixels only, 0 frequencies only.
-        depth: ``"complexity"`` is eq. (6); ``"full"`` gives every image all layers.
+        depth: ``"complexity"`` is eq. (6); an integer is added to it: with -1 every image takes a layer less, for less
+            work; ``"full"`` gives every image all layers.
         bin: width of the bins, in bits (nats with ``base="e"``), above 0 and at most 8; ``None`` is the paper's
             continuous H, for which kernels are generated for every image.
+        function: a measure of your own in place of eqs. (1) to (4), as ``"module:function"`` from images
+            (*batch, H, W, C) to H in [0, 8], (*batch,).
 
     Raises:
         ValueError: an option outside its range.
@@ -39,16 +44,20 @@ class Measure:
     base: Base = 2
     spectrum: Spectrum = "log"
     pixel_weight: float | int = 0.5
-    depth: DepthRule = "complexity"
+    depth: DepthRule | int = "complexity"
     bin: float | int | None = 0.25
+    function: str | None = None
 
     def __post_init__(self):
-        for name, choices in (("base", Base), ("spectrum", Spectrum), ("depth", DepthRule)):
+        for name, choices in (("base", Base), ("spectrum", Spectrum)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"Measure: {name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        if self.depth not in get_args(DepthRule) and type(self.depth) is not int:
+            raise ValueError(f"Measure: depth must be one of {get_args(DepthRule)} or an integer, got {self.depth!r}")
         if not 0.0 <= self.pixel_weight <= 1.0:
             raise ValueError(f"Measure: pixel_weight must lie in [0, 1], got {self.pixel_weight}")
-
+        if self.function is not None:
+            named_function(self.function)
         if self.bin is not None and not 0 < self.bin <= MOST_BITS:
             raise ValueError(
                 f"Measure: bin must be above 0 and at most {MOST_BITS}, got {self.bin}; use None for continuous H"
@@ -91,8 +100,17 @@ class Measure:
     ) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity, to the bin's centre, and depth in [1, ``max_depth``], of images as :func:`complexity` takes
         them."""
-        h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=float(self.pixel_weight))
+        if self.function is None:
+            h = complexity(images, base=self.base, spectrum=self.spectrum, pixel_weight=float(self.pixel_weight))
+        else:
+            h = named_function(self.function)(images)
         if self.bin is not None:
             h = jnp.asarray(self.centres)[self.index(h)]
+        return h, self.depth_of(h, max_depth)
+
+    def depth_of(self, h: Float[ArrayLike, "*batch"], max_depth: int) -> Int[Array, "*batch"]:
+        """The depth in [1, ``max_depth``] that goes with each complexity."""
+        if self.depth == "full":
+            return jnp.full(jnp.shape(h), max_depth, jnp.int32)
         d = depth(h, max_depth)
-        return h, d if self.depth == "complexity" else jnp.full_like(d, max_depth)
+        return d if self.depth == "complexity" else jnp.clip(d + self.depth, 1, max_depth)

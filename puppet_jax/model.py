@@ -18,6 +18,7 @@ from puppet_jax.batch import logits_of_batch
 from puppet_jax.explicit_mesh import of_any_mesh
 from puppet_jax.images import check_images
 from puppet_jax.measure import Measure
+from puppet_jax.named_function import is_function_name, named_function
 from puppet_jax.presets import PRESETS
 from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppeteers.grouped import SIZES, GroupedPuppeteer
@@ -35,6 +36,17 @@ PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
     "printed": functools.partial(_ode, initial="constant", standardise=False),
     "stored": StoredPuppeteer,
 }
+
+
+def puppeteer_of(puppeteer: str | Callable[..., Puppeteer], caller: str) -> Callable[..., Puppeteer]:
+    """What makes a puppeteer: the function given, or the one of that name; ``ValueError`` for an unknown name."""
+    if not isinstance(puppeteer, str):
+        return puppeteer
+    if is_function_name(puppeteer):
+        return named_function(puppeteer)
+    if puppeteer not in PUPPETEERS:
+        raise ValueError(f"{caller}: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
+    return PUPPETEERS[puppeteer]
 
 
 class PuppetCNN(nnx.Module):
@@ -144,7 +156,7 @@ def warn_if_larger(model: PuppetCNN, caller: str) -> PuppetCNN:
 def create(
     name: str,
     *,
-    puppeteer: str = "continuous",
+    puppeteer: str | Callable[..., Puppeteer] = "continuous",
     num_classes: int = 10,
     in_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
@@ -161,7 +173,8 @@ def create(
             ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU); or, with stages of growing
             width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
-            P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin).
+            P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin); or a function of your
+            own, ``function(kernel_shapes, rngs=rngs, **puppeteer_options)``, itself or as ``"module:function"``.
         num_classes: number of logits.
         in_channels: channels of the images.
         dtype: compute type of the convolutions, float32 or bfloat16.
@@ -182,16 +195,15 @@ def create(
     """
     if name not in PRESETS:
         raise ValueError(f"create: unknown preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-    if puppeteer not in PUPPETEERS:
-        raise ValueError(f"create: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
-    preset = PRESETS[name]
+    preset, asked, own, make = PRESETS[name], puppeteer_options or {}, {}, puppeteer_of(puppeteer, "create")
+    if isinstance(puppeteer, str):
+        own = preset.puppeteer_options.get(puppeteer, {})
     common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
     parts: Sequence[Any] = preset.stages or preset.layers
     if width is not None:
         parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
     kind: Callable[..., Any] = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
     puppet = kind(parts, **common)
-    own, asked, make = preset.puppeteer_options.get(puppeteer, {}), puppeteer_options or {}, PUPPETEERS[puppeteer]
     if compression is not None:
         if puppeteer != "continuous" or not set(asked).isdisjoint(SIZES):
             raise ValueError(

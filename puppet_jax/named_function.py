@@ -1,4 +1,5 @@
-"""A function by its name, ``package.module:function``: how a configuration or a file names the CNN of a puppet."""
+"""A function by its name, ``package.module:function``: how a configuration or a file names a CNN or a puppeteer of the
+user's own."""
 
 import importlib
 import re
@@ -25,7 +26,7 @@ def named_function(name: str) -> Callable[..., nnx.Module]:
     module, _, attribute = name.partition(":")
     if not is_function_name(name) or module.partition(".")[0] in sys.stdlib_module_names:
         raise ValueError(
-            f"{name[:80]!r} names no model, expected MODULE:FUNCTION, for example my_package.nets:resnet20"
+            f"{name[:80]!r} names no function, expected MODULE:FUNCTION, for example my_package.nets:resnet20"
         )
     try:
         found = importlib.import_module(module)
@@ -37,5 +38,5 @@ def named_function(name: str) -> Callable[..., nnx.Module]:
             f"{module}, install its package, or put its folder into PYTHONPATH"
         ) from error
     if not callable(found):
-        raise ValueError(f"{name}: is a {type(found).__name__}, expected a function that makes a flax.nnx.Module")
+        raise ValueError(f"{name}: is a {type(found).__name__}, expected a function")
     return found

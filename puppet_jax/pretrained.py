@@ -13,7 +13,7 @@ from flax import nnx
 
 from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN, create
-from puppet_jax.named_function import named_function
+from puppet_jax.named_function import is_function_name, named_function
 from puppet_jax.puppetize import puppetize
 from puppet_jax.stored_dtype import unpack
 
@@ -59,7 +59,7 @@ def load_pretrained(name: str) -> PuppetCNN:
         shape = (*about["image_size"], sizes["in_channels"])
         return puppetize(module, image_shape=shape, batch_norm=described["batch_norm"], **options)
 
-    if "model" in described:
+    if "model" in described or is_function_name(described["puppeteer"]):
         model = made()  # it may compute with numbers, and have more than parameters
         model.eval()
     else:

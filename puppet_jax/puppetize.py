@@ -14,7 +14,7 @@ from jax import lax
 from puppet_jax.blocks import Blocks, families, named_paths
 from puppet_jax.depth_levels import MOST_DEPTHS, levels_of, number_of_depths
 from puppet_jax.measure import Measure
-from puppet_jax.model import PUPPETEERS, PuppetCNN, continuous_of, warn_if_larger
+from puppet_jax.model import PuppetCNN, continuous_of, puppeteer_of, warn_if_larger
 from puppet_jax.module_graph import Path, at, is_inside, modules_of, name_of
 from puppet_jax.module_trace import Trace, check_same, trace_forward, trace_watched
 from puppet_jax.puppeteers import Puppeteer
@@ -25,7 +25,7 @@ from puppet_jax.puppets.foreign import Apply, ForeignPuppet, GeneratedKernel, Sk
 
 def puppetize(
     module: nnx.Module,
-    puppeteer: str | Callable[[tuple[KernelShape, ...]], Puppeteer] = "continuous",
+    puppeteer: str | Callable[..., Puppeteer] = "continuous",
     *,
     image_shape: tuple[int, int, int],
     batch_norm: Literal["group", "running"] | None = None,
@@ -80,9 +80,8 @@ def puppetize(
 
     Args:
         module: takes images (N, H, W, C) and returns logits (N, num_classes), or any tree of arrays (N, …).
-        puppeteer: ``"continuous"``, ``"ode"``, ``"printed"`` or ``"stored"`` as in :func:`create`, or a function from
-            the kernel shapes to a puppeteer. Layers are numbered by the order of their calls; ``"continuous"`` gets
-            ``omega_depth`` 10 · 8 / layers beyond eight layers, unless told otherwise.
+        puppeteer: a name or a function, as in :func:`create`. Layers are numbered by the order of their calls;
+            ``"continuous"`` gets ``omega_depth`` 10 · 8 / layers beyond eight layers, unless told otherwise.
         image_shape: (H, W, C) of the images; the module is traced on one, without computing anything.
         batch_norm: ``"group"`` or ``"running"``, see above.
         blocks: instead of the sequences found: each entry the name of a list of blocks, such as ``"stage1"``, or a
@@ -109,10 +108,7 @@ def puppetize(
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"puppetize: module must be a flax.nnx.Module, got {type(module).__name__}")
-    if isinstance(puppeteer, str) and puppeteer not in PUPPETEERS:
-        raise ValueError(f"puppetize: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
-    if not isinstance(puppeteer, str) and puppeteer_options:
-        raise ValueError("puppetize: puppeteer_options are for a puppeteer given by name; bind them to the function")
+    make, options = puppeteer_of(puppeteer, "puppetize"), dict(puppeteer_options or {})
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"puppetize: image_shape must be (height, width, channels), all positive, got {image_shape}")
     if isinstance(blocks, str):
@@ -163,18 +159,12 @@ def puppetize(
         stream=rngs.fork().params if _draws(body) else None,
         deterministic=all(node.deterministic or node.rate == 0 for node in modules_of(body, nnx.Dropout).values()),
     )
-    if isinstance(puppeteer, str):
-        options = {**_options(puppeteer, len(convolutions)), **(puppeteer_options or {})}
-        sized = functools.partial(continuous_of, compression=compression)
-        make = sized if puppeteer == "continuous" else PUPPETEERS[puppeteer]
-        puppeteer = functools.partial(make, **options, rngs=rngs)
-    return warn_if_larger(PuppetCNN(puppeteer(puppet.kernel_shapes), puppet, measurement), "puppetize")
-
-
-def _options(puppeteer: str, layers: int) -> dict:
-    # With more layers than depths, s = l·dl runs that many times beyond 1. Without this factor the kernels would change
-    # with H that many times faster than in a plain puppet.
-    return {"omega_depth": 10.0 * min(1.0, MOST_DEPTHS / layers)} if puppeteer == "continuous" else {}
+    if puppeteer == "continuous":
+        make = functools.partial(continuous_of, compression=compression)
+        # With more layers than depths, s = l·dl runs that many times beyond 1. Without this factor the kernels would
+        # change with H that many times faster than in a plain puppet.
+        options = {"omega_depth": 10.0 * min(1.0, MOST_DEPTHS / len(convolutions))} | options
+    return warn_if_larger(PuppetCNN(make(puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement), "puppetize")
 
 
 def _call(module, images, rngs):

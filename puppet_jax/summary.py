@@ -72,7 +72,7 @@ def summary(model: PuppetCNN) -> Summary:
     puppet = model.puppet
     normalisation = puppet.normalisation_count()
     return Summary(
-        generator=_count(model.puppeteer),
+        generator=_count(nnx.state(model.puppeteer, nnx.Param)),
         normalisation=normalisation,
         head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
@@ -80,5 +80,5 @@ def summary(model: PuppetCNN) -> Summary:
     )
 
 
-def _count(*nodes) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nodes))
+def _count(state: nnx.State) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))

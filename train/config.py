@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import puppet_jax as pj
+from puppet_jax.model import PUPPETEERS
 from puppet_jax.named_function import is_function_name
 from train.errors import UserError
-
-Puppeteer = Literal["continuous", "ode", "printed", "stored"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +94,11 @@ class Config:
     with its kind of model. For another number of classes the head is drawn anew."""
     width: Annotated[int | None, _optional("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
-    puppeteer: Puppeteer = "continuous"
+    puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
     differential equation with a learned start and standardised kernels. printed: the equation exactly as the
-    paper prints it. stored: a kernel for each layer, the static twin to compare with."""
+    paper prints it. stored: a kernel for each layer, the static twin to compare with. Or your own: a function that can
+    be imported from here and makes a puppeteer, function(kernel_shapes, rngs=..., **options)."""
     puppeteer_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """Further options of the puppeteer, a JSON object, for example '{"basis": 32}'."""
     measurement: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
@@ -230,6 +230,8 @@ def resolve(config: Config) -> ResolvedConfig:
         expect("preset", config.preset is None, "none with --model, which takes a preset's place")
         expect("width", config.width is None, "none with --model, whose layers have widths of their own")
         expect("dtype", config.dtype == "float32", "float32 with --model, whose layers have types of their own")
+    known = config.puppeteer in PUPPETEERS or is_function_name(config.puppeteer)
+    expect("puppeteer", known, f"one of {', '.join(PUPPETEERS)}, or MODULE:FUNCTION, such as my_package.kernels:make")
     expect("compression", config.compression is None or config.compression > 0, "a number above 0")
     expect("bin", config.bin is None or 0 < config.bin <= 8, "above 0 and at most 8 bits, or None")
     expect("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0")

@@ -77,9 +77,9 @@ def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Pat
 
 def _new_folder(config: ResolvedConfig) -> Path:
     """Make a folder under ``runs`` whose name no other run has or gets."""
-    net = config.net.rpartition(":")[2]
+    net, puppeteer = (name.rpartition(":")[2] for name in (config.net, config.puppeteer))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{Path(config.data).name}-{net}-{config.puppeteer}-seed{config.seed}-{stamp}"
+    name = f"{Path(config.data).name}-{net}-{puppeteer}-seed{config.seed}-{stamp}"
     Path("runs").mkdir(exist_ok=True)
     for number in itertools.count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")

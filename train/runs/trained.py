@@ -18,7 +18,7 @@ import safetensors
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.named_function import named_function
+from puppet_jax.named_function import is_function_name, named_function
 from puppet_jax.stored_dtype import SCALES
 from train.build import build, outline
 from train.config import ResolvedConfig, from_json
@@ -178,11 +178,12 @@ def _checked(
     for key, value in options.items():
         if isinstance(value, int) and value > LARGEST_OPTION:
             raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
-    if isinstance(config.get("model"), str):
-        try:
-            named_function(config["model"])
-        except ValueError as error:
-            raise UserError(f"{printable(path)}: the puppet of a CNN of your own: {error}") from error
+    for key, what in (("model", "the puppet of a CNN of your own"), ("puppeteer", "a puppeteer of your own")):
+        if isinstance(named := config.get(key), str) and (key == "model" or is_function_name(named)):
+            try:
+                named_function(named)
+            except ValueError as error:
+                raise UserError(f"{printable(path)}: {what}: {error}") from error
     try:
         described = from_json(config)
         made = outline(described, **model)

@@ -1,0 +1,66 @@
+"""A trained model's accuracy with its numbers stored in fewer bits, computed with in bfloat16, at other depths."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+BITS = (32, 8, 4)
+_SHRUNK = np.linspace(0.5, 1.0, 21)
+
+
+def measured(run: Path, shifts: Sequence[int]) -> dict:
+    """Of a run, on the images that it was evaluated on: ``bits``, for each number of bits the bytes of the parameters
+    and the accuracy; ``shifts``, for each number of layers added to what complexity asks for the mean depth and the
+    accuracy; ``bfloat16``, the accuracy of float32 parameters computed with in bfloat16.
+
+    Raises:
+        UserError: the run or its data cannot be read.
+    """
+    from train.commands import evaluate
+    from train.runs import parameters
+
+    trained, split, _ = evaluate.with_images(evaluate.Evaluate(run))
+    model, config = trained.model, trained.config
+    now = lambda: evaluate.measured(model, split, config.batch_size, config.devices)  # noqa: E731
+    arrays = parameters.flat(nnx.state(model, nnx.Param))
+    found: dict = {"bits": {}, "shifts": {}}
+    for bits in BITS:
+        stored = {name: quantised(array, bits) for name, array in arrays.items()}
+        parameters.assign(model, {name: array for name, (array, _) in stored.items()})
+        found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": now()["accuracy"]}
+    parameters.assign(model, arrays)
+    own = model.measurement
+    for shift in shifts:
+        model.measurement = dataclasses.replace(own, depth=shift)
+        found["shifts"][str(shift)] = {key: each for key, each in now().items() if key in ("depth_mean", "accuracy")}
+    model.measurement = own
+    model.puppet.compute_in(jnp.bfloat16)
+    return {**found, "bfloat16": now()["accuracy"]}
+
+
+def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
+    """A float32 array as it comes back, and the bytes that it takes.
+
+    An array of two axes or more is rounded to integers of so many bits with a scale, a float16, for each index of its
+    first axis: of 21 from half to all of what the greatest number asks for, that of the least squared error. Other
+    arrays are float16.
+    """
+    if bits == 32:
+        return array, array.nbytes
+    if array.ndim < 2:
+        return array.astype(np.float16).astype(np.float32), 2 * array.size
+    rows, most = array.reshape(len(array), -1), 2 ** (bits - 1) - 1
+    best, error = np.zeros_like(rows), np.full(len(rows), np.inf)
+    for share in _SHRUNK:
+        scales = np.maximum(share * np.abs(rows).max(1) / most, np.finfo(np.float16).tiny).astype(np.float16)
+        scales = scales.astype(np.float32)[:, None]
+        each = np.clip(np.rint(rows / scales), -most, most) * scales
+        found = np.sum((each - rows) ** 2, axis=1)
+        best = np.where((found < error)[:, None], each, best)
+        error = np.minimum(found, error)
+    return best.reshape(array.shape).astype(np.float32), math.ceil(array.size * bits / 8) + 2 * len(rows)

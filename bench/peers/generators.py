@@ -1,0 +1,50 @@
+"""Other ways to store kernels in few numbers, as puppeteers: what ``python -m bench accuracy`` compares with.
+
+All of them give every image the same kernels, standardised as the static twin's are.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from puppet_jax.puppeteers.standardise import standardise
+
+
+class Separable(nnx.Module):
+    """Depthwise-separable convolution without an activation between its halves: W[o, i, y, x] = P[o, i]·D[i, y, x]."""
+
+    conditioned = False
+
+    def __init__(self, kernel_shapes, *, rngs: nnx.Rngs):
+        self.kernel_shapes = kernel_shapes
+        draw = lambda fan_in, *shape: nnx.Param(rngs.params.normal(shape) / math.sqrt(fan_in))  # noqa: E731
+        self.pointwise = nnx.List([draw(c_in, c_out, c_in) for c_out, c_in, _, _ in kernel_shapes])
+        self.depthwise = nnx.List([draw(k * k, 1, c_in, k, k) for _, c_in, k, _ in kernel_shapes])
+
+    def __call__(self, h):
+        pairs = zip(self.pointwise, self.depthwise, strict=True)
+        return tuple(standardise(across[...][:, :, None, None] * along[...]) for across, along in pairs)
+
+
+class Synecdoche(nnx.Module):
+    """A generator of the library synecdoche, which takes a network's weights as rows of one matrix.
+
+    Args:
+        kind: the class of the generator.
+        options: its arguments.
+    """
+
+    conditioned = False
+
+    def __init__(self, kernel_shapes, *, kind: str, rngs: nnx.Rngs, **options: Any):
+        import synecdoche
+
+        self.kernel_shapes = kernel_shapes
+        target = {str(i): jnp.zeros(shape) for i, shape in enumerate(kernel_shapes)}
+        self.generator = getattr(synecdoche, kind)(target, **options, rngs=rngs)
+
+    def __call__(self, h):
+        weights = self.generator()
+        return tuple(standardise(weights[str(i)]) for i in range(len(self.kernel_shapes)))
