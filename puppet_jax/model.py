@@ -195,9 +195,8 @@ def create(
     """
     if name not in PRESETS:
         raise ValueError(f"create: unknown preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-    preset, asked, own, make = PRESETS[name], puppeteer_options or {}, {}, puppeteer_of(puppeteer, "create")
-    if isinstance(puppeteer, str):
-        own = preset.puppeteer_options.get(puppeteer, {})
+    preset, asked, make = PRESETS[name], puppeteer_options or {}, puppeteer_of(puppeteer, "create")
+    own = preset.puppeteer_options.get(puppeteer, {}) if isinstance(puppeteer, str) else {}
     common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
     parts: Sequence[Any] = preset.stages or preset.layers
     if width is not None:

@@ -5,8 +5,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
-
-from flax import nnx
+from typing import Any
 
 
 def is_function_name(text: str) -> bool:
@@ -14,7 +13,7 @@ def is_function_name(text: str) -> bool:
     return bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", text))
 
 
-def named_function(name: str) -> Callable[..., nnx.Module]:
+def named_function(name: str) -> Callable[..., Any]:
     """Import the function of that name.
 
     The name may come from somebody else's file, so modules of Python itself, which have functions that do harm, are
