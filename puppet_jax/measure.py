@@ -112,5 +112,4 @@ class Measure:
         """The depth in [1, ``max_depth``] that goes with each complexity."""
         if self.depth == "full":
             return jnp.full(jnp.shape(h), max_depth, jnp.int32)
-        d = depth(h, max_depth)
-        return d if self.depth == "complexity" else jnp.clip(d + self.depth, 1, max_depth)
+        return jnp.clip(depth(h) + (0 if self.depth == "complexity" else self.depth), 1, max_depth)

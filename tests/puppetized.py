@@ -87,7 +87,7 @@ def puppet_of(net, puppeteer="continuous", shape=(8, 8, 3), batch_norm="running"
     return pj.puppetize(net, puppeteer, image_shape=shape, batch_norm=batch_norm, rngs=nnx.Rngs(1), **options)
 
 
-def stored(shapes):
+def stored(shapes, rngs):
     """A stored puppeteer whose kernels are yet to be set."""
     return nnx.eval_shape(lambda: pj.StoredPuppeteer(shapes, standardise=False, rngs=nnx.Rngs(0)))
 

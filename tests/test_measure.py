@@ -52,6 +52,8 @@ def test_a_bin_begins_at_its_lower_edge():
         {"bin": 0.5},
         {"bin": 1.0, "base": "e"},
         {"depth": "full"},
+        {"depth": -1},
+        {"depth": -2},
         {"bin": None},
         {"bin": None, "spectrum": "magnitude"},
         {"bin": None, "pixel_weight": 1.0},
@@ -67,8 +69,9 @@ def test_a_model_measures_what_it_says_to_the_middle_of_the_bin(options):
         np.testing.assert_allclose(h, exact, atol=0.05)
     else:
         np.testing.assert_allclose(h, (np.floor(np.asarray(exact) / width) + 0.5) * width, rtol=1e-6)
-    full = options.get("depth") == "full"
-    np.testing.assert_array_equal(depth, 2 if full else pj.depth(h, 2))  # that of the bin, not the image's own
+    rule = options.get("depth", 0)
+    expected = 2 if rule == "full" else np.clip(np.asarray(pj.depth(h)) + rule, 1, 2)  # that of the bin, not its own
+    np.testing.assert_array_equal(depth, expected)
 
 
 @pytest.mark.usefixtures("no_type_checker")
@@ -80,11 +83,26 @@ def test_a_model_measures_what_it_says_to_the_middle_of_the_bin(options):
         {"spectrum": "power"},
         {"pixel_weight": 2.0},
         {"depth": "half"},
+        {"depth": 0.5},
+        {"depth": True},
     ],
 )
 def test_a_bad_measurement_is_refused(options):
     with pytest.raises(ValueError, match=f"Measure: {next(iter(options))} must"):
         pj.Measure(**options)
+
+
+def brightness(images):
+    return 8.0 * jnp.mean(images.astype(jnp.float32) / 255, axis=(-3, -2, -1))
+
+
+def test_a_measure_of_one_s_own():
+    model, images = model_of(function=f"{__name__}:brightness", bin=None), images_of()
+    h, depth = measured(model, images)
+    np.testing.assert_allclose(h, brightness(images), rtol=1e-6)
+    np.testing.assert_array_equal(depth, pj.depth(h, 2))
+    with pytest.raises(ValueError, match="nowhere_else:measure: cannot be imported here"):
+        pj.Measure(function="nowhere_else:measure")
 
 
 def test_without_bins_there_are_no_centres():

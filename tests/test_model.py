@@ -108,6 +108,18 @@ def test_bad_arguments_of_create_are_refused():
         pj.PuppetCNN(a.puppeteer, b.puppet)
 
 
+def test_a_puppeteer_of_one_s_own():
+    name = "puppet_jax.puppeteers.stored:StoredPuppeteer"
+    for puppeteer in (name, pj.StoredPuppeteer):
+        model = pj.create(
+            "puppet_xs", width=8, puppeteer=puppeteer, puppeteer_options={"standardise": False}, rngs=nnx.Rngs(0)
+        )
+        assert isinstance(model.puppeteer, pj.StoredPuppeteer)
+        assert not model.puppeteer.standardise
+    with pytest.raises(ValueError, match="nowhere:make: cannot be imported here"):
+        pj.create("puppet_xs", puppeteer="nowhere:make", rngs=nnx.Rngs(0))
+
+
 def test_width_of_a_preset():
     model = nnx.eval_shape(lambda: pj.create("puppet_s", width=16, rngs=nnx.Rngs(0)))
     assert model.puppet.kernel_shapes == ((16, 3, 3, 3), *[(16, 16, 3, 3)] * 6)

@@ -251,7 +251,6 @@ def test_refusals_say_what_why_and_the_way_out():
         (net, {"shape": (8, 8, 4)}, r"could not be called on .*correct image_shape.*apply="),
         (good, {"blocks": ["blocks"]}, "it maps|calls it 0 times"),
         (good, {"puppeteer": "sirens"}, "unknown puppeteer 'sirens'; there are continuous"),
-        (good, {"puppeteer": lambda s: None, "puppeteer_options": {"rank": 2}}, "bind them"),
         (Returning(lambda x: x.mean()), {}, r"must return arrays \(1, ….*got shapes \(\).*apply="),
         (nnx.Linear(3, 4, rngs=nnx.Rngs(0)), {"apply": lambda m, x, r: m(x).mean((1, 2))}, "no nnx.Conv in the module"),
     ]

@@ -44,7 +44,9 @@ class Synecdoche(nnx.Module):
         self.kernel_shapes = kernel_shapes
         target = {str(i): jnp.zeros(shape) for i, shape in enumerate(kernel_shapes)}
         self.generator = getattr(synecdoche, kind)(target, **options, rngs=rngs)
+        # It draws weights of deviations from 0.0004 to 0.02, which the ε of the standardisation is not made for.
+        self.deviation = synecdoche.Constant(jnp.std(jnp.concatenate([w.ravel() for w in self.generator().values()])))
 
     def __call__(self, h):
         weights = self.generator()
-        return tuple(standardise(weights[str(i)]) for i in range(len(self.kernel_shapes)))
+        return tuple(standardise(weights[str(i)] / self.deviation[...]) for i in range(len(self.kernel_shapes)))
