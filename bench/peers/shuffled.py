@@ -14,9 +14,9 @@ _QUANTILES = json.loads(Path(__file__).parents[1].joinpath("cifar10_complexity.j
 def complexity(images):
     """Of each image (*batch, H, W, C) the complexity of an arbitrary other one of CIFAR-10, in bits, (*batch,).
 
-    Which one follows from the sum of its pixels, so that an image and its mirror image always get the same.
+    Which one follows from the sum of its pixels' squares, so that an image and its mirror image always get the same.
     """
-    total = jnp.sum(as_levels(jnp.asarray(images)).astype(jnp.uint32), axis=(-3, -2, -1))
+    total = jnp.sum(as_levels(jnp.asarray(images)).astype(jnp.uint32) ** 2, axis=(-3, -2, -1))
     mixed = (total ^ (total >> 7)) * jnp.uint32(2654435761)  # Knuth's multiplicative hash
     share = (mixed >> 8).astype(jnp.float32) / 2**24
     return jnp.interp(share, np.linspace(0.0, 1.0, len(_QUANTILES)), np.asarray(_QUANTILES))
