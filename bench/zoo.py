@@ -117,7 +117,7 @@ def _own_kernels(name: str, images: np.ndarray) -> float:
     module, options = make(name)
     module.eval()
     norms = {"batch_norm": "running"} if "batch_norm" in options else {}
-    stored = lambda shapes: pj.StoredPuppeteer(shapes, standardise=False, rngs=nnx.Rngs(0))  # noqa: E731
+    stored = lambda shapes, rngs: pj.StoredPuppeteer(shapes, standardise=False, rngs=rngs)  # noqa: E731
     full = pj.Measure(depth="full")
     model = pj.puppetize(module, stored, image_shape=SHAPE, rngs=nnx.Rngs(1), measurement=full, **{**options, **norms})
     for path, kernel in zip(model.puppet.names, model.puppeteer.kernels, strict=True):

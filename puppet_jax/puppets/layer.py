@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import compiled, default_lowering, forward_p
 from puppet_jax.puppets.convolution import Choice, operands_of
-from puppet_jax.puppets.group_norm import group_norm
+from puppet_jax.puppets.finish import finish_p
 
 _CONVOLVED = "puppet_jax.convolved"
 
@@ -66,11 +66,9 @@ def layer(
 
 
 def _parts(images, index, bank, scale, shift, *, groups, relu, residual, **static):
-    y = checkpoint_name(forward_p.bind(images, index, bank, **static), _CONVOLVED)
-    y = jax.vmap(lambda y: group_norm(y, groups, scale, shift))(y)
-    y = jax.nn.relu(y) if relu else y
-    y = y + images if residual else y
-    return y, jnp.mean(y, axis=(1, 2), dtype=jnp.float32)
+    maps = checkpoint_name(forward_p.bind(images, index, bank, **static), _CONVOLVED)
+    more = {"groups": groups, "relu": relu, "residual": residual, "lowering": static["lowering"]}
+    return finish_p.bind(maps, index, images, scale, shift, **more)
 
 
 layer_p = Primitive("puppet_layer")

@@ -31,7 +31,7 @@ def available() -> bool:
     if not found:
         return False
     library = ctypes.CDLL(str(found[0]))
-    names = [f"puppet_jax_{name}" for name in (*_MAPS, "layer")]
+    names = [f"puppet_jax_{name}" for name in (*_MAPS, "layer", "finish", "finish_gradient")]
     if not all(hasattr(library, name) for name in names):  # an older version's, built in place
         warnings.warn(f"{found[0].name} is of another version and not used; install puppet-jax again", stacklevel=2)
         return False
@@ -50,9 +50,35 @@ def call(which: int, operands, shape: tuple[int, ...], stride, padding, lanes: i
 def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: bool, residual: bool, lanes: int = 16):
     """A whole layer (see ``layer.py``): its output, and the means over its map."""
     results = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
-    more = {"groups": np.int64(groups), "relu": np.int64(relu), "residual": np.int64(residual)}
-    numbers = {**_geometry(stride, padding, lanes), **more, "epsilon": np.float32(EPSILON)}
+    numbers = {**_geometry(stride, padding, lanes), **_numbers(groups, relu, lanes), "residual": np.int64(residual)}
     return jax.ffi.ffi_call("puppet_jax_layer", results)(*operands, **numbers)
+
+
+def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int):
+    """What a layer does after its convolution (see ``finish.py``): its output, and the means over its map."""
+    numbers = {**_numbers(groups, relu, lanes), "residual": np.int64(residual)}
+    return jax.ffi.ffi_call("puppet_jax_finish", _like(operands[0], 1))(*operands, **numbers)
+
+
+def finish_gradient(operands, *, groups: int, relu: bool, lanes: int):
+    """Its gradient: of the map, and of scale and shift each image's part."""
+    return jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0], 2))(
+        *operands, **_numbers(groups, relu, lanes)
+    )
+
+
+def _like(maps, vectors: int):
+    vector = jax.ShapeDtypeStruct((maps.shape[0], maps.shape[-1]), np.float32)
+    return [jax.ShapeDtypeStruct(maps.shape, np.float32), *[vector] * vectors]
+
+
+def _numbers(groups, relu, lanes):
+    return {
+        "groups": np.int64(groups),
+        "relu": np.int64(relu),
+        "lanes": np.int64(lanes),
+        "epsilon": np.float32(EPSILON),
+    }
 
 
 def _geometry(stride, padding, lanes):

@@ -77,6 +77,7 @@ struct Set {
   decltype(&baseline::TilesAtOnce) tiles_at_once;
   decltype(&baseline::kWinogradGradients[0]) winograd_gradients;
   decltype(&baseline::Finish) finish;
+  decltype(&baseline::FinishGradient) finish_gradient;
 };
 
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
@@ -85,7 +86,7 @@ constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at
 #define SET(n)                                                                                                      \
   Set {                                                                                                             \
     n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel, &n::KernelFromTransform,             \
-        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Finish                   \
+        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Finish, &n::FinishGradient \
   }
 
 // `most` lets tests run the other sets too: the largest number of lanes to use.
@@ -338,11 +339,12 @@ ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank 
 }
 
 using Vector1 = ffi::Buffer<ffi::F32, 1>;
+using Vectors = ffi::Buffer<ffi::F32, 2>;
 
 // A layer: forward, normalisation over groups of channels, ReLU, the layer's input added (each of the last two if asked
 // for); and the mean over the map.
 ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Vector1 scale, Vector1 shift,
-                        ffi::Result<Array> out, ffi::Result<ffi::Buffer<ffi::F32, 2>> means, int64_t stride_h,
+                        ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t stride_h,
                         int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
                         int64_t residual, float epsilon) {
   const Set set = Choose(lanes);
@@ -351,10 +353,53 @@ ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank ba
   std::memset(means->typed_data(), 0, means->size_bytes());
   return Correlate(pool, set, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
                    [&](int64_t image) {
-                     set.finish(out->typed_data() + image * size, pixels, c, groups, scale.typed_data(),
-                                shift.typed_data(), epsilon, relu, residual ? images.typed_data() + image * size : nullptr,
+                     float* map = out->typed_data() + image * size;
+                     set.finish(map, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
+                                residual ? images.typed_data() + image * size : nullptr, map,
                                 means->typed_data() + image * c, Scratch(1, 3 * c));
                    });
+}
+
+// What a layer does after its convolution, and its gradient; an image without a kernel gets zeros.
+ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array images, Vector1 scale, Vector1 shift,
+                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t lanes, int64_t groups, int64_t relu,
+                         int64_t residual, float epsilon) {
+  const Set set = Choose(lanes);
+  const auto y = maps.dimensions();
+  const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
+  Parallel(pool, y[0], [&](int64_t image) {
+    float *to = out->typed_data() + image * size, *mean = means->typed_data() + image * c;
+    if (index.typed_data()[image] < 0) {
+      std::memset(to, 0, size * sizeof(float));
+      std::memset(mean, 0, c * sizeof(float));
+      return;
+    }
+    set.finish(maps.typed_data() + image * size, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
+               residual ? images.typed_data() + image * size : nullptr, to, mean, Scratch(1, 3 * c));
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array maps, Index index, Vector1 scale,
+                                 Vector1 shift, ffi::Result<Array> out, ffi::Result<Vectors> of_scale,
+                                 ffi::Result<Vectors> of_shift, int64_t lanes, int64_t groups, int64_t relu,
+                                 float epsilon) {
+  const Set set = Choose(lanes);
+  const auto y = maps.dimensions();
+  const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
+  Parallel(pool, y[0], [&](int64_t image) {
+    float *to = out->typed_data() + image * size, *sums = of_scale->typed_data() + image * c;
+    float* other_sums = of_shift->typed_data() + image * c;
+    if (index.typed_data()[image] < 0) {
+      std::memset(to, 0, size * sizeof(float));
+      std::memset(sums, 0, c * sizeof(float));
+      std::memset(other_sums, 0, c * sizeof(float));
+      return;
+    }
+    set.finish_gradient(maps.typed_data() + image * size, cotangents.typed_data() + image * size, pixels, c, groups,
+                        scale.typed_data(), shift.typed_data(), epsilon, relu, to, sums, other_sums, Scratch(1, 7 * c));
+  });
+  return ffi::Error::Success();
 }
 
 ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Bank bank, ffi::Result<Array> out,
@@ -502,8 +547,36 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_layer, LayerHandler,
                                                .Arg<Vector1>()
                                                .Arg<Vector1>()
                                                .Ret<Array>()
-                                               .Ret<ffi::Buffer<ffi::F32, 2>>())
+                                               .Ret<Vectors>())
                                   .Attr<int64_t>("groups")
                                   .Attr<int64_t>("relu")
                                   .Attr<int64_t>("residual")
+                                  .Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish, FinishHandler,
+                              Bind()
+                                  .Arg<Array>()
+                                  .Arg<Index>()
+                                  .Arg<Array>()
+                                  .Arg<Vector1>()
+                                  .Arg<Vector1>()
+                                  .Ret<Array>()
+                                  .Ret<Vectors>()
+                                  .Attr<int64_t>("lanes")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("relu")
+                                  .Attr<int64_t>("residual")
+                                  .Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish_gradient, FinishGradientHandler,
+                              Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Index>()
+                                  .Arg<Vector1>()
+                                  .Arg<Vector1>()
+                                  .Ret<Array>()
+                                  .Ret<Vectors>()
+                                  .Ret<Vectors>()
+                                  .Attr<int64_t>("lanes")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("relu")
                                   .Attr<float>("epsilon"));

@@ -1,0 +1,130 @@
+"""What a layer does after its convolution, as JAX primitives: normalisation over groups of channels, ReLU, the layer's
+input added, the mean over the map.
+
+They are three: the map itself; its tangent; and the transpose of that, which training takes. On a CPU, where it was
+built, the C++ program does the first and the last for an image while its map is in the cache, where XLA would read and
+write it several times. Elsewhere, and for further derivatives, all are their formulas.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from puppet_jax.puppets import native
+from puppet_jax.puppets.bank_convolution import compiled, default_lowering
+from puppet_jax.puppets.group_norm import group_norm
+
+
+def _finish(maps, index, images, scale, shift, *, groups, relu, residual):
+    y = jax.vmap(lambda y: group_norm(y, groups, scale, shift))(maps)
+    y = jax.nn.relu(y) if relu else y
+    y = y + images if residual else y
+    y = jnp.where((index >= 0)[:, None, None, None], y, jnp.zeros((), y.dtype))
+    return [y, jnp.mean(y, axis=(1, 2), dtype=jnp.float32)]
+
+
+def _normalised(index, static):
+    """The output, without the input added, of what it is not linear in."""
+    return lambda maps, scale, shift: _finish(maps, index, None, scale, shift, **static, residual=False)[0]
+
+
+def _tangent(tangents, maps, index, scale, shift, scale_tangent, shift_tangent, **static):
+    return [jax.jvp(_normalised(index, static), (maps, scale, shift), (tangents, scale_tangent, shift_tangent))[1]]
+
+
+def _gradient(cotangents, maps, index, scale, shift, **static):
+    def of_image(cotangent, of_map, index):
+        _, transpose = jax.vjp(_normalised(index[None], static), of_map[None], scale, shift)
+        gradient, *others = transpose(cotangent[None])
+        return [gradient[0], *others]
+
+    return jax.vmap(of_image)(cotangents, maps, index)
+
+
+def _make(
+    name: str, formula: Callable, shared: tuple[int, ...], vectors: int, native_one: Callable | None
+) -> Primitive:
+    """A primitive whose first result is like its first operand, followed by float32 ``vectors`` (N, C). All operands
+    but those at the places ``shared`` have an axis of images."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def abstract(maps, *_, **static):
+        vector = maps.update(shape=(maps.shape[0], maps.shape[-1]), dtype=jnp.dtype(jnp.float32))
+        return [maps, *[vector] * vectors]
+
+    def lower(platform):
+        def run(*operands, lowering, **static):
+            chosen = lowering or default_lowering(platform)
+            if native_one is not None and platform == "cpu" and chosen.startswith("native"):
+                if all(operand.dtype in (jnp.float32, jnp.int32) for operand in operands):
+                    return native_one(operands, lanes=native.LANES[chosen], **static)
+            return formula(*operands, **static)
+
+        mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True), platform=platform)
+
+    def batch(operands, dims, *, lowering, **static):
+        size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
+        results: list
+        if any(dims[place] is not None for place in shared):
+            results = jax.vmap(functools.partial(formula, **static), dims)(*operands)
+        else:
+            flat = list(operands)
+            for place in set(range(len(operands))) - set(shared):
+                one, dim = operands[place], dims[place]
+                one = jnp.broadcast_to(one, (size, *one.shape)) if dim is None else jnp.moveaxis(one, dim, 0)
+                flat[place] = one.reshape(-1, *one.shape[2:])
+            flat_results = primitive.bind(*flat, lowering=lowering, **static)
+            results = [each.reshape(size, -1, *each.shape[1:]) for each in flat_results]
+        return results, [0] * len(results)
+
+    def jvp(primals, tangents, *, lowering, **static):
+        del lowering
+        moving = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
+
+        def of_moving(*values):
+            operands = list(primals)
+            for i, value in zip(moving, values, strict=True):
+                operands[i] = value
+            return formula(*operands, **static)
+
+        return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
+
+    for platform in ("cpu", None):
+        lower(platform)
+    primitive.def_impl(compiled(primitive))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
+    return primitive
+
+
+finish_p = _make("puppet_finish", _finish, (3, 4), 1, native.finish)
+tangent_p = _make("puppet_finish_tangent", _tangent, (3, 4, 5, 6), 0, None)
+gradient_p = _make("puppet_finish_gradient", _gradient, (3, 4), 2, native.finish_gradient)
+
+
+def _finish_jvp(primals, tangents, *, residual, **static):
+    maps, index, _, scale, shift = primals
+    of_maps, _, of_images, *others = tangents
+    of_maps, *others = map(ad.instantiate_zeros, (of_maps, *others))
+    (tangent,) = tangent_p.bind(of_maps, maps, index, scale, shift, *others, **static)
+    if residual and type(of_images) is not ad.Zero:
+        tangent += jnp.where((index >= 0)[:, None, None, None], of_images, jnp.zeros((), of_images.dtype))
+    tangents = [tangent, jnp.mean(tangent, axis=(1, 2), dtype=jnp.float32)]
+    return finish_p.bind(*primals, residual=residual, **static), tangents
+
+
+def _tangent_transpose(cotangents, tangents, maps, index, scale, shift, of_scale, of_shift, **static):
+    gradients = gradient_p.bind(ad.instantiate_zeros(cotangents[0]), maps, index, scale, shift, **static)
+    found = [gradients[0], None, None, None, None, *(each.sum(0) for each in gradients[1:])]
+    linear = tangents, None, None, None, None, of_scale, of_shift
+    return [each if ad.is_undefined_primal(one) else None for one, each in zip(linear, found, strict=True)]
+
+
+ad.primitive_jvps[finish_p] = _finish_jvp
+ad.primitive_transposes[tangent_p] = _tangent_transpose
