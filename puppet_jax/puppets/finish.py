@@ -45,11 +45,9 @@ def _gradient(cotangents, maps, index, scale, shift, **static):
     return jax.vmap(of_image)(cotangents, maps, index)
 
 
-def _make(
-    name: str, formula: Callable, shared: tuple[int, ...], vectors: int, native_one: Callable | None
-) -> Primitive:
-    """A primitive whose first result is like its first operand, followed by float32 ``vectors`` (N, C). All operands
-    but those at the places ``shared`` have an axis of images."""
+def _make(name: str, formula: Callable, shared: tuple[int, ...], vectors: int, on_cpu: Callable | None) -> Primitive:
+    """A primitive whose first result is like its first operand, followed by as many float32 ``vectors`` (N, C). All
+    operands but those at the places ``shared`` have an axis of images. ``on_cpu`` is its C++ program, if it has one."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -60,9 +58,9 @@ def _make(
     def lower(platform):
         def run(*operands, lowering, **static):
             chosen = lowering or default_lowering(platform)
-            if native_one is not None and platform == "cpu" and chosen.startswith("native"):
-                if all(operand.dtype in (jnp.float32, jnp.int32) for operand in operands):
-                    return native_one(operands, lanes=native.LANES[chosen], **static)
+            single = all(operand.dtype in (jnp.float32, jnp.int32) for operand in operands)
+            if on_cpu is not None and platform == "cpu" and chosen.startswith("native") and single:
+                return on_cpu(operands, lanes=native.LANES[chosen], **static)
             return formula(*operands, **static)
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True), platform=platform)

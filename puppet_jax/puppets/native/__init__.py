@@ -62,9 +62,8 @@ def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int):
 
 def finish_gradient(operands, *, groups: int, relu: bool, lanes: int):
     """Its gradient: of the map, and of scale and shift each image's part."""
-    return jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0], 2))(
-        *operands, **_numbers(groups, relu, lanes)
-    )
+    run = jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0], 2))
+    return run(*operands, **_numbers(groups, relu, lanes))
 
 
 def _like(maps, vectors: int):
