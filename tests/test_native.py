@@ -86,11 +86,11 @@ def test_wider_types_get_plain_convolutions():
 WATCHED = """
 import ctypes, functools, itertools, sys
 import jax, numpy as np
-from puppet_jax.puppets import bank_convolution as maps, native
+from puppet_jax.puppets import bank_convolution as maps, finish, native
 from puppet_jax.puppets.layer import layer_p
 
 library = ctypes.CDLL(sys.argv[1])
-for name in (*native._MAPS, "layer"):
+for name in native.NAMES:
     handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
     jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
 native.available = lambda: True
@@ -115,15 +115,22 @@ for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cas
     bank = draw(3, *kernel, c_in, c_out)
     groups, same = 2 - c_out % 2, c_in == c_out and image == geometry.output
     layer = functools.partial(layer_p.bind, groups=groups, relu=True, residual=same)
+    of_finish = {"groups": groups, "relu": True, "lowering": lowering}
     for index in choices:
         index = np.array(index, np.int32)
         x, y = draw(len(index), *image, c_in), draw(len(index), *geometry.output, c_out)
         good = ((index >= -1) & (index < 3)).all()
+        norm = draw(c_out), draw(c_out)
+        if good:
+            results = finish.finish_p.bind(*map(jax.numpy.asarray, (y, index, x, *norm)), **of_finish, residual=same)
+            results += finish.gradient_p.bind(*map(jax.numpy.asarray, (y, -y, index, *norm)), **of_finish)
+            assert all(np.isfinite(each).all() and not np.any(each[index < 0]) for each in results)
+            ran += 2
         for bind, operands in (
             (maps.forward_p.bind, (x, index, bank)),
             (maps.image_gradient_p.bind, (y, index, bank)),
             (maps.kernel_gradient_p.bind, (x, y, index)),
-            (layer, (x, index, bank, draw(c_out), draw(c_out))),
+            (layer, (x, index, bank, *norm)),
         ):
             try:
                 results = jax.tree.leaves(bind(*map(jax.numpy.asarray, operands), **static))
@@ -171,4 +178,4 @@ def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ran, refused = map(int, done.stdout.split())
-    assert (ran, refused) == (9 * 3 * 2 * 4, 9 * 3 * 4 * 4)  # cases, lanes, choices, maps
+    assert (ran, refused) == (9 * 3 * 2 * 6, 9 * 3 * 4 * 4)  # cases, lanes, choices, maps

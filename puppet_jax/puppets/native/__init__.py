@@ -19,6 +19,8 @@ LANES = {"native": 16, "native_8": 8, "native_4": 4}
 """Lowerings by name, and the floats in their vectors at most; the processor may have shorter ones."""
 
 _MAPS = ("forward", "image_gradient", "kernel_gradient")
+NAMES = (*_MAPS, "layer", "finish", "finish_gradient")
+"""Of the programs."""
 
 
 @functools.cache
@@ -31,7 +33,7 @@ def available() -> bool:
     if not found:
         return False
     library = ctypes.CDLL(str(found[0]))
-    names = [f"puppet_jax_{name}" for name in (*_MAPS, "layer", "finish", "finish_gradient")]
+    names = [f"puppet_jax_{name}" for name in NAMES]
     if not all(hasattr(library, name) for name in names):  # an older version's, built in place
         warnings.warn(f"{found[0].name} is of another version and not used; install puppet-jax again", stacklevel=2)
         return False
