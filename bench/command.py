@@ -22,7 +22,7 @@ class Options:
     rounds: int = 5
     """Turns of every contender."""
     without: tuple[str, ...] = ()
-    """Contenders to leave out, by name; train_vmap alone takes most of the time."""
+    """Contenders to leave out, by name."""
     cores: int | None = None
     """Use this many of the cores for contenders; none: all that this process may use."""
     data: str = "cifar10"

@@ -1,4 +1,4 @@
-"""``python -m bench speed predict|train|generate|diffrax``: contenders in turns, and ratios of their times."""
+"""``python -m bench speed predict|train|generate``: contenders in turns, and ratios of their times."""
 
 import dataclasses
 import json

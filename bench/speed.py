@@ -10,7 +10,7 @@ from bench import command
 
 # Part -> module.
 PARTS = {
-    **dict.fromkeys(("predict", "train", "generate", "diffrax", "first_answer"), "comparison"),
+    **dict.fromkeys(("predict", "train", "generate", "first_answer"), "comparison"),
     "scaling": "scaling",
     "export": "export",
     "folder": "folder",
@@ -25,7 +25,7 @@ class Speed(command.Options):
     the trainer's own overhead."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
-    """What to measure; none: everything. Of predict, train, generate, diffrax and first_answer, which share a result,
+    """What to measure; none: everything. Of predict, train, generate and first_answer, which share a result,
     those not asked for stay in it."""
 
 

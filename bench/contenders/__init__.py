@@ -46,27 +46,14 @@ CONTENDERS: dict[str, tuple[str, str]] = {
     "train_exact": ("jax", "training step, kernels by diffrax for every image"),
     "train_exact_direct": ("jax", "the same, DirectAdjoint"),
     "train_exact_backsolve": ("jax", "the same, BacksolveAdjoint"),
-    "train_vmap": ("jax", "training step, plain jax.vmap"),
     "train_static_jax": ("jax", "training step, static twin in JAX"),
     "train_torch_batched": ("torch", "training step, PyTorch, conventional method, batched"),
     "train_torch_static": ("torch", "training step, PyTorch, static CNN"),
     # Complexities to kernels.
     "generate_exact": ("jax", "kernels of a batch by diffrax, one solve an image"),
     "generate_continuous": ("jax", "the same, by the continuous puppeteer"),
-    "generate_exact_as_read": ("jax", "generate_exact, in the order the convolution reads"),
-    "generate_continuous_as_read": ("jax", "generate_continuous, in the order the convolution reads"),
     "bake": ("jax", "compile_predict's kernels, once for a trained model"),
-    "generate_bank_gradient": (
-        "jax",
-        "the ODE's kernels for as many bins as a batch generates at a time, with gradient",
-    ),
-    "generate_bank_continuous_gradient": ("jax", "the same, by the continuous puppeteer"),
     "torch_generate": ("torch", "kernels of a batch in PyTorch, as the batched method makes them"),
-    # The integrator alone.
-    "diffrax": ("jax", "trajectories by diffrax"),
-    "scan": ("jax", "trajectories by a hand-written lax.scan"),
-    "diffrax_gradient": ("jax", "trajectories by diffrax, with gradient"),
-    "scan_gradient": ("jax", "trajectories by lax.scan, with gradient"),
 }
 
 

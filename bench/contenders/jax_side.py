@@ -4,17 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 import puppet_jax as pj
 from bench.case import Case, make_model, relative_error
 from bench.contenders import Contender
-from bench.peers import scan_jax, vmap_jax
 from bench.peers import static_jax as static_peer
-from puppet_jax.bank import make_bank
-from puppet_jax.batch import SLOTS
+from bench.peers import vmap_jax
 
 LEARNING_RATE = 1e-4
 
@@ -64,10 +61,6 @@ train_exact_direct = partial(train_exact, adjoint="direct")
 train_exact_backsolve = partial(train_exact, adjoint="backsolve")
 
 
-def train_vmap(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size), partial(vmap_jax.forward, config=case.config), "loss")
-
-
 def train_static_jax(case: Case) -> Contender:
     return _train(case, *_static(case, baked=False), "static_loss")
 
@@ -75,20 +68,15 @@ def train_static_jax(case: Case) -> Contender:
 # Complexities to kernels.
 
 
-def _generate(case: Case, puppeteer: str, function, gradient: bool = False) -> Contender:
-    return _kernels(case, puppeteer, jax.vmap(function, (None, 0)), jnp.asarray(case.arrays["h"]), gradient)
+def _generate(case: Case, puppeteer: str) -> Contender:
+    graphdef, state = nnx.split(make_model(case.size, puppeteer).puppeteer)
+    run = jax.jit(jax.vmap(lambda state, h: nnx.merge(graphdef, state)(h), (None, 0)))
+    h = jnp.asarray(case.arrays["h"])
+    return Contender(lambda: jax.block_until_ready(run(state, h)))
 
 
-def _as_read(puppeteer, h):
-    # (K, K, C_in, C_out): what a puppet takes, where the protocol's transposition vanishes in its opposite. Handed out
-    # of a program as (C_out, C_in, K, K) the kernels are copied once more, which no forward pass does.
-    return tuple(jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in puppeteer(h))
-
-
-def _bank(case: Case, puppeteer: str) -> Contender:
-    # All that a batch needs of generation: the kernels of as many bins as it may meet at a time.
-    h = jnp.linspace(*np.quantile(case.arrays["h"], (0.0, 1.0)), SLOTS)
-    return _kernels(case, puppeteer, lambda puppeteer, h: make_bank(puppeteer, h).kernels, h, gradient=True)
+generate_exact = partial(_generate, puppeteer="ode")
+generate_continuous = partial(_generate, puppeteer="continuous")
 
 
 def bake(case: Case) -> Contender:
@@ -98,20 +86,6 @@ def bake(case: Case) -> Contender:
 
 def _call(module, argument):
     return module(argument)
-
-
-generate_exact = partial(_generate, puppeteer="ode", function=_call)
-generate_continuous = partial(_generate, puppeteer="continuous", function=_call)
-generate_exact_as_read = partial(_generate, puppeteer="ode", function=_as_read)
-generate_continuous_as_read = partial(_generate, puppeteer="continuous", function=_as_read)
-generate_bank_gradient = partial(_bank, puppeteer="ode")
-generate_bank_continuous_gradient = partial(_bank, puppeteer="continuous")
-
-# The integrator alone.
-diffrax = partial(_generate, puppeteer="ode", function=lambda puppeteer, h: puppeteer.trajectory(h))
-scan = partial(_generate, puppeteer="ode", function=scan_jax.trajectory)
-diffrax_gradient = partial(diffrax, gradient=True)
-scan_gradient = partial(scan, gradient=True)
 
 
 def _static(case: Case, baked: bool):
@@ -158,15 +132,6 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
 
     compiled = lambda: step.lower(*held, images, labels).compile()  # noqa: E731
     return Contender(call, _error(case, answer), compiled=compiled)
-
-
-def _kernels(case: Case, puppeteer: str, function, h, gradient: bool) -> Contender:
-    graphdef, params, rest = nnx.split(make_model(case.size, puppeteer).puppeteer, nnx.Param, ...)
-    kernels = lambda params, h: function(nnx.merge(graphdef, params, rest), h)  # noqa: E731
-    # Odd and not linear: neither a sum (nothing to backpropagate but ones) nor squares (constant if standardised).
-    loss = lambda params, h: sum(jnp.sum(k**3) for k in jax.tree.leaves(kernels(params, h)))  # noqa: E731
-    run = jax.jit(jax.grad(loss) if gradient else kernels)
-    return Contender(lambda: jax.block_until_ready(run(params, h)))
 
 
 def _error(case: Case, answer: str | None):

@@ -29,12 +29,7 @@ class Separable(nnx.Module):
 
 
 class Synecdoche(nnx.Module):
-    """A generator of the library synecdoche, which takes a network's weights as rows of one matrix.
-
-    Args:
-        kind: the class of the generator.
-        options: its arguments.
-    """
+    """A generator of the library synecdoche, by its class, which takes a network's weights as rows of one matrix."""
 
     conditioned = False
 
