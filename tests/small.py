@@ -90,7 +90,8 @@ def _model(puppet, puppeteer, dtype):
     def make():
         if puppet == "foreign":
             net = Net(nnx.Rngs(0))
-            return pj.puppetize(net, PUPPETEERS[puppeteer], image_shape=(8, 8, 2), rngs=nnx.Rngs(1))
+            made = lambda shapes, rngs: PUPPETEERS[puppeteer](shapes)  # noqa: E731
+            return pj.puppetize(net, made, image_shape=(8, 8, 2), rngs=nnx.Rngs(1))
         made = PUPPETS[puppet]()
         made.compute_in(dtype)
         return pj.PuppetCNN(PUPPETEERS[puppeteer](made.kernel_shapes), made)
