@@ -138,7 +138,7 @@ def test_rows_of_a_study_have_flags_that_train_takes(name):
     for row in study.read(study.FOLDER / f"{name}.toml").rows:
         config = parse([*row.arguments, "--seed", "0"])
         assert config.puppeteer == row.puppeteer
-        assert (config.evaluate_on == "test") == (row.part not in ("design", "bins", "ablation"))
+        assert (config.evaluate_on == "test") == (row.part in ("main", "adapting", "first", "digits"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_fewer_bits_cost_less_than_half_a_step(bits, most):
     step = np.abs(array).max((1, 2), keepdims=True) / most
     plain = np.rint(array / np.where(step, step, 1)) * step
     squared = lambda each: np.square(each - array).sum((1, 2))  # noqa: E731
-    assert (squared(found) <= squared(plain) * 1.01).all()
+    assert (squared(found) <= squared(plain) * 1.02).all()
     assert (squared(found) <= array[0].size * step[:, 0, 0] ** 2 / 4).all()
     levels = [np.unique(row).size for row in found]
     assert max(levels) <= 2 * most + 1
