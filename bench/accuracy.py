@@ -229,6 +229,7 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
         mean = lambda bits, key: statistics.mean(each[bits][key] for each in every)  # noqa: B023, E731
         line["bits"] = {bits: {key: mean(bits, key) for key in each} for bits, each in (every or [{}])[0].items()}
         line["shifts"] = first.get("shifts", {})  # of one seed
+        line["bfloat16_loss"] = first["accuracy"] - first.get("bfloat16", first["accuracy"])
         lines.append({**line, "train_seconds": statistics.mean(each["train_seconds"] for each in runs)})
     return lines
 

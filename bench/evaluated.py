@@ -21,26 +21,45 @@ def measured(run: Path, shifts: Sequence[int]) -> dict:
     Raises:
         UserError: the run or its data cannot be read.
     """
+    import jax
+
     from train.commands import evaluate
+    from train.devices import BATCH
     from train.runs import parameters
+    from train.steps import evaluation
+    from train.steps.step import make_eval_step
 
     trained, split, _ = evaluate.with_images(evaluate.Evaluate(run))
     model, config = trained.model, trained.config
-    now = lambda: evaluate.measured(model, split, config.batch_size, config.devices)  # noqa: E731
-    arrays = parameters.flat(nnx.state(model, nnx.Param))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))
+
+    def accuracies(params):
+        graphdef, _, rest = nnx.split(model, nnx.Param, ...)
+        step = make_eval_step(graphdef, mesh)
+        for each in params:
+            _, correct = evaluation.evaluate(step, each, rest, split, config.batch_size, mesh)
+            yield float(correct.mean(dtype=float))
+
     found: dict = {"bits": {}, "shifts": {}}
+    params = nnx.state(model, nnx.Param)
+    arrays, versions = parameters.flat(params), []
     for bits in BITS:
         stored = {name: quantised(array, bits) for name, array in arrays.items()}
         parameters.assign(model, {name: array for name, (array, _) in stored.items()})
-        found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": now()["accuracy"]}
+        versions.append(jax.tree.map(jnp.asarray, nnx.state(model, nnx.Param)))
+        found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values())}
+    for each, accuracy in zip(found["bits"].values(), accuracies(versions), strict=True):
+        each["accuracy"] = accuracy
     parameters.assign(model, arrays)
     own = model.measurement
     for shift in shifts:
         model.measurement = dataclasses.replace(own, depth=shift)
-        found["shifts"][str(shift)] = {key: each for key, each in now().items() if key in ("depth_mean", "accuracy")}
+        now = evaluate.measured(model, split, config.batch_size, config.devices)
+        found["shifts"][str(shift)] = {key: now[key] for key in ("depth_mean", "accuracy")}
     model.measurement = own
     model.puppet.compute_in(jnp.bfloat16)
-    return {**found, "bfloat16": now()["accuracy"]}
+    (found["bfloat16"],) = accuracies([params])
+    return found
 
 
 def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:

@@ -27,7 +27,7 @@ PAGES = {
 
 # What the templates read.
 RESULTS = (
-    *("accuracy_cifar10", "digits", "export", "generators_cifar10", "gpu", "huge_pages", "memory", "precision_cifar10"),
+    *("accuracy_cifar10", "digits", "export", "generators_cifar10", "gpu", "huge_pages", "memory"),
     *("predict_cifar10", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits", "zoo"),
 )
 

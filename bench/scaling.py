@@ -7,9 +7,12 @@ size is held once; where the number of cores is what varies, each has a process 
 import os
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench import comparison, contenders, plan, power_law, results_file, scaling_figure, target, timing
+import numpy as np
+
+from bench import comparison, contenders, plan, results_file, scaling_figure, target, timing
 from bench.case import Size
 from bench.command import Options
 from bench.crew import Crew
@@ -49,6 +52,11 @@ def powers_of_two(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length())} | {most})
 
 
+def exponents(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Of each round, the p of cost = c · size^p, by least squares on logarithms."""
+    return np.polyfit(np.log(sizes), np.log(rounds).T, 1)[0].tolist()
+
+
 def _sweep(crew: Crew, sweep: dict, base: dict, values, names: list[str], options: Options, folder: Path):
     """Every contender at every value, and the exponents of those that could be had at all values; what was left out."""
     field, limited = sweep["field"], sweep["field"] == "cores"
@@ -67,5 +75,7 @@ def _sweep(crew: Crew, sweep: dict, base: dict, values, names: list[str], option
             by_round = [list(costs) for costs in zip(*by_size, strict=True)]
             described = {"what": contenders.CONTENDERS[name][1], "median_s": [each["median_s"] for each in timed]}
             described |= {"rounds_s": by_round, "foreign_load": [each["foreign_load"] for each in timed]}
-            found["contenders"][name] = {**described, **power_law.fit(values, by_round)}
+            spread = target.spread(exponents(values, by_round))
+            described["exponent"], described["low"], described["high"] = (spread[k] for k in ("median", "low", "high"))
+            found["contenders"][name] = described
     return found, measured["left_out"]
