@@ -43,6 +43,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2)
 
 
+SLOWEST = ("notebook", "train_run", "train_devices", "bench_gpu", "train_processes", "train_resume", "bench_commands")
+"""Files of few tests that take long, the longest first: begun last, one would keep a worker when the others are done."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def pytest_unconfigure():
     if _PROGRAMS is not None:  # in the process that made it, which ends last
         shutil.rmtree(_PROGRAMS, ignore_errors=True)
