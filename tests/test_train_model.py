@@ -165,7 +165,9 @@ def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, cap
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     assert main(["eval", name]) == 2
     assert "class_names = 0, 1, 2" in capsys.readouterr().err
-    config = resolve(Config(data="x", start_from=name, batch_size=4, width=64))
+    made = pj.pretrained_info(name)["create"]
+    of_model = {"width": made["width"], "puppeteer_options": json.dumps(made["puppeteer_options"])}
+    config = resolve(Config(data="x", start_from=name, batch_size=4, **of_model))
     before, begun = flat(pj.load_pretrained(name)), flat(plan(config, other).model)
     for each in before:
         np.testing.assert_array_equal(begun[each], before[each])
