@@ -44,7 +44,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 SLOWEST = ("notebook", "train_run", "train_devices", "bench_gpu", "train_processes", "train_resume", "bench_commands")
-"""Files of few tests that take long, the longest first: begun last, one would keep a worker when the others are done."""
+"""Files of few tests that take long, the longest first: one that began last would keep all others waiting."""
 
 
 def pytest_collection_modifyitems(items):
