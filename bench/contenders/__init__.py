@@ -42,7 +42,7 @@ CONTENDERS: dict[str, tuple[str, str]] = {
     "torch_static": ("torch", "PyTorch (oneDNN), static CNN at D_max"),
     # One training step: loss, gradient, AdamW.
     "train_ode": ("jax", "training step, the ODE's kernels for the bins at hand"),
-    "train_continuous": ("jax", "the same, from the continuous puppeteer instead of the ODE"),
+    "train_continuous": ("jax", "training step, continuous kernels for the bins at hand"),
     "train_exact": ("jax", "training step, kernels by diffrax for every image"),
     "train_exact_direct": ("jax", "the same, DirectAdjoint"),
     "train_exact_backsolve": ("jax", "the same, BacksolveAdjoint"),
