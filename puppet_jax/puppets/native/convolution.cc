@@ -346,7 +346,7 @@ using Vectors = ffi::Buffer<ffi::F32, 2>;
 ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Vector1 scale, Vector1 shift,
                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t stride_h,
                         int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
-                        int64_t residual, float epsilon) {
+                        float epsilon, int64_t residual) {
   const Set set = Choose(lanes);
   const auto y = out->dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
@@ -363,7 +363,7 @@ ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank ba
 // What a layer does after its convolution, and its gradient; an image without a kernel gets zeros.
 ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array images, Vector1 scale, Vector1 shift,
                          ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t lanes, int64_t groups, int64_t relu,
-                         int64_t residual, float epsilon) {
+                         float epsilon, int64_t residual) {
   const Set set = Choose(lanes);
   const auto y = maps.dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
@@ -529,6 +529,10 @@ auto WithGeometry(auto binding) {
       .template Attr<int64_t>("lanes");
 }
 
+auto WithNormalisation(auto binding) {
+  return std::move(binding).template Attr<int64_t>("groups").template Attr<int64_t>("relu").template Attr<float>("epsilon");
+}
+
 auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
@@ -539,44 +543,26 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_layer, LayerHandler,
-                              WithGeometry(Bind()
-                                               .Arg<Array>()
-                                               .Arg<Index>()
-                                               .Arg<Bank>()
-                                               .Arg<Vector1>()
-                                               .Arg<Vector1>()
-                                               .Ret<Array>()
-                                               .Ret<Vectors>())
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("relu")
-                                  .Attr<int64_t>("residual")
-                                  .Attr<float>("epsilon"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish, FinishHandler,
-                              Bind()
-                                  .Arg<Array>()
-                                  .Arg<Index>()
-                                  .Arg<Array>()
-                                  .Arg<Vector1>()
-                                  .Arg<Vector1>()
-                                  .Ret<Array>()
-                                  .Ret<Vectors>()
-                                  .Attr<int64_t>("lanes")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("relu")
-                                  .Attr<int64_t>("residual")
-                                  .Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    puppet_jax_layer, LayerHandler,
+    WithNormalisation(
+        WithGeometry(
+            Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Arg<Vector1>().Arg<Vector1>().Ret<Array>().Ret<Vectors>()))
+        .Attr<int64_t>("residual"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    puppet_jax_finish, FinishHandler,
+    WithNormalisation(
+        Bind().Arg<Array>().Arg<Index>().Arg<Array>().Arg<Vector1>().Arg<Vector1>().Ret<Array>().Ret<Vectors>().Attr<int64_t>(
+            "lanes"))
+        .Attr<int64_t>("residual"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish_gradient, FinishGradientHandler,
-                              Bind()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Index>()
-                                  .Arg<Vector1>()
-                                  .Arg<Vector1>()
-                                  .Ret<Array>()
-                                  .Ret<Vectors>()
-                                  .Ret<Vectors>()
-                                  .Attr<int64_t>("lanes")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("relu")
-                                  .Attr<float>("epsilon"));
+                              WithNormalisation(Bind()
+                                                    .Arg<Array>()
+                                                    .Arg<Array>()
+                                                    .Arg<Index>()
+                                                    .Arg<Vector1>()
+                                                    .Arg<Vector1>()
+                                                    .Ret<Array>()
+                                                    .Ret<Vectors>()
+                                                    .Ret<Vectors>()
+                                                    .Attr<int64_t>("lanes")));
