@@ -52,8 +52,10 @@ class Measure:
         for name, choices in (("base", Base), ("spectrum", Spectrum)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"Measure: {name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
-        if self.depth not in get_args(DepthRule) and type(self.depth) is not int:
-            raise ValueError(f"Measure: depth must be one of {get_args(DepthRule)} or an integer, got {self.depth!r}")
+        whole = type(self.depth) is int and -MOST_BITS <= self.depth <= MOST_BITS
+        if self.depth not in get_args(DepthRule) and not whole:
+            choices = f"one of {get_args(DepthRule)} or an integer from -{MOST_BITS} to {MOST_BITS}"
+            raise ValueError(f"Measure: depth must be {choices}, got {self.depth!r}")
         if not 0.0 <= self.pixel_weight <= 1.0:
             raise ValueError(f"Measure: pixel_weight must lie in [0, 1], got {self.pixel_weight}")
         if self.function is not None:

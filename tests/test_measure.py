@@ -85,6 +85,7 @@ def test_a_model_measures_what_it_says_to_the_middle_of_the_bin(options):
         {"depth": "half"},
         {"depth": 0.5},
         {"depth": True},
+        {"depth": 9},
     ],
 )
 def test_a_bad_measurement_is_refused(options):
