@@ -158,11 +158,16 @@ def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subproce
     begun.write_text(_key(row, seed))
     if options.data_dir is not None:
         command += ["--data-dir", str(options.data_dir)]
-    # A session of its own: Ctrl-C is for this process, which hands it on.
+    # A session of its own: Ctrl-C is for this process, which hands it on. The cores are inherited: to set them in the
+    # child would take a fork, and there may be JAX's threads here.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
-    where["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
-    with open(f"{folder}.log", "a") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        with open(f"{folder}.log", "a") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def _key(row: Row, seed: int) -> str:

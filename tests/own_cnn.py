@@ -1,7 +1,11 @@
-"""A CNN as a user writes it, for ``--model own_cnn:make``: it computes while it is made, normalises by batch, draws."""
+"""A CNN as a user writes it, for ``--model own_cnn:make``: it computes while it is made, normalises by batch, draws. And
+a puppeteer and a measure of the user's own.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
+
+import puppet_jax as pj
 
 
 class Block(nnx.Module):
@@ -30,6 +34,14 @@ class Net(nnx.Module):
 
 def make(*, num_classes, in_channels, rngs):
     return Net(num_classes, in_channels, rngs)
+
+
+def puppeteer(kernel_shapes, *, rngs, **options):
+    return pj.ContinuousPuppeteer(kernel_shapes, **options, rngs=rngs)
+
+
+def measure(images):
+    return pj.complexity(images) / 2
 
 
 def maps(*, num_classes, in_channels, rngs):

@@ -26,14 +26,14 @@ def build(
         UserError: the puppeteer refuses its options, or the user's function cannot be imported or makes no module that
             gives logits; names the option as the library does.
     """
-    options: dict[str, Any] = {
-        "puppeteer_options": json.loads(config.puppeteer_options),
-        "measurement": pj.Measure(**measurement(config)),
-        "rngs": nnx.Rngs(config.seed),
-    }
-    if config.compression is not None:
-        options["compression"] = config.compression
     try:
+        options: dict[str, Any] = {
+            "puppeteer_options": json.loads(config.puppeteer_options),
+            "measurement": pj.Measure(**measurement(config)),
+            "rngs": nnx.Rngs(config.seed),
+        }
+        if config.compression is not None:
+            options["compression"] = config.compression
         if config.model is None:
             return pj.create(
                 config.preset or "",
