@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import evaluated, machine, pareto, results_file
+from bench import machine, pareto, results_file
 from bench import study as studies
 from bench.study import Row, Study
 from bench.table import markdown
@@ -158,16 +158,11 @@ def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subproce
     begun.write_text(_key(row, seed))
     if options.data_dir is not None:
         command += ["--data-dir", str(options.data_dir)]
-    # A session of its own: Ctrl-C is for this process, which hands it on. The cores are inherited: to set them in the
-    # child would take a fork, and there may be JAX's threads here.
+    # A session of its own: Ctrl-C is for this process, which hands it on.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        with open(f"{folder}.log", "a") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
-    finally:
-        os.sched_setaffinity(0, own)
+    where["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
+    with open(f"{folder}.log", "a") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
 
 
 def _key(row: Row, seed: int) -> str:
@@ -195,10 +190,17 @@ def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in (*kept, "train_seconds")},
-        **evaluated.measured(folder, row.shifts),
+        **_evaluated(folder, row),
         "revision": described["git_revision"],
     }
     return f"{summary['test_accuracy']:.2%}"
+
+
+def _evaluated(folder: Path, row: Row) -> dict:
+    """What ``bench.evaluated`` measures, in a process of its own: JAX's threads do not agree with beginning others."""
+    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, check=True)
+    return json.loads(done.stdout)
 
 
 def _read(output: Path) -> dict[str, dict]:
@@ -230,9 +232,8 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
         line |= {key: parameters[key] for key in ("generator", "total")}
         line["kernel_compression"] = kernels / parameters["generator"]
         line["compression"] = parameters["static_twin"] / parameters["total"]
-        every = [each["bits"] for each in runs if "bits" in each]
-        mean = lambda bits, key: statistics.mean(each[bits][key] for each in every)  # noqa: B023, E731
-        line["bits"] = {bits: {key: mean(bits, key) for key in each} for bits, each in (every or [{}])[0].items()}
+        mean = lambda bits, key: statistics.mean(each["bits"][bits][key] for each in runs)  # noqa: B023, E731
+        line["bits"] = {bits: {key: mean(bits, key) for key in each} for bits, each in first.get("bits", {}).items()}
         line["shifts"] = first.get("shifts", {})  # of one seed
         line["bfloat16_loss"] = first["accuracy"] - first.get("bfloat16", first["accuracy"])
         lines.append({**line, "train_seconds": statistics.mean(each["train_seconds"] for each in runs)})

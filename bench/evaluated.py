@@ -1,7 +1,9 @@
 """A trained model's accuracy with its numbers stored in fewer bits, computed with in bfloat16, at other depths."""
 
 import dataclasses
+import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,24 +34,18 @@ def measured(run: Path, shifts: Sequence[int]) -> dict:
     trained, split, _ = evaluate.with_images(evaluate.Evaluate(run))
     model, config = trained.model, trained.config
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    arrays, found = parameters.flat(params), {"bits": {}, "shifts": {}}
 
-    def accuracies(params):
-        graphdef, _, rest = nnx.split(model, nnx.Param, ...)
-        step = make_eval_step(graphdef, mesh)
-        for each in params:
-            _, correct = evaluation.evaluate(step, each, rest, split, config.batch_size, mesh)
-            yield float(correct.mean(dtype=float))
+    def accuracy(step):
+        now = nnx.state(model, nnx.Param)
+        return float(evaluation.evaluate(step, now, rest, split, config.batch_size, mesh)[1].mean(dtype=float))
 
-    found: dict = {"bits": {}, "shifts": {}}
-    params = nnx.state(model, nnx.Param)
-    arrays, versions = parameters.flat(params), []
+    step = make_eval_step(graphdef, mesh)
     for bits in BITS:
         stored = {name: quantised(array, bits) for name, array in arrays.items()}
         parameters.assign(model, {name: array for name, (array, _) in stored.items()})
-        versions.append(jax.tree.map(jnp.asarray, nnx.state(model, nnx.Param)))
-        found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values())}
-    for each, accuracy in zip(found["bits"].values(), accuracies(versions), strict=True):
-        each["accuracy"] = accuracy
+        found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": accuracy(step)}
     parameters.assign(model, arrays)
     own = model.measurement
     for shift in shifts:
@@ -58,8 +54,7 @@ def measured(run: Path, shifts: Sequence[int]) -> dict:
         found["shifts"][str(shift)] = {key: now[key] for key in ("depth_mean", "accuracy")}
     model.measurement = own
     model.puppet.compute_in(jnp.bfloat16)
-    (found["bfloat16"],) = accuracies([params])
-    return found
+    return {**found, "bfloat16": accuracy(make_eval_step(nnx.graphdef(model), mesh))}
 
 
 def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
@@ -83,3 +78,7 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
         best = np.where((found < error)[:, None], each, best)
         error = np.minimum(found, error)
     return best.reshape(array.shape).astype(np.float32), math.ceil(array.size * bits / 8) + 2 * len(rows)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(Path(sys.argv[1]), [int(shift) for shift in sys.argv[2:]])))

@@ -14,8 +14,7 @@ PARTS = {"step": "step_memory", "pages": "huge_pages"}
 
 @dataclasses.dataclass(frozen=True)
 class Memory(command.Options):
-    """Compare the peak memory of a training step by how kernels and their gradients are computed; and the time of
-    training with and without huge pages."""
+    """Compare the peak memory of a training step by how kernels are computed; and training with huge pages."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
     """What to measure; none: everything."""

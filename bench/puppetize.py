@@ -1,5 +1,4 @@
-"""``python -m bench speed puppetize``: somebody else's CNNs as puppets: speed and stored parameters. What they learn is
-in the study of digits."""
+"""``python -m bench speed puppetize``: somebody else's CNNs as puppets. What they learn is in the study of digits."""
 
 from collections.abc import Callable
 from functools import partial

@@ -21,8 +21,7 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Speed(command.Options):
-    """Time prediction, training and generation beside their peers; exponents of time; exports, folders, any CNN,
-    the trainer's own overhead."""
+    """Time prediction, training and generation beside peers; exponents; exports, folders, any CNN, the trainer."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
     """What to measure; none: everything. Of predict, train, generate and first_answer, which share a result,

@@ -1,6 +1,4 @@
-"""A CNN as a user writes it, for ``--model own_cnn:make``: it computes while it is made, normalises by batch, draws. And
-a puppeteer and a measure of the user's own.
-"""
+"""What a user writes: a CNN that computes while it is made, normalises by batch and draws; a puppeteer; a measure."""
 
 import jax.numpy as jnp
 from flax import nnx

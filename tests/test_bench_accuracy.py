@@ -56,7 +56,7 @@ def train_at_once(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\n{TRAINER}")
     program.chmod(0o700)
     monkeypatch.setattr(accuracy.sys, "executable", str(program))
-    monkeypatch.setattr(accuracy.evaluated, "measured", lambda *_: {})
+    monkeypatch.setattr(accuracy, "_evaluated", lambda *_: {})
 
     def set_rows(**rows):
         made = [
