@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-BITS = (32, 8, 4)
 _SHRUNK = np.linspace(0.5, 1.0, 21)
 
 
@@ -42,7 +41,7 @@ def measured(run: Path, shifts: Sequence[int]) -> dict:
         return float(evaluation.evaluate(step, now, rest, split, config.batch_size, mesh)[1].mean(dtype=float))
 
     step = make_eval_step(graphdef, mesh)
-    for bits in BITS:
+    for bits in (32, 8, 4):
         stored = {name: quantised(array, bits) for name, array in arrays.items()}
         parameters.assign(model, {name: array for name, (array, _) in stored.items()})
         found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": accuracy(step)}

@@ -4,21 +4,21 @@ from pathlib import Path
 
 from bench import figure
 
+# Without the ODE as printed, which lies far below everything else.
 _KINDS = {
     "continuous": (figure.BLUE, "o", "continuous convolution"),
     "ode": (figure.ORANGE, "^", "neural ODE, as good as we could make it"),
-    "printed": (figure.PINK, "v", "neural ODE as printed"),
     "stored": (figure.BLACK, "s", "static CNN"),
     "bench.peers.generators:Separable": (figure.GREEN, "D", "depthwise-separable static CNN"),
     "bench.peers.generators:Synecdoche": (figure.GREY, "P", "synecdoche's generators"),
 }
+_TICKS = (5, 10, 20, 50, 100)
 _FILLED = {"8": "full", "4": "none"}
 
 
 def draw(path: Path, lines: list[dict], note: str) -> None:
-    """Draw ``path`` as SVG and PNG from lines of ``bench.accuracy.rows_of``: a line over the sizes of a kind, one for
-    each number of bits."""
-    from matplotlib.ticker import PercentFormatter
+    """Draw ``path`` as SVG and PNG: a line over the sizes of a kind, one for each number of bits."""
+    from matplotlib.ticker import NullFormatter, PercentFormatter
 
     with figure.drawn(path, figsize=(7.0, 4.6)) as (_, ((axes,),)):
         for kind, (colour, marker, label) in _KINDS.items():
@@ -30,9 +30,10 @@ def draw(path: Path, lines: list[dict], note: str) -> None:
                     continue
                 line = "none" if "Synecdoche" in kind else "-" if filled == "full" else ":"
                 style = {"color": colour, "marker": marker, "fillstyle": filled, "linestyle": line, "linewidth": 1}
-                axes.plot([each / 1000 for each in x], y, label=f"{label}, {bits} bits", markersize=7, **style)
+                axes.plot([each / 1000 for each in x], y, markersize=7, label=label if bits == "8" else None, **style)
         axes.set(xscale="log", xlabel="stored, kB", ylabel="accuracy")
+        axes.set_xticks(_TICKS, labels=map(str, _TICKS))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=9, loc="lower right", title="filled: 8 bits, open: 4 bits")
         axes.set_title(note, fontsize=9)
