@@ -80,5 +80,5 @@ def summary(model: PuppetCNN) -> Summary:
     )
 
 
-def _count(state: nnx.State) -> int:
+def _count(state) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
