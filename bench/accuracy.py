@@ -126,7 +126,10 @@ def _train(options: Accuracy, study: Study, missing: collections.deque, done: di
                     continue
                 jobs[place] = None
                 if code == 0:
-                    told = _finish(options, job, done)
+                    try:
+                        told = _finish(options, job, done)
+                    except subprocess.CalledProcessError as error:
+                        failed, told = True, f"could not be measured further: {error}"
                     _write(output, study, done)
                 elif job.told:
                     cut.append((job.row, job.seed))
@@ -177,8 +180,10 @@ def _folder(options: Accuracy, row: Row, seed: int) -> Path:
 def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
     """Take over what a run says of itself. Returns what is told of it."""
     row, seed, folder = job.row, job.seed, _folder(options, job.row, job.seed)
-    # A run of the row's old flags would be taken for a second seed.
-    for old in [key for key, each in done.items() if (each["row"], each["seed"]) == (row.name, seed)]:
+    further = _evaluated(folder, row)
+    # Runs of the row's old flags would be taken for further seeds.
+    current = {_key(row, each) for each in row.seeds}
+    for old in [key for key, each in done.items() if each["row"] == row.name and key not in current]:
         del done[old]
     summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
     kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth")
@@ -190,7 +195,7 @@ def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in (*kept, "train_seconds")},
-        **_evaluated(folder, row),
+        **further,
         "revision": described["git_revision"],
     }
     return f"{summary['test_accuracy']:.2%}"

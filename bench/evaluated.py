@@ -7,29 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from train.commands import evaluate
+from train.devices import BATCH
+from train.runs import parameters
+from train.steps import evaluation
+from train.steps.step import make_eval_step
 
 _SHRUNK = np.linspace(0.5, 1.0, 21)
 
 
 def measured(run: Path, shifts: Sequence[int]) -> dict:
-    """Of a run, on the images that it was evaluated on: ``bits``, for each number of bits the bytes of the parameters
-    and the accuracy; ``shifts``, for each number of layers added to what complexity asks for the mean depth and the
-    accuracy; ``bfloat16``, the accuracy of float32 parameters computed with in bfloat16.
-
-    Raises:
-        UserError: the run or its data cannot be read.
+    """Of a run, on the images that it was evaluated on: ``bits``, for each number of them bytes and accuracy;
+    ``shifts``, for each number of layers added mean depth and accuracy; ``bfloat16``, the accuracy computed in it.
     """
-    import jax
-
-    from train.commands import evaluate
-    from train.devices import BATCH
-    from train.runs import parameters
-    from train.steps import evaluation
-    from train.steps.step import make_eval_step
-
     trained, split, _ = evaluate.with_images(evaluate.Evaluate(run))
     model, config = trained.model, trained.config
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 import types
@@ -112,6 +113,10 @@ def test_trains_what_is_missing(options, train_at_once, capsys):
     train_at_once(a=((0, 1),), b=((0,), "--width=10"))
     assert accuracy.run(options) == 0
     assert len(result(options)["runs"]) == 3
+    # Of a row that has fewer seeds now, those of the old flags are no further seeds.
+    train_at_once(a=((1,), "--learning-rate=0.02"))
+    assert accuracy.run(options) == 0
+    assert [run["seed"] for run in result(options)["runs"] if run["row"] == "a"] == [1]
 
 
 def test_stops_in_time_and_goes_on(options, train_at_once, monkeypatch):
@@ -124,6 +129,17 @@ def test_stops_in_time_and_goes_on(options, train_at_once, monkeypatch):
         assert result(options)["runs"] == []
         assert log.read_text().count(word) == count
     assert log.read_text().count("saved") == 2
+
+
+def test_a_run_that_cannot_be_measured_further_is_told(options, train_at_once, monkeypatch, capsys):
+    def refuse(*_):
+        raise subprocess.CalledProcessError(1, "bench.evaluated")
+
+    train_at_once(a=((0,),))
+    monkeypatch.setattr(accuracy, "_evaluated", refuse)
+    assert accuracy.run(options) == 1
+    assert result(options)["runs"] == []
+    assert "could not be measured further" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told_with_its_log(options, train_at_once, capsys):

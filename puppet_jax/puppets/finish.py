@@ -6,17 +6,17 @@ built, the C++ program does the first and the last for an image while its map is
 write it several times. Elsewhere, and for further derivatives, all are their formulas.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import compiled, default_lowering
 from puppet_jax.puppets.group_norm import group_norm
+from puppet_jax.puppets.image_rules import give_rules
 
 
 def _finish(maps, index, images, scale, shift, *, groups, relu, residual):
@@ -65,39 +65,11 @@ def _make(name: str, formula: Callable, shared: tuple[int, ...], vectors: int, o
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True), platform=platform)
 
-    def batch(operands, dims, *, lowering, **static):
-        size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
-        results: list
-        if any(dims[place] is not None for place in shared):
-            results = jax.vmap(functools.partial(formula, **static), dims)(*operands)
-        else:
-            flat = list(operands)
-            for place in set(range(len(operands))) - set(shared):
-                one, dim = operands[place], dims[place]
-                one = jnp.broadcast_to(one, (size, *one.shape)) if dim is None else jnp.moveaxis(one, dim, 0)
-                flat[place] = one.reshape(-1, *one.shape[2:])
-            flat_results = primitive.bind(*flat, lowering=lowering, **static)
-            results = [each.reshape(size, -1, *each.shape[1:]) for each in flat_results]
-        return results, [0] * len(results)
-
-    def jvp(primals, tangents, *, lowering, **static):
-        del lowering
-        moving = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
-
-        def of_moving(*values):
-            operands = list(primals)
-            for i, value in zip(moving, values, strict=True):
-                operands[i] = value
-            return formula(*operands, **static)
-
-        return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
-
     for platform in ("cpu", None):
         lower(platform)
     primitive.def_impl(compiled(primitive))
     primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batch
-    ad.primitive_jvps[primitive] = jvp
+    give_rules(primitive, lambda *operands, lowering, **static: formula(*operands, **static), shared)
     return primitive
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import mlir
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -19,6 +19,7 @@ from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import compiled, default_lowering, forward_p
 from puppet_jax.puppets.convolution import Choice, operands_of
 from puppet_jax.puppets.finish import finish_p
+from puppet_jax.puppets.image_rules import give_rules
 
 _CONVOLVED = "puppet_jax.convolved"
 
@@ -93,31 +94,6 @@ for _platform in ("cpu", None):
     _lower(_platform)
 
 
-def _batch(operands, dims, **static):
-    if any(d is not None for d in dims[2:]):  # ensembles: nothing is shared
-        return jax.vmap(functools.partial(_parts, **static), dims)(*operands), (0, 0)
-    size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
-    images, index = (
-        jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
-        for a, d in zip(operands[:2], dims[:2], strict=True)
-    )
-    flat = (a.reshape(-1, *a.shape[2:]) for a in (images, index))
-    results = layer_p.bind(*flat, *operands[2:], **static)
-    return [each.reshape(size, -1, *each.shape[1:]) for each in results], (0, 0)
-
-
-def _jvp(primals, tangents, **static):
-    moving = [i for i, tangent in enumerate(tangents) if i != 1 and type(tangent) is not ad.Zero]
-
-    def parts(*moved):
-        operands = list(primals)
-        for i, operand in zip(moving, moved, strict=True):
-            operands[i] = operand
-        return _parts(*operands, **static)
-
-    return jax.jvp(parts, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))
-
-
 layer_p.def_impl(compiled(layer_p))
 layer_p.def_abstract_eval(
     lambda images, index, bank, scale, shift, **static: [
@@ -125,5 +101,4 @@ layer_p.def_abstract_eval(
         images.update(shape=(images.shape[0], bank.shape[-1]), dtype=jnp.dtype(jnp.float32)),
     ]
 )
-batching.primitive_batchers[layer_p] = _batch
-ad.primitive_jvps[layer_p] = _jvp
+give_rules(layer_p, _parts, shared=(2, 3, 4))

@@ -51,26 +51,26 @@ def call(which: int, operands, shape: tuple[int, ...], stride, padding, lanes: i
 
 def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: bool, residual: bool, lanes: int = 16):
     """A whole layer (see ``layer.py``): its output, and the means over its map."""
-    results = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
     numbers = {**_geometry(stride, padding, lanes), **_numbers(groups, relu, lanes), "residual": np.int64(residual)}
-    return jax.ffi.ffi_call("puppet_jax_layer", results)(*operands, **numbers)
+    return jax.ffi.ffi_call("puppet_jax_layer", _like(shape, 1))(*operands, **numbers)
 
 
 def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int):
     """What a layer does after its convolution (see ``finish.py``): its output, and the means over its map."""
     numbers = {**_numbers(groups, relu, lanes), "residual": np.int64(residual)}
-    return jax.ffi.ffi_call("puppet_jax_finish", _like(operands[0], 1))(*operands, **numbers)
+    return jax.ffi.ffi_call("puppet_jax_finish", _like(operands[0].shape, 1))(*operands, **numbers)
 
 
 def finish_gradient(operands, *, groups: int, relu: bool, lanes: int):
     """Its gradient: of the map, and of scale and shift each image's part."""
-    run = jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0], 2))
+    run = jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0].shape, 2))
     return run(*operands, **_numbers(groups, relu, lanes))
 
 
-def _like(maps, vectors: int):
-    vector = jax.ShapeDtypeStruct((maps.shape[0], maps.shape[-1]), np.float32)
-    return [jax.ShapeDtypeStruct(maps.shape, np.float32), *[vector] * vectors]
+def _like(shape: tuple[int, ...], vectors: int):
+    """Maps of this shape, and so many vectors of a number for each image and channel."""
+    vector = jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
+    return [jax.ShapeDtypeStruct(shape, np.float32), *[vector] * vectors]
 
 
 def _numbers(groups, relu, lanes):
