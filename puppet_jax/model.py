@@ -170,7 +170,7 @@ def create(
 
     Args:
         name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
-            ``"puppet_s"`` (CIFAR, hours on two cores), ``"puppet_m"`` (CIFAR on a GPU); or, with stages of growing
+            ``"puppet_s"`` (CIFAR) and ``"puppet_m"`` (twice as wide); or, with stages of growing
             width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
             P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin); or a function of your

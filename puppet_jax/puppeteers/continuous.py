@@ -24,9 +24,9 @@ class ContinuousPuppeteer(nnx.Module):
     """A continuous kernel ψ(x, y, s; H) → (C_out, C_in), sampled at every tap of every layer at once.
 
     (x, y) in [−1, 1]² is the position inside the kernel and s = l·dl(H) the depth coordinate of layer l, the one the
-    ODE evolves along. A small network of sines maps (x, y, s) to ``basis`` coefficients φ_b of C_out,max × C_in,max
-    matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's channels. Nothing is sequential
-    in depth, and a kernel of any size is a sampling of the same function.
+    ODE evolves along. A layer of sines and a linear one map (x, y, s) to ``basis`` coefficients φ_b of C_out,max ×
+    C_in,max matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's channels. Nothing is
+    sequential in depth, and a kernel of any size is a sampling of the same function.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
@@ -34,8 +34,7 @@ class ContinuousPuppeteer(nnx.Module):
             factors (``"low_rank"``); see :class:`ChannelMatrices`.
         basis: number of matrices B_b.
         rank: of each ``"low_rank"`` matrix.
-        hidden: width of the network.
-        hidden_layers: number of its sine layers, at least 1.
+        hidden: number of the network's sines.
         omega: frequency scale ω0 of the sines over the kernel, at first, in radians a unit of x and y.
         omega_depth: the same over the depth coordinate; ``None``: ``omega``. Layers are 1 / D apart in it where taps
             are 1 apart in x: more makes neighbouring layers less alike, and the kernels less alike that images of
@@ -58,7 +57,6 @@ class ContinuousPuppeteer(nnx.Module):
         basis: int = 16,
         rank: int = 1,
         hidden: int = 32,
-        hidden_layers: int = 2,
         omega: float = 10.0,
         omega_depth: float | None = None,
         conditioning: Conditioning = "depth",
@@ -67,7 +65,7 @@ class ContinuousPuppeteer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
-        for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden), ("hidden_layers", hidden_layers)):
+        for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden)):
             if value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
         omega_depth = omega if omega_depth is None else omega_depth
@@ -83,7 +81,7 @@ class ContinuousPuppeteer(nnx.Module):
         self.numbers = tuple(numbers or range(1, len(self.kernel_shapes) + 1))
         self.conditioned = conditioning != "none"
         self.hidden = hidden
-        self.network = CoordinateNetwork(hidden, hidden_layers, basis, omega=(omega, omega, omega_depth), rngs=rngs)
+        self.network = CoordinateNetwork(hidden, basis, omega=(omega, omega, omega_depth), rngs=rngs)
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))

@@ -100,7 +100,7 @@ def _sizes(shapes: Sequence[KernelShape], budget: float) -> dict[str, Any] | Non
     most = min(64, max(8, sum(k * k for *_, k in shapes)))
     for basis in sorted({most, 32, 16, 8, 4} & set(range(most + 1)), reverse=True):
         for hidden in (64, 48, 32, 24, 16, 8):
-            inner = hidden * (hidden + 5)
+            inner = 4 * hidden
             left = budget - inner - hidden * basis
             rank = int(left // (basis * (c_out + c_in)))
             if inner + hidden * basis > budget / 4 or rank < 1:

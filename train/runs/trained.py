@@ -172,9 +172,6 @@ def _checked(
         raise UserError(f"{name}: dtype is {_short(config.get('dtype'))}, expected float32 or bfloat16")
     options = config.get("puppeteer_options")
     options = parse_object(options if isinstance(options, str) else "", f"{name}: puppeteer_options")
-    layers = options.get("hidden_layers", 1)
-    if layers != 0 and not _whole(layers, len(shapes) + 1):  # each hidden layer has arrays of its own
-        raise UserError(f"{name}: hidden_layers is {_short(layers)}, for {len(shapes)} arrays in all")
     for key, value in options.items():
         if isinstance(value, int) and value > LARGEST_OPTION:
             raise UserError(f"{name}: {printable(key)} is {_short(value)}, expected at most {LARGEST_OPTION}")
