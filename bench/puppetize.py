@@ -19,8 +19,8 @@ NETS: dict[str, Callable] = {
 }
 # About a tenth of ResNet-20's kernel parameters; MobileNet's, depthwise and pointwise, are few to begin with.
 PUPPETEERS = {
-    "ResNet-20": {"channels": "low_rank", "rank": 2, "basis": 80, "hidden": 40},
-    "MobileNet": {"channels": "low_rank", "rank": 1, "basis": 24, "hidden": 16},
+    "ResNet-20": {"basis": 80, "hidden": 40},
+    "MobileNet": {"rank": 1, "basis": 24, "hidden": 16},
 }
 TARGET = 1.3
 BUDGET_S = 0.4  # of a turn of one contender

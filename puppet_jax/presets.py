@@ -35,17 +35,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "puppet_xs": Preset(
             layers=(LayerSpec(32), LayerSpec(32, pool=2), LayerSpec(32), LayerSpec(32), LayerSpec(32), LayerSpec(32)),
-            puppeteer_options={"continuous": {"basis": 8}},
+            puppeteer_options={"continuous": {"basis": 8, "rank": None}},
         ),
         "puppet_s": Preset(
             layers=_plain(64),
             # A tenth of the static twin's kernel parameters (bench/studies/cifar10.toml).
-            puppeteer_options={"continuous": {"channels": "low_rank", "rank": 2, "basis": 72, "hidden": 32}},
+            puppeteer_options={"continuous": {"basis": 72}},
         ),
         "puppet_m": Preset(
             layers=_plain(128),
             # A sixth: accuracy before bytes.
-            puppeteer_options={"continuous": {"channels": "low_rank", "rank": 6, "basis": 96}},
+            puppeteer_options={"continuous": {"basis": 96, "rank": 6}},
         ),
         # Seven blocks to skip in either of these, one more a depth from the fourth on: CIFAR-10 asks for 4 to 7. Of
         # the static twin's kernel parameters again about a tenth. As layers that always run reach further along s =
@@ -53,15 +53,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "puppet_vgg_s": Preset(
             stages=(StageSpec(32, 2), StageSpec(64, 2, stride=2), StageSpec(128, 3, stride=2)),
             block="convolution",
-            puppeteer_options={
-                "continuous": {"channels": "low_rank", "rank": 2, "basis": 104, "hidden": 40, "omega_depth": 5.0}
-            },
+            puppeteer_options={"continuous": {"basis": 104, "hidden": 40, "omega_depth": 5.0}},
         ),
         "puppet_resnet_s": Preset(  # the convolutions of ResNet-20 (He et al. 2016, section 4.2)
             stages=(StageSpec(16, 3), StageSpec(32, 2, stride=2), StageSpec(64, 2, stride=2)),
-            puppeteer_options={
-                "continuous": {"channels": "low_rank", "rank": 2, "basis": 80, "hidden": 40, "omega_depth": 4.0}
-            },
+            puppeteer_options={"continuous": {"basis": 80, "hidden": 40, "omega_depth": 4.0}},
         ),
     }
 )

@@ -18,7 +18,7 @@ from small import close, drawn
 import puppet_jax as pj
 
 SHAPE = (8, 8, 3)
-SMALL = {"channels": "low_rank", "rank": 1, "basis": 4, "hidden": 6, "omega": 2.0}
+SMALL = {"rank": 1, "basis": 4, "hidden": 6, "omega": 2.0}
 LAYERS = (pj.LayerSpec(16, pool=2), pj.LayerSpec(16), pj.LayerSpec(16))
 
 

@@ -1,7 +1,6 @@
 """The C_out × C_in matrices that a continuous kernel is a sum of, and what is stored of them."""
 
 import math
-from typing import Literal
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -9,22 +8,18 @@ from jaxtyping import Array, Float
 from puppet_jax.initialisation import of_deviation
 from puppet_jax.puppeteers.pooling import adaptive_average
 
-Channels = Literal["basis", "low_rank"]
-
 
 class ChannelMatrices(nnx.Module):
     """``count`` matrices (C_out, C_in), their entries of standard deviation ``scale`` at first.
 
-    ``"basis"``: the matrices themselves, count·C_out·C_in numbers. ``"low_rank"``: each a product of two factors of
-    rank ``rank``, count·rank·(C_out + C_in).
+    Each is a product of two factors of rank ``rank``: count·rank·(C_out + C_in) numbers. ``None``: the matrices
+    themselves, count·C_out·C_in.
     """
 
-    def __init__(
-        self, kind: Channels, count: int, c_out: int, c_in: int, *, scale: float, rank: int = 1, rngs: nnx.Rngs
-    ):
-        self.kind, self.count, self.rank, self.c_out, self.c_in = kind, count, rank, c_out, c_in
+    def __init__(self, count: int, c_out: int, c_in: int, *, rank: int | None, scale: float, rngs: nnx.Rngs):
+        self.count, self.rank, self.c_out, self.c_in = count, rank, c_out, c_in
         draw = lambda deviation, *shape: nnx.Param(of_deviation(rngs.params(), shape, deviation))  # noqa: E731
-        if kind == "basis":
+        if rank is None:
             self.matrices = draw(scale, count, c_out, c_in)
         else:
             each = math.sqrt(scale / math.sqrt(rank))
@@ -33,11 +28,11 @@ class ChannelMatrices(nnx.Module):
 
     def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
         """The matrices, averaged down to these channels; of products the factors are, which comes to the same."""
-        if self.kind == "basis":
+        if self.rank is None:
             return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
         left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
         return left @ adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
 
     def __str__(self) -> str:
-        what = "matrices" if self.kind == "basis" else f"products of rank {self.rank}"
+        what = "matrices" if self.rank is None else f"products of rank {self.rank}"
         return f"{self.count} {what}, {self.c_out}×{self.c_in}"

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from puppet_jax.puppeteers.bilinear import combine
-from puppet_jax.puppeteers.channel_matrices import ChannelMatrices, Channels
+from puppet_jax.puppeteers.channel_matrices import ChannelMatrices
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
 from puppet_jax.puppeteers.standardise import check_standardisable, scale
@@ -30,10 +30,8 @@ class ContinuousPuppeteer(nnx.Module):
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
-        channels: how the matrices B_b are stored, most of all that is stored: whole (``"basis"``) or as products of
-            factors (``"low_rank"``); see :class:`ChannelMatrices`.
-        basis: number of matrices B_b.
-        rank: of each ``"low_rank"`` matrix.
+        basis: number of matrices B_b, most of all that is stored.
+        rank: of each B_b, stored as a product of two factors; ``None``: B_b is stored whole.
         hidden: number of the network's sines.
         omega: frequency scale ω0 of the sines over the kernel, at first, in radians a unit of x and y.
         omega_depth: the same over the depth coordinate; ``None``: ``omega``. Layers are 1 / D apart in it where taps
@@ -53,9 +51,8 @@ class ContinuousPuppeteer(nnx.Module):
         self,
         kernel_shapes: Sequence[KernelShape],
         *,
-        channels: Channels = "basis",
-        basis: int = 16,
-        rank: int = 1,
+        basis: int = 64,
+        rank: int | None = 2,
         hidden: int = 32,
         omega: float = 10.0,
         omega_depth: float | None = None,
@@ -66,26 +63,26 @@ class ContinuousPuppeteer(nnx.Module):
     ):
         self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
         for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
         omega_depth = omega if omega_depth is None else omega_depth
         for name, frequency in (("omega", omega), ("omega_depth", omega_depth)):
             if not frequency > 0:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be positive, got {frequency}")
-        for name, kind, allowed in (("channels", channels, Channels), ("conditioning", conditioning, Conditioning)):
-            if kind not in get_args(allowed):
-                raise ValueError(f"ContinuousPuppeteer: {name} must be one of {get_args(allowed)}, got {kind!r}")
+        if conditioning not in get_args(Conditioning):
+            raise ValueError(
+                f"ContinuousPuppeteer: conditioning must be one of {get_args(Conditioning)}, got {conditioning!r}"
+            )
         if standardise:
             check_standardisable(self.kernel_shapes, "ContinuousPuppeteer")
         self.standardise = standardise
         self.numbers = tuple(numbers or range(1, len(self.kernel_shapes) + 1))
         self.conditioned = conditioning != "none"
-        self.hidden = hidden
         self.network = CoordinateNetwork(hidden, basis, omega=(omega, omega, omega_depth), rngs=rngs)
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))
-        self.matrices = ChannelMatrices(channels, basis, c_out, c_in, scale=scale, rank=rank, rngs=rngs)
+        self.matrices = ChannelMatrices(basis, c_out, c_in, rank=rank, scale=scale, rngs=rngs)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Kernels of one image.
@@ -100,11 +97,17 @@ class ContinuousPuppeteer(nnx.Module):
             ValueError: ``h`` is not a scalar.
         """
         h = check_complexity(h, "ContinuousPuppeteer")
-        coefficients = self._evaluate(h)
+        points = self._points(h)
+        # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
+        # every image, are made first.
+        folded = self.network.hidden < self.matrices.count
+        coefficients = self.network.sines(points) if folded else self.network(points)
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a matrix product then writes the kernels in their final order.
         pooled = {shape[:2]: jnp.swapaxes(self.matrices(*shape[:2]), 1, 2) for shape in self.kernel_shapes}
+        if folded:
+            pooled = {shape: _plain(self.network.coefficients[...], matrices) for shape, matrices in pooled.items()}
         generate = _standardised if self.standardise else _plain
         kernels, start = [], 0
         for c_out, c_in, k, _ in self.kernel_shapes:
@@ -118,12 +121,12 @@ class ContinuousPuppeteer(nnx.Module):
     def sizes(self) -> tuple[str, ...]:
         """What it consists of, in words, as a tuple of one."""
         layers = len(self.kernel_shapes)
-        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, network of {self.hidden}",)
+        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, network of {self.network.hidden}",)
 
-    def _evaluate(self, h: Float[Array, ""]) -> Float[Array, "taps basis"]:
+    def _points(self, h: Float[Array, ""]) -> Float[Array, "taps 3"]:
         positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
         s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
-        return self.network(jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1))
+        return jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1)
 
 
 def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:

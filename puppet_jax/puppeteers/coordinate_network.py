@@ -27,6 +27,7 @@ class CoordinateNetwork(nnx.Module):
     """
 
     def __init__(self, hidden: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
+        self.hidden = hidden
         draw = lambda bound, *shape: nnx.Param(uniform(rngs.params(), shape, bound))  # noqa: E731
         # Sitzmann et al. §3.2: the arguments of the sines spread over ω.
         self.weight = draw(np.asarray(omega)[:, None] / len(omega), len(omega), hidden)
@@ -36,4 +37,8 @@ class CoordinateNetwork(nnx.Module):
 
     def __call__(self, points: Float[Array, "points inputs"]) -> Float[Array, "points outputs"]:
         """Coefficients at each point."""
-        return jnp.sin(points @ self.weight[...] + self.bias[...][None]) @ self.coefficients[...]
+        return self.sines(points) @ self.coefficients[...]
+
+    def sines(self, points: Float[Array, "points inputs"]) -> Float[Array, "points hidden"]:
+        """What the coefficients are sums of."""
+        return jnp.sin(points @ self.weight[...] + self.bias[...][None])

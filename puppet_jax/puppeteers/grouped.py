@@ -11,7 +11,7 @@ from jaxtyping import Real
 from puppet_jax.puppeteers.continuous import ContinuousPuppeteer
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_kernel_shapes
 
-SIZES = ("channels", "basis", "rank", "hidden")
+SIZES = ("basis", "rank", "hidden")
 """Options of :class:`ContinuousPuppeteer` that are solved for."""
 
 
@@ -90,7 +90,7 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
         near = min((key for key in groups if key != small), key=far)
         joined = sorted(groups.pop(small) + groups.pop(near))
         groups.setdefault((max(small[0], near[0]), max(small[1], near[1])), []).extend(joined)
-    least = {"channels": "low_rank", "basis": 2, "rank": 1, "hidden": 4}
+    least = {"basis": 2, "rank": 1, "hidden": 4}
     return sorted((tuple(sorted(group)), sizes(group) or least) for group in groups.values())
 
 
@@ -106,7 +106,7 @@ def _sizes(shapes: Sequence[KernelShape], budget: float) -> dict[str, Any] | Non
             if inner + hidden * basis > budget / 4 or rank < 1:
                 continue
             if rank * (c_out + c_in) < c_out * c_in:
-                return {"channels": "low_rank", "basis": basis, "rank": rank, "hidden": hidden}
+                return {"basis": basis, "rank": rank, "hidden": hidden}
             whole = min(int((budget - inner) // (c_out * c_in + hidden)), 64)
-            return {"channels": "basis", "basis": whole, "hidden": hidden}
+            return {"basis": whole, "rank": None, "hidden": hidden}
     return None
