@@ -111,6 +111,7 @@ def test_an_own_cnn_resumes_to_the_bit_though_it_draws(run, tmp_path, monkeypatc
         (["--start-from=absent"], "absent does not exist, expected the folder of a run"),
         (["--start-from=puppet_s_cifar1"], "did you mean puppet_s_cifar10?"),
         (["--start-from=puppet_s_cifar10"], "a model of images of 3 channels, the data have 1"),
+        (["--teacher=puppet_s_cifar10"], "in_channels is 3 of the teacher, 1 of the data"),
     ],
 )
 def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_path, monkeypatch, capsys):
@@ -118,6 +119,19 @@ def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_p
     assert main([*flags, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_learns_from_a_teacher_and_resumes_to_the_bit(run, tmp_path, monkeypatch):
+    set_up(monkeypatch)
+    flags = ["--data=digits", "--width=8", "--max-steps=15", "--epochs=2", "--checkpoint-steps=5"]
+    for name, more in (("alone", ()), ("taught", ("--teacher", str(run)))):
+        assert main([*flags, *more, "--out", str(tmp_path / name)]) == 0
+    assert metrics(tmp_path / "alone")[0]["train_loss"] != metrics(tmp_path / "taught")[0]["train_loss"]
+    with monkeypatch.context() as patch:
+        cut(patch, 7)
+        assert main([*flags, "--teacher", str(run), "--out", str(tmp_path / "cut")]) == 143
+    assert main(["--resume", str(tmp_path / "cut")]) == 0
+    assert same_parameters(tmp_path / "cut", tmp_path / "taught")
 
 
 def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path):

@@ -22,7 +22,8 @@ NAMES = [*"012345678", "a \x1b[31mred\n name"]
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
     fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
-    groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, puppeteer="continuous", **fields))
+    fields |= {"puppeteer": "continuous", "teacher": str(folder.parent / "teacher")}
+    groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, **fields))
     counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
     summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
     summary["accuracy_by_depth"] = [{"depth": 3, "images": 4, "accuracy": 0.75}]
@@ -53,7 +54,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits"):
+    for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", "distilled from `teacher`"):
         assert words in card
     for text in (card, json.dumps(info)):
         assert str(run.parent) not in text  # nothing of this machine

@@ -31,7 +31,7 @@ def batch():
 
 
 @functools.cache
-def begun(**fields):
+def begun(taught=False, **fields):
     """A model; its step by plain descent, by which a parameter changes by its gradient; what makes its first state."""
     fields |= {"puppeteer": "stored", "width": 8, "batch_size": 16, "label_smoothing": 0.1, "augment": "none"}
     config = resolve(Config(devices=1, ema=0.5, **fields))
@@ -39,9 +39,15 @@ def begun(**fields):
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optax.sgd(1.0)
-    step = make_train_step(graphdef, optimiser, config, mesh)
-    one = lambda state, tally: step(state, tally, rest, *batch(), np.zeros(mesh.size, np.int32))  # noqa: E731
+    teacher, teaching = nnx.split(other_model()) if taught else (None, None)
+    step = make_train_step(graphdef, optimiser, config, mesh, teacher)
+    one = lambda state, tally: step(state, tally, rest, *batch(), np.zeros(mesh.size, np.int32), teaching=teaching)  # noqa: E731
     return model, one, lambda: (start(params, optimiser, config), empty_tally())
+
+
+@functools.cache
+def other_model():
+    return build(resolve(Config(puppeteer="stored", width=8, seed=1)), num_classes=10, in_channels=1)
 
 
 def gradient(**fields):
@@ -72,8 +78,23 @@ def test_a_step_tallies_and_moves_as_computed_by_hand():
     np.testing.assert_allclose(moved["puppet.head_bias"], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_batch_in_parts_is_the_same_step():
-    (whole, told), (parts, also) = gradient(), gradient(accumulate=4)
+def test_a_teacher_is_nine_tenths_of_the_loss():
+    images, labels = batch()
+    moved, tally = gradient(taught=True)
+    of_student, of_teacher = (np.asarray(model(images), np.float64) for model in (begun()[0], other_model()))
+    softmax = lambda logits: np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)  # noqa: E731
+    warm, target = softmax(of_student / 4), softmax(of_teacher / 4)
+    apart = np.sum(target * np.log(target / warm), -1)
+    smooth = 0.9 * np.eye(10)[labels] + 0.01
+    expected = 0.1 * cross_entropy(of_student, smooth) + 0.9 * 16 * apart
+    assert means(tally.sums)["loss"] == pytest.approx(expected.mean(), rel=1e-4)
+    expected = 0.1 * (softmax(of_student) - smooth) + 0.9 * 4 * (warm - target)
+    np.testing.assert_allclose(moved["puppet.head_bias"], expected.mean(0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_batch_in_parts_is_the_same_step(taught):
+    (whole, told), (parts, also) = gradient(taught=taught), gradient(taught=taught, accumulate=4)
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-5 * np.abs(whole[name]).max())
     for one, other in zip(told.sums, also.sums, strict=True):

@@ -92,6 +92,9 @@ class Config:
     start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
     """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
     with its kind of model. For another number of classes the head is drawn anew."""
+    teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
+    tenth from the labels. It converges sooner, and where a model is too small to learn its images by heart, higher."""
     width: Annotated[int | None, _optional("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"

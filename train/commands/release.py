@@ -69,8 +69,9 @@ def run(options: Release) -> int:
     for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
         recipe.pop(of_this_machine)
     recipe["data"] = config.data_name
-    if config.start_from:
-        recipe["start_from"] = Path(config.start_from).name
+    for field in ("start_from", "teacher"):
+        if name := getattr(config, field):
+            recipe[field] = Path(name).name
     made = {
         "puppeteer": config.puppeteer,
         "num_classes": len(images.class_names),
@@ -146,6 +147,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
     of_width = f", {made['width']} channels a layer" if made.get("width") else ""
     net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
+    taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
     note = f" {about['data_note']}" if about["data_note"] else ""
     text = f"""# {name}
 
@@ -162,7 +164,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
 - **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, {recipe["schedule"]} decay after a warm-up of {recipe["warmup"]:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
-  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}.
+  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{taught}.
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 

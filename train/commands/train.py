@@ -80,13 +80,13 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
     """
     config = _parse(arguments, Config())
     if config.resume is None:
-        if config.start_from is None:
-            return resolve(config)
-        source = locate(config.start_from)
-        default = dataclasses.replace(Config(), **start.defaults(source, config))
-        config = _parse(arguments, default)
-        if Path(config.start_from or "").exists():  # and is no pretrained model's name
-            config = dataclasses.replace(config, start_from=str(source.resolve()))
+        if config.start_from is not None:
+            source = locate(config.start_from)
+            config = _parse(arguments, dataclasses.replace(Config(), **start.defaults(source, config)))
+        for field in ("start_from", "teacher"):
+            name = getattr(config, field)
+            if name is not None and Path(name).exists():  # and is no pretrained model's name
+                config = dataclasses.replace(config, **{field: str(locate(name).resolve())})
         return resolve(config)
     ran, _ = run_folder.described(config.resume)
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from train.errors import UserError
 from train.runs import parameters, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
 from train.runs.start import begin_with
+from train.runs.teacher import teacher_of
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import make_optimiser, schedule_of
@@ -47,6 +49,7 @@ class Plan:
 
     mesh: jax.sharding.Mesh
     model: pj.PuppetCNN
+    teacher: pj.PuppetCNN | None
     data: dict[str, Any]
     shape: dict[str, Any]
     steps_per_epoch: int
@@ -59,7 +62,7 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
 
     Raises:
         UserError: a batch that the images or the devices do not allow, options that the model refuses, or nothing to
-            start from.
+            start or learn from.
     """
     began = time.perf_counter()
     fingerprint = data.fingerprint(dataset)
@@ -77,7 +80,7 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     model = build(config, **shape)
     if config.start_from is not None and not (config.resume and Checkpoints.there(config.resume)):
         begin_with(model, config, shape)
-    return Plan(mesh, model, fingerprint, shape, steps_per_epoch, total_steps, began)
+    return Plan(mesh, model, teacher_of(config, shape), fingerprint, shape, steps_per_epoch, total_steps, began)
 
 
 def train(
@@ -120,11 +123,12 @@ def train(
         if config.resume is not None:
             at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
-        state, tally, rest = devices.shared(mesh, (at.state, at.tally, rest))
+        teacher, teaching = (None, None) if planned.teacher is None else nnx.split(planned.teacher)
+        state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
 
         # Run once ahead, so that seconds and images per second do not include compilation.
         say("compiling ...")
-        step = make_train_step(graphdef, optimiser, config, mesh)
+        step = functools.partial(make_train_step(graphdef, optimiser, config, mesh, teacher), teaching=teaching)
         own = config.batch_size // jax.process_count()
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
         # A signal that this process was sent: the step passes it on to the others.

@@ -16,6 +16,11 @@ from train.devices import BATCH, ROWS, SHARED, on_each_device, without_mesh
 from train.steps.augment import augment
 from train.steps.optimiser import averaged
 
+# Of the loss, what a teacher's share is, and the temperature of its probabilities (Hinton et al. 2015,
+# arXiv:1503.02531, whose gradients are multiplied by its square too).
+TAUGHT = 0.9
+TEMPERATURE = 4.0
+
 
 class Sums(NamedTuple):
     """Sums over images: cross-entropy in nats, correct answers, the images themselves, complexity in bits, depth."""
@@ -84,21 +89,28 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     config: ResolvedConfig,
     mesh: Mesh,
+    teacher: nnx.GraphDef | None = None,
 ) -> Callable:
-    """The jitted ``(state, tally, rest, images, labels, stop) -> (state, tally)``, the buffers of ``state`` donated.
+    """The jitted ``(state, tally, rest, images, labels, stop, teaching) -> (state, tally)``, the buffers of ``state``
+    donated.
 
-    ``rest`` is the model's state that is not trained; ``images`` are uint8 ``(B, H, W, C)`` and stay so until the
-    model reads them, so complexity is measured on the augmented image that the model sees. Images, labels ``(B,)`` and
-    ``stop``, one number a device (:class:`Tally`), are divided over the mesh.
+    ``rest`` is the model's state that is not trained, ``teaching`` the state of the ``teacher``, if there is one.
+    ``images`` are uint8 ``(B, H, W, C)`` and stay so until the model reads them, so complexity is measured on the
+    augmented image that the model sees. Images, labels ``(B,)`` and ``stop``, one number a device (:class:`Tally`),
+    are divided over the mesh.
     """
 
-    def loss_fn(params, rest, images, labels, draw):
+    def loss_fn(params, rest, images, labels, draw, teaching):
         model = nnx.merge(graphdef, params, rest, copy=True)  # of this trace's own, so that its streams may count
         model.train()
         _draw_anew(model, draw)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).sum()
+        if teacher is not None:
+            told = jax.nn.softmax(nnx.merge(teacher, teaching)(images) / TEMPERATURE)
+            apart = optax.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), told).sum()
+            loss = (1 - TAUGHT) * loss + TAUGHT * TEMPERATURE**2 * apart
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
         # The model measures the same images itself; XLA merges the two (tested).
         complexity, depth = model.measure(images)
@@ -107,16 +119,16 @@ def make_train_step(
 
     gradient_fn = without_mesh(jax.grad(loss_fn, has_aux=True))
 
-    def step(state: TrainState, tally: Tally, rest, images, labels, stop) -> tuple[TrainState, Tally]:
+    def step(state: TrainState, tally: Tally, rest, images, labels, stop, teaching) -> tuple[TrainState, Tally]:
         images = augment(images, _keys(state, len(images)), config.augment)
         # A number for each part of each device's batch in each step, for what the user's own CNN draws (dropout).
         first = (state.step * mesh.size + lax.axis_index(BATCH)) * config.accumulate
         if config.accumulate == 1:
-            gradients, sums = gradient_fn(state.params, rest, images, labels, first)
+            gradients, sums = gradient_fn(state.params, rest, images, labels, first, teaching)
         else:
             parts = [x.reshape(config.accumulate, -1, *x.shape[1:]) for x in (images, labels)]
             parts.append(first + jnp.arange(config.accumulate))
-            one_part = lambda part: gradient_fn(state.params, rest, *part)  # noqa: E731
+            one_part = lambda part: gradient_fn(state.params, rest, *part, teaching)  # noqa: E731
             nothing = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_part, [p[0] for p in parts])
             )
@@ -140,8 +152,8 @@ def make_train_step(
         )
         return TrainState(params, average, opt_state, done, state.key), tally
 
-    inputs = (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS)
-    return jax.jit(on_each_device(step, mesh, inputs), donate_argnums=0)
+    mapped = on_each_device(step, mesh, (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS, SHARED))
+    return jax.jit(lambda *args, teaching=None: mapped(*args, teaching), donate_argnums=0)
 
 
 def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
