@@ -35,17 +35,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "puppet_xs": Preset(
             layers=(LayerSpec(32), LayerSpec(32, pool=2), LayerSpec(32), LayerSpec(32), LayerSpec(32), LayerSpec(32)),
-            puppeteer_options={"continuous": {"basis": 8, "rank": None}},
+            puppeteer_options={"continuous": {"basis": 8, "rank": None, "hidden": 32}},
         ),
         "puppet_s": Preset(
             layers=_plain(64),
             # A tenth of the static twin's kernel parameters (bench/studies/cifar10.toml).
-            puppeteer_options={"continuous": {"basis": 72}},
+            puppeteer_options={"continuous": {"basis": 72, "hidden": 32}},
         ),
         "puppet_m": Preset(
             layers=_plain(128),
             # A sixth: accuracy before bytes.
-            puppeteer_options={"continuous": {"basis": 96, "rank": 6}},
+            puppeteer_options={"continuous": {"basis": 96, "rank": 6, "hidden": 32}},
         ),
         # Seven blocks to skip in either of these, one more a depth from the fourth on: CIFAR-10 asks for 4 to 7. Of
         # the static twin's kernel parameters again about a tenth. As layers that always run reach further along s =

@@ -53,7 +53,7 @@ class ContinuousPuppeteer(nnx.Module):
         *,
         basis: int = 64,
         rank: int | None = 2,
-        hidden: int = 32,
+        hidden: int = 24,
         omega: float = 10.0,
         omega_depth: float | None = None,
         conditioning: Conditioning = "depth",
@@ -121,7 +121,7 @@ class ContinuousPuppeteer(nnx.Module):
     def sizes(self) -> tuple[str, ...]:
         """What it consists of, in words, as a tuple of one."""
         layers = len(self.kernel_shapes)
-        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, network of {self.network.hidden}",)
+        return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, {self.network.hidden} sines",)
 
     def _points(self, h: Float[Array, ""]) -> Float[Array, "taps 3"]:
         positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
