@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -86,7 +87,8 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
         for field in ("start_from", "teacher"):
             name = getattr(config, field)
             if name is not None and Path(name).exists():  # and is no pretrained model's name
-                config = dataclasses.replace(config, **{field: str(locate(name).resolve())})
+                found: dict[str, Any] = {field: str(locate(name).resolve())}
+                config = dataclasses.replace(config, **found)
         return resolve(config)
     ran, _ = run_folder.described(config.resume)
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
