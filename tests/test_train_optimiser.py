@@ -99,7 +99,7 @@ def test_decay_spares_biases_and_normalisation_and_muon_leaves_more_to_adamw(pup
     assert marks["puppet.head"]
     shapes = {name: leaf.shape for name, leaf in flat(params).items()}
     muon = {name for name, yes in flat(orthogonalised(params)).items() if yes}
-    vectors = ("bias", "phase", "filter", "norm")
+    vectors = ("bias", "norm")
     expected = {
         name
         for name, shape in shapes.items()

@@ -94,7 +94,7 @@ class Config:
     with its kind of model. For another number of classes the head is drawn anew."""
     teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
     """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
-    tenth from the labels. It converges sooner, and where a model is too small to learn its images by heart, higher."""
+    tenth from the labels."""
     width: Annotated[int | None, _optional("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
@@ -130,7 +130,7 @@ class Config:
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises linearly from 0. In [0, 1)."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices and kernels only: biases, normalisation and frequencies are spared."""
+    """Decoupled weight decay, on matrices and kernels only: biases and normalisation are spared."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm where they exceed it."""
     ema: float = 0.0

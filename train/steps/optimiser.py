@@ -92,13 +92,13 @@ def averaged(average: Any, params: Any, decay: float, count: Any) -> Any:
 
 
 def decayed(params: Any) -> Any:
-    """True for the leaves that weight decay applies to: two axes or more, and no bias, scale, phase or frequency."""
+    """True for the leaves that weight decay applies to: two axes or more, and no bias or normalisation."""
     return jax.tree.map_with_path(lambda path, leaf: leaf.ndim >= 2 and not _spared(path), params)
 
 
 def _spared(path: tuple) -> bool:
     # Norms stacked over layers have two axes, so the number of axes alone does not tell them from a matrix.
-    return any(word in name for name in _names(path) for word in ("bias", "scale", "norm", "offset", "phase", "filter"))
+    return any(word in name for name in _names(path) for word in ("bias", "scale", "norm"))
 
 
 def _names(path: tuple) -> list[str]:
