@@ -34,7 +34,7 @@ def psi(puppeteer, x, y, s, image=False):
     """The implicit function at one point, in float64: (C_out,max, C_in,max), or of an image's channels."""
     network, matrices = puppeteer.network, puppeteer.matrices
     z = np.sin(np.array([x, y, s], np.float64) @ value(network.weight) + value(network.bias))
-    stored = value(matrices.of_image).reshape(3, 6, -1) if image else value(matrices.matrices)
+    stored = np.moveaxis(value(matrices.of_image).reshape(-1, 3, 6), 0, 2) if image else value(matrices.matrices)
     return np.tensordot(z @ value(network.coefficients), stored, axes=1)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -29,17 +30,18 @@ class ChannelMatrices(nnx.Module):
             self.factor_out = draw(each, count, c_out, rank)
             self.factor_in = draw(each, count, rank, c_in)
         if image:
-            self.of_image = draw(each, count * (rank or c_out), image)  # one matrix: Muon takes it as it lies
+            self.of_image = draw(each, image, count * (rank or c_out))  # one matrix, for Muon and for scales of 8 bits
 
     def __call__(self, c_out: int, c_in: int, *, image: bool = False) -> Float[Array, "count c_out c_in"]:
         """The matrices, averaged down to these channels; of products the factors are, which comes to the same.
 
         ``image``: those of the layer that reads the image, whose ``c_in`` is not averaged.
         """
+        own = jnp.moveaxis(self.of_image[...].reshape(c_in, self.count, -1), 0, 2) if image else None
         if self.rank is None:
-            whole = self.of_image[...].reshape(self.count, self.c_out, c_in) if image else self.matrices[...]
+            whole = self.matrices[...] if own is None else own
             return adaptive_average(whole, (self.count, c_out, c_in))
-        right = self.of_image[...].reshape(self.count, self.rank, c_in) if image else self.factor_in[...]
+        right = self.factor_in[...] if own is None else own
         left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
         return left @ adaptive_average(right, (self.count, self.rank, c_in))
 
