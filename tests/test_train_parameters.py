@@ -61,6 +61,12 @@ def test_a_run_is_opened_as_it_was_saved(run, model):
     assert [path.name for path in run.iterdir()] == [FILE]
 
 
+def test_arrays_are_saved_as_they_are_however_they_lie_in_memory(tmp_path):
+    across = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
+    parameters.save(tmp_path / FILE, nnx.State({"across": nnx.Param(across)}), {})
+    np.testing.assert_array_equal(parameters.arrays_of(tmp_path / FILE)["across"], across)
+
+
 def test_a_failed_save_keeps_the_old_file(run, tmp_path, model, monkeypatch):
     path = tmp_path / FILE
     path.write_bytes(b"old")

@@ -118,4 +118,5 @@ def restore(path: Path) -> tuple[pj.PuppetCNN, ResolvedConfig]:
 
 def flat(params: nnx.State) -> dict[str, np.ndarray]:
     """Parameters as host arrays by dotted name, for example ``puppet.head_bias``."""
-    return {parameter_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    # safetensors writes an array's memory as it lies, whatever its strides say.
+    return {parameter_name(path): np.asarray(leaf, order="C") for path, leaf in jax.tree.leaves_with_path(params)}
