@@ -30,12 +30,11 @@ def value(parameter):
     return np.asarray(parameter[...], np.float64)
 
 
-def psi(puppeteer, x, y, s, image=False):
-    """The implicit function at one point, in float64: (C_out,max, C_in,max), or of an image's channels."""
+def psi(puppeteer, x, y, s):
+    """The implicit function at one point, in float64: (C_out,max, C_in,max)."""
     network, matrices = puppeteer.network, puppeteer.matrices
     z = np.sin(np.array([x, y, s], np.float64) @ value(network.weight) + value(network.bias))
-    stored = np.moveaxis(value(matrices.of_image).reshape(-1, 3, 6), 0, 2) if image else value(matrices.matrices)
-    return np.tensordot(z @ value(network.coefficients), stored, axes=1)
+    return np.tensordot(z @ value(network.coefficients), value(matrices.matrices), axes=1)
 
 
 @pytest.mark.parametrize("h", [0.0, 6.7])
@@ -49,7 +48,7 @@ def test_kernels_are_the_function_tap_by_tap(h, conditioning, hidden):
         for row in range(k):
             for column in range(k):
                 x, y = (2 * i / (k - 1) - 1 if k > 1 else 0.0 for i in (column, row))
-                expected = reference.adaptive_average(psi(puppeteer, x, y, s, image=layer == 1), shape[:2])
+                expected = reference.adaptive_average(psi(puppeteer, x, y, s), shape[:2])
                 np.testing.assert_allclose(kernel[:, :, row, column], expected, rtol=1e-3, atol=2e-4)
 
 
@@ -68,7 +67,7 @@ def test_kernels_depend_on_complexity_unless_conditioning_is_none():
 def test_parameter_counts():
     shapes = [(32, 3, 3, 3)] + [(32, 32, 3, 3)] * 6
     count = lambda make: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(make), nnx.Param)))  # noqa: E731
-    for basis, expected in ((4, 4288 + 4 * 96), (16, 16864 + 16 * 96), (32, 33632 + 32 * 96)):
+    for basis, expected in ((4, 4288), (16, 16864), (32, 33632)):
         assert count(lambda b=basis: pj.ContinuousPuppeteer(shapes, basis=b, rank=None, rngs=nnx.Rngs(0))) == expected
     assert count(lambda: pj.StoredPuppeteer(shapes, rngs=nnx.Rngs(0))) == 56160
 
@@ -101,20 +100,14 @@ def test_frequencies_along_depth_have_a_scale_of_their_own():
         assert 0.9 * 5.0 / 3 < np.abs(row).max() <= 5.0 / 3
 
 
-@pytest.mark.parametrize(("rank", "stored"), [(None, 64 * (120 + 12 * 4)), (2, 64 * 2 * (22 + 4))])
+@pytest.mark.parametrize(("rank", "stored"), [(None, 64 * 120), (2, 64 * 2 * 22)])
 def test_channel_matrices(rank, stored):
-    made = ChannelMatrices(64, 12, 10, scale=0.3, rank=rank, image=4, rngs=nnx.Rngs(0))
-    for c_in, image in ((10, False), (4, True)):
-        matrices = np.asarray(made(12, c_in, image=image))
-        assert matrices.shape == (64, 12, c_in)
-        assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
-        assert all(np.linalg.matrix_rank(m, tol=1e-4) == (rank or c_in) for m in matrices)
+    made = ChannelMatrices(64, 12, 10, scale=0.3, rank=rank, rngs=nnx.Rngs(0))
+    matrices = np.asarray(made(12, 10))
+    assert matrices.shape == (64, 12, 10)
+    assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == stored
-
-
-def test_only_a_layer_that_reads_the_image_has_a_factor_of_its_own():
-    for shapes, numbers, own in ((SHAPES, None, True), (SHAPES, (2, 3, 4, 5), False), ([(6, 6, 3, 3)] * 2, None, False)):
-        assert hasattr(fresh(shapes, numbers=numbers).matrices, "of_image") == own
+    assert all(np.linalg.matrix_rank(m, tol=1e-4) == (rank or 10) for m in matrices)
 
 
 def test_kernels_are_standardised(rng):

@@ -65,13 +65,13 @@ def test_every_preset_can_be_built_and_counted(preset, name):
 
 def test_summary_by_hand():
     counted = pj.summary(nnx.eval_shape(lambda: pj.create("puppet_xs", in_channels=1, rngs=nnx.Rngs(0))))
-    # Sines 3→32 and 32→8 without bias, 8 matrices of 32×32 and for the image 32×1; scale and shift; 32→10 head.
-    assert counted.generator == (3 * 32 + 32) + 32 * 8 + 8 * 32 * (32 + 1)
+    # Sines 3→32 and 32→8 without bias, 8 matrices of 32×32; six layers' scale and shift; 32→10 head.
+    assert counted.generator == (3 * 32 + 32) + 32 * 8 + 8 * 32 * 32
     assert counted.normalisation == 6 * 2 * 32
     assert counted.head == 32 * 10 + 10
     assert counted.static_kernels == 9 * 32 + 5 * 9 * 32 * 32
-    assert counted.compression == pytest.approx(47082 / 9546)
-    for number in ("8,832", "46,368", "47,082", "5.2x", "4.9x"):
+    assert counted.compression == pytest.approx(47082 / 9290)
+    for number in ("8,576", "46,368", "47,082", "5.4x", "5.1x"):
         assert number in str(counted)
     with pytest.raises(TypeError, match="PuppetCNN"):
         pj.summary(counted)

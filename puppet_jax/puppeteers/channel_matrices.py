@@ -2,7 +2,6 @@
 
 import math
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -14,36 +13,25 @@ class ChannelMatrices(nnx.Module):
     """``count`` matrices (C_out, C_in), their entries of standard deviation ``scale`` at first.
 
     Each is a product of two factors of rank ``rank``: count·rank·(C_out + C_in) numbers. ``None``: the matrices
-    themselves, count·C_out·C_in. An image's channels have nothing in common with a layer's: what the layer that reads
-    them multiplies is stored besides, count·rank·``image`` numbers, or count·C_out·``image``; 0: there is no such layer.
+    themselves, count·C_out·C_in.
     """
 
-    def __init__(
-        self, count: int, c_out: int, c_in: int, *, rank: int | None, scale: float, image: int = 0, rngs: nnx.Rngs
-    ):
+    def __init__(self, count: int, c_out: int, c_in: int, *, rank: int | None, scale: float, rngs: nnx.Rngs):
         self.count, self.rank, self.c_out, self.c_in = count, rank, c_out, c_in
         draw = lambda deviation, *shape: nnx.Param(of_deviation(rngs.params(), shape, deviation))  # noqa: E731
-        each = scale if rank is None else math.sqrt(scale / math.sqrt(rank))
         if rank is None:
-            self.matrices = draw(each, count, c_out, c_in)
+            self.matrices = draw(scale, count, c_out, c_in)
         else:
+            each = math.sqrt(scale / math.sqrt(rank))
             self.factor_out = draw(each, count, c_out, rank)
             self.factor_in = draw(each, count, rank, c_in)
-        if image:
-            self.of_image = draw(each, image, count * (rank or c_out))  # one matrix, for Muon and for scales of 8 bits
 
-    def __call__(self, c_out: int, c_in: int, *, image: bool = False) -> Float[Array, "count c_out c_in"]:
-        """The matrices, averaged down to these channels; of products the factors are, which comes to the same.
-
-        ``image``: those of the layer that reads the image, whose ``c_in`` is not averaged.
-        """
-        own = jnp.moveaxis(self.of_image[...].reshape(c_in, self.count, -1), 0, 2) if image else None
+    def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
+        """The matrices, averaged down to these channels; of products the factors are, which comes to the same."""
         if self.rank is None:
-            whole = self.matrices[...] if own is None else own
-            return adaptive_average(whole, (self.count, c_out, c_in))
-        right = self.factor_in[...] if own is None else own
+            return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
         left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
-        return left @ adaptive_average(right, (self.count, self.rank, c_in))
+        return left @ adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
 
     def __str__(self) -> str:
         what = "matrices" if self.rank is None else f"products of rank {self.rank}"

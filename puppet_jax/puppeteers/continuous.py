@@ -25,9 +25,8 @@ class ContinuousPuppeteer(nnx.Module):
 
     (x, y) in [−1, 1]² is the position inside the kernel and s = l·dl(H) the depth coordinate of layer l, the one the
     ODE evolves along. A layer of sines and a linear one map (x, y, s) to ``basis`` coefficients φ_b of C_out,max ×
-    C_in,max matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's channels, but for the
-    first layer's input, the image, whose part of each B_b is its own. Nothing is sequential in depth, and a kernel of
-    any size is a sampling of the same function.
+    C_in,max matrices: ψ = Σ_b φ_b(x, y, s)·B_b. The matrices are averaged down to each layer's channels. Nothing is
+    sequential in depth, and a kernel of any size is a sampling of the same function.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
@@ -83,10 +82,7 @@ class ContinuousPuppeteer(nnx.Module):
         c_out, c_in = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(2))
         # Σ_b φ_b B_b, coefficients of unit variance: He's variance for the widest 3×3 layer.
         scale = math.sqrt(2.0 / (9 * c_in * basis))
-        first = self.kernel_shapes[0][1]
-        self.reads_image = self.numbers[0] == 1 and first < c_in
-        image = first if self.reads_image else 0
-        self.matrices = ChannelMatrices(basis, c_out, c_in, rank=rank, scale=scale, image=image, rngs=rngs)
+        self.matrices = ChannelMatrices(basis, c_out, c_in, rank=rank, scale=scale, rngs=rngs)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Kernels of one image.
@@ -109,16 +105,15 @@ class ContinuousPuppeteer(nnx.Module):
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a matrix product then writes the kernels in their final order.
-        needed = [(*shape[:2], self.reads_image and layer == 0) for layer, shape in enumerate(self.kernel_shapes)]
-        pooled = {key: jnp.swapaxes(self.matrices(*key[:2], image=key[2]), 1, 2) for key in dict.fromkeys(needed)}
+        pooled = {shape[:2]: jnp.swapaxes(self.matrices(*shape[:2]), 1, 2) for shape in self.kernel_shapes}
         if folded:
-            pooled = {key: _plain(self.network.coefficients[...], matrices) for key, matrices in pooled.items()}
+            pooled = {shape: _plain(self.network.coefficients[...], matrices) for shape, matrices in pooled.items()}
         generate = _standardised if self.standardise else _plain
         kernels, start = [], 0
-        for (c_out, c_in, k, _), key in zip(self.kernel_shapes, needed, strict=True):
+        for c_out, c_in, k, _ in self.kernel_shapes:
             taps = coefficients[start : start + k * k]
             start += k * k
-            kernel = generate(taps, pooled[key])
+            kernel = generate(taps, pooled[c_out, c_in])
             kernels.append(jnp.transpose(kernel.reshape(k, k, c_in, c_out), (3, 2, 0, 1)))
         return tuple(kernels)
 

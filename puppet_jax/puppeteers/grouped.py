@@ -78,7 +78,7 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
         return sum(math.prod(shapes[i]) for i in group) / compression
 
     def sizes(group):
-        return _sizes([shapes[i] for i in group], budget(group), shapes[0][1] if 0 in group else 0)
+        return _sizes([shapes[i] for i in group], budget(group))
 
     while len(groups) > 1:
         small = min(
@@ -94,11 +94,9 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
     return sorted((tuple(sorted(group)), sizes(group) or least) for group in groups.values())
 
 
-def _sizes(shapes: Sequence[KernelShape], budget: float, image: int) -> dict[str, Any] | None:
-    """Of one puppeteer with at most so many parameters; ``None`` if even the smallest has more. ``image``: the channels
-    of the image, if one of these layers reads it."""
+def _sizes(shapes: Sequence[KernelShape], budget: float) -> dict[str, Any] | None:
+    """Of one puppeteer with at most so many parameters; ``None`` if even the smallest has more."""
     c_out, c_in = (max(shape[axis] for shape in shapes) for axis in range(2))
-    c_in += image if image < c_in else 0  # its factors are stored besides
     most = min(64, max(8, sum(k * k for *_, k in shapes)))
     for basis in sorted({most, 32, 16, 8, 4} & set(range(most + 1)), reverse=True):
         for hidden in (64, 48, 32, 24, 16, 8):
