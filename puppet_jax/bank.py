@@ -12,18 +12,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from puppet_jax.puppeteers import Puppeteer
+from puppet_jax.puppets.factored import FactoredBank
 
 
 class Bank(NamedTuple):
-    """Kernels of each layer, (S, K, K, C_in, C_out), the order of axes that the convolution reads.
+    """Kernels of each layer, (S, K, K, C_in, C_out), the order of axes that the convolution reads, or their factors.
 
     Attributes:
-        kernels: one array a layer.
+        kernels: one array or :class:`FactoredBank` a layer.
         firsts: for each layer, the number of its first set: a layer that only deep images use has none for lesser
             complexities. ``None``: kernels do not depend on complexity, and one set serves every image.
     """
 
-    kernels: tuple[Float[Array, "_ _ _ _ _"], ...]
+    kernels: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...]
     firsts: tuple[int | Int[Array, ""], ...] | None
 
     def indices(self, sets: Int[Array, " b"]) -> tuple[Int[Array, " b"], ...]:
@@ -47,8 +48,15 @@ class Bank(NamedTuple):
 
 def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"], first: int = 0) -> Bank:
     """Kernels at these complexities; a single set if the puppeteer says that its kernels do not depend on them
-    (``conditioned`` is false). ``first`` is the number of the first set."""
+    (``conditioned`` is false). ``first`` is the number of the first set.
+
+    A puppeteer may have a method ``bank(complexities)`` that makes the kernels of each layer for all of them, or their
+    factors; what it makes for one otherwise serves.
+    """
     conditioned = getattr(puppeteer, "conditioned", True)
-    kernels = jax.vmap(puppeteer)(complexities if conditioned else complexities[:1])
-    bank = tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in kernels)
-    return Bank(bank, (first,) * len(bank) if conditioned else None)
+    at = complexities if conditioned else complexities[:1]
+    if hasattr(puppeteer, "bank"):
+        kernels = puppeteer.bank(at)
+    else:
+        kernels = tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(puppeteer)(at))
+    return Bank(kernels, (first,) * len(kernels) if conditioned else None)

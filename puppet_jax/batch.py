@@ -20,6 +20,7 @@ from puppet_jax.images import as_unit
 from puppet_jax.measure import Measure
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
+from puppet_jax.puppets.factored import joined
 
 SLOTS = 16
 """Kernel sets that a batch generates at most at a time."""
@@ -92,9 +93,9 @@ def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], 
     first, rest = make(complexities[:half]), complexities[half:]
     if not len(rest):
         return Bank(first, (0,) * len(first))
-    nothing = lambda _: tuple(jnp.zeros_like(kernels[: len(rest)]) for kernels in first)  # noqa: E731
+    nothing = lambda _: jax.tree.map(jnp.zeros_like, tuple(kernels[: len(rest)] for kernels in first))  # noqa: E731
     second = lax.cond(needed > half, make, nothing, rest)
-    return Bank(tuple(map(lambda *each: jnp.concatenate(each), first, second)), (0,) * len(first))
+    return Bank(tuple(map(joined, first, second)), (0,) * len(first))
 
 
 def logits_from_bank(

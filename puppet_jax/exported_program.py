@@ -15,6 +15,7 @@ from puppet_jax.batch import where_rows
 from puppet_jax.images import as_unit
 from puppet_jax.inference import Predictor
 from puppet_jax.module_graph import leaf_name
+from puppet_jax.puppets.factored import whole
 
 KERNELS = "kernels"
 
@@ -30,7 +31,7 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     assert predict.bank is not None  # `export` refuses what has none
     graphdef, state = nnx.split(predict.puppet)
     firsts = predict.bank.firsts
-    arrays, filled = _stored({"puppet": state, KERNELS: predict.bank.kernels})
+    arrays, filled = _stored({"puppet": state, KERNELS: whole(predict.bank.kernels)})
 
     def function(images, arrays):
         held = filled(arrays)
@@ -70,7 +71,7 @@ def portable_generator(predict: Predictor) -> tuple[Callable, dict[str, np.ndarr
     """
     graphdef, state = nnx.split(predict.puppeteer)
     arrays, filled = _stored(state)
-    return lambda arrays: predict.make_bank(nnx.merge(graphdef, filled(arrays))).kernels, arrays
+    return lambda arrays: whole(predict.make_bank(nnx.merge(graphdef, filled(arrays))).kernels), arrays
 
 
 def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:

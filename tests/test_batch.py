@@ -73,8 +73,8 @@ def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
 def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin_, bins, generated, monkeypatch):
     made = []
 
-    def noted(*arguments):
-        bank = make_bank(*arguments)
+    def noted(*arguments, **options):
+        bank = make_bank(*arguments, **options)
         jax.debug.callback(lambda: made.append(len(bank.kernels[0])))
         return bank
 

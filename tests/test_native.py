@@ -112,13 +112,13 @@ choices = [[2, -1, 0, 2, 2, 1], [-1] * 6, [0, 3, 0, 0, 0, 0], [-2] * 6, [2**31 -
 for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cases, native.LANES):
     geometry = maps.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
     static = {"geometry": geometry, "sets": 3, "lowering": lowering}
-    bank = draw(3, *kernel, c_in, c_out)
+    bank, taps = draw(3, *kernel, c_in, c_out), draw(3, *kernel, c_in)
     groups, same = 2 - c_out % 2, c_in == c_out and image == geometry.output
     layer = functools.partial(layer_p.bind, groups=groups, relu=True, residual=same)
     of_finish = {"groups": groups, "relu": True, "lowering": lowering}
     for index in choices:
         index = np.array(index, np.int32)
-        x, y = draw(len(index), *image, c_in), draw(len(index), *geometry.output, c_out)
+        x, y, wide = draw(len(index), *image, c_in), *(draw(len(index), *geometry.output, c) for c in (c_out, c_in))
         good = ((index >= -1) & (index < 3)).all()
         norm = draw(c_out), draw(c_out)
         if good:
@@ -130,6 +130,9 @@ for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cas
             (maps.forward_p.bind, (x, index, bank)),
             (maps.image_gradient_p.bind, (y, index, bank)),
             (maps.kernel_gradient_p.bind, (x, y, index)),
+            (maps.depthwise_p.bind, (x, index, taps)),
+            (maps.depthwise_image_gradient_p.bind, (wide, index, taps)),
+            (maps.depthwise_kernel_gradient_p.bind, (x, wide, index)),
             (layer, (x, index, bank, *norm)),
         ):
             try:
@@ -178,4 +181,4 @@ def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ran, refused = map(int, done.stdout.split())
-    assert (ran, refused) == (9 * 3 * 2 * 6, 9 * 3 * 4 * 4)  # cases, lanes, choices, maps
+    assert (ran, refused) == (9 * 3 * 2 * 9, 9 * 3 * 4 * 7)  # cases, lanes, choices, maps

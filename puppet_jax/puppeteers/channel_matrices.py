@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -30,8 +31,20 @@ class ChannelMatrices(nnx.Module):
         """The matrices, averaged down to these channels; of products the factors are, which comes to the same."""
         if self.rank is None:
             return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
+        left, right = self._averaged(c_out, c_in)
+        return left @ right
+
+    def factors(self, c_out: int, c_in: int) -> tuple[Float[Array, "c_in r"], Float[Array, "r c_out"]]:
+        """Of products, averaged down to these channels: their columns, R = count·rank, side by side."""
+        left, right = self._averaged(c_out, c_in)
+        return jnp.moveaxis(right, 2, 0).reshape(c_in, -1), jnp.swapaxes(left, 1, 2).reshape(-1, c_out)
+
+    def _averaged(
+        self, c_out: int, c_in: int
+    ) -> tuple[Float[Array, "count c_out rank"], Float[Array, "count rank c_in"]]:
+        assert self.rank is not None
         left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
-        return left @ adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
+        return left, adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
 
     def __str__(self) -> str:
         what = "matrices" if self.rank is None else f"products of rank {self.rank}"

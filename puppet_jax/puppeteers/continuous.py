@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,7 +15,8 @@ from puppet_jax.puppeteers.bilinear import combine
 from puppet_jax.puppeteers.channel_matrices import ChannelMatrices
 from puppet_jax.puppeteers.coordinate_network import CoordinateNetwork
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_complexity, check_kernel_shapes
-from puppet_jax.puppeteers.standardise import check_standardisable, scale
+from puppet_jax.puppeteers.standardise import check_standardisable, scale, standard_of_factors
+from puppet_jax.puppets.factored import FactoredBank
 from puppet_jax.schedule import step_size
 
 Conditioning = Literal["depth", "none"]
@@ -97,25 +99,72 @@ class ContinuousPuppeteer(nnx.Module):
             ValueError: ``h`` is not a scalar.
         """
         h = check_complexity(h, "ContinuousPuppeteer")
-        points = self._points(h)
+        kernels = self._made(h, (False,) * len(self.kernel_shapes))
+        return tuple(jnp.transpose(kernel, (3, 2, 0, 1)) for kernel in kernels)
+
+    def bank(
+        self, complexities: Float[Array, " sets"]
+    ) -> tuple[Float[Array, "sets k k c_in c_out"] | FactoredBank, ...]:
+        """The kernels of images of these complexities, of each layer what its convolution takes fewest multiplications
+        with: (S, K, K, C_in, C_out), or their factors."""
+        factored = tuple(map(self._pays, self.kernel_shapes))
+        made = jax.vmap(lambda h: self._made(h, factored))(complexities)
+
+        def of_layer(own, shape, stays):
+            if not stays:
+                return own
+            factor_in, _ = self.matrices.factors(*shape[:2])
+            return FactoredBank(*own, _with_ones(factor_in) if self.standardise else factor_in)
+
+        return tuple(map(of_layer, made, self.kernel_shapes, factored))
+
+    def _pays(self, shape: KernelShape) -> bool:
+        """Whether three convolutions with factors take clearly fewer multiplications than one with the kernel."""
+        if self.matrices.rank is None:
+            return False
+        c_out, c_in, k, _ = shape
+        whole = (4 if k == 3 else k * k) * c_in * c_out  # 3×3: Winograd's filtering
+        return self.matrices.count * self.matrices.rank * (c_in + c_out + k * k) < 0.75 * whole
+
+    def _made(self, h: Float[Array, ""], factored: tuple[bool, ...]) -> list[Any]:
+        """Of each layer the kernel (K, K, C_in, C_out); of one that stays ``factored`` taps and output factor."""
+        sines = self.network.sines(self._points(h))
         # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
         # every image, are made first.
         folded = self.network.hidden < self.matrices.count
-        coefficients = self.network.sines(points) if folded else self.network(points)
+        coefficients = sines @ self.network.coefficients[...]  # left out by the compiler where only sines are used
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a matrix product then writes the kernels in their final order.
-        pooled = {shape[:2]: jnp.swapaxes(self.matrices(*shape[:2]), 1, 2) for shape in self.kernel_shapes}
+        whole = [shape[:2] for shape, stays in zip(self.kernel_shapes, factored, strict=True) if not stays]
+        pooled = {shape: jnp.swapaxes(self.matrices(*shape), 1, 2) for shape in whole}
         if folded:
             pooled = {shape: _plain(self.network.coefficients[...], matrices) for shape, matrices in pooled.items()}
         generate = _standardised if self.standardise else _plain
-        kernels, start = [], 0
-        for c_out, c_in, k, _ in self.kernel_shapes:
-            taps = coefficients[start : start + k * k]
+        made: list[Any] = []
+        start = 0
+        for (c_out, c_in, k, _), stays in zip(self.kernel_shapes, factored, strict=True):
+            own = slice(start, start + k * k)
             start += k * k
-            kernel = generate(taps, pooled[c_out, c_in])
-            kernels.append(jnp.transpose(kernel.reshape(k, k, c_in, c_out), (3, 2, 0, 1)))
-        return tuple(kernels)
+            if stays:
+                taps, factor_out = self._factors(coefficients[own], c_out, c_in)
+                made.append((taps.reshape(k, k, -1), factor_out))
+            else:
+                kernel = generate((sines if folded else coefficients)[own], pooled[c_out, c_in])
+                made.append(kernel.reshape(k, k, c_in, c_out))
+        return made
+
+    def _factors(
+        self, coefficients: Float[Array, "t b"], c_out: int, c_in: int
+    ) -> tuple[Float[Array, "t r"], Float[Array, "r c_out"]]:
+        """What is a kernel's own of its factors, which make it standardised."""
+        taps = jnp.repeat(coefficients, self.matrices.rank or 1, axis=1)
+        factor_in, factor_out = self.matrices.factors(c_out, c_in)
+        if not self.standardise:
+            return taps, factor_out
+        mean, factor = standard_of_factors(taps, factor_in, factor_out)
+        # One more product, of ones, takes the mean away.
+        return _with_ones(taps), jnp.concatenate([factor_out, -mean[None]]) * factor
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -127,6 +176,10 @@ class ContinuousPuppeteer(nnx.Module):
         positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
         s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
         return jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1)
+
+
+def _with_ones(columns: Float[Array, "n r"]) -> Float[Array, "n r_and_one"]:
+    return jnp.pad(columns, ((0, 0), (0, 1)), constant_values=1)
 
 
 def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:

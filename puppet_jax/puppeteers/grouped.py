@@ -1,12 +1,12 @@
 """Continuous puppeteers for layers of very different widths, their sizes solved for from a number of parameters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Real
+from jaxtyping import Array, Float, Real
 
 from puppet_jax.puppeteers.continuous import ContinuousPuppeteer
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape, check_kernel_shapes
@@ -63,9 +63,17 @@ class GroupedPuppeteer(nnx.Module):
         Raises:
             ValueError: ``h`` is not a scalar.
         """
-        of_groups = zip(self.groups, self.parts, strict=True)
-        made = [pair for group, part in of_groups for pair in zip(group, part(h), strict=True)]
-        return tuple(kernel for _, kernel in sorted(made, key=lambda pair: pair[0]))
+        return self._in_order(part(h) for part in self.parts)
+
+    def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
+        """As :meth:`ContinuousPuppeteer.bank`."""
+        return self._in_order(part.bank(complexities) for part in self.parts)
+
+    def _in_order(self, of_parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+        made = [
+            pair for group, part in zip(self.groups, of_parts, strict=True) for pair in zip(group, part, strict=True)
+        ]
+        return tuple(of_layer for _, of_layer in sorted(made, key=lambda pair: pair[0]))
 
 
 def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tuple[tuple[int, ...], dict[str, Any]]]:

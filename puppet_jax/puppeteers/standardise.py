@@ -31,6 +31,23 @@ def scale(variance: Float[Array, " c_out"], fan_in: int) -> Float[Array, " c_out
     return jnp.sqrt(2.0 / fan_in / (variance + _EPSILON))
 
 
+def standard_of_factors(
+    taps: Float[Array, "t r"], factor_in: Float[Array, "c_in r"], factor_out: Float[Array, "r c_out"]
+) -> tuple[Float[Array, " c_out"], Float[Array, " c_out"]]:
+    """Mean and scale by which :func:`standardise` shifts and scales the output channels of the kernel
+    Σ_r factor_in[i, r] taps[t, r] factor_out[r, o], which is not formed.
+
+    The variance is that of what varies over input channels, and of their mean over taps: both sums of squares, so that
+    nothing cancels.
+    """
+    of_taps, of_inputs = jnp.mean(taps, axis=0), jnp.mean(factor_in, axis=0)
+    varying, level = factor_in - of_inputs, taps - of_taps
+    gram = (taps.T @ taps) * (varying.T @ varying) / len(factor_in)
+    gram = (gram + (level.T @ level) * jnp.outer(of_inputs, of_inputs)) / len(taps)
+    variance = jnp.sum((gram @ factor_out) * factor_out, axis=0)
+    return (of_taps * of_inputs) @ factor_out, scale(variance, fan_in=len(taps) * len(factor_in))
+
+
 def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:
     """Raise ``ValueError`` if a kernel has one weight per output channel: with mean 0 it would be 0."""
     for layer, (_, c_in, k, _) in enumerate(kernel_shapes, start=1):

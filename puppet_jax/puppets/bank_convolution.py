@@ -14,6 +14,8 @@ arguments follow from one bilinear rule and one batching rule, and every one of 
 (``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1
 has no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
 
+Three more are the same maps of depthwise convolutions, o = i and a bank k[s, t, i], of which factored kernels are made.
+
 Which program a primitive becomes is looked up in ``LOWERINGS`` by ``default_lowering``.
 """
 
@@ -100,7 +102,7 @@ def _masked(array, index):
 # ---- By taps: a sum over the kernel's taps of matrix products. No patches are formed.
 
 
-def _taps(images, geo):
+def taps_of(images, geo):
     """For each of the K_h K_w taps, the pixels it meets: (B, H, W, C) -> (B, H', W', C), strided slices."""
     (top, bottom), (left, right) = geo.padding
     images = jnp.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -113,7 +115,7 @@ def _taps(images, geo):
 def _back_to_pixels(of_taps, geo, batch, channels):
     """The transpose of ``_taps``: what each tap gives back, summed where the tap took its pixels from."""
     zeros = jnp.zeros((batch, *geo.image, channels), of_taps[0].dtype)
-    (images,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in _taps(x, geo)), zeros)(tuple(of_taps))
+    (images,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in taps_of(x, geo)), zeros)(tuple(of_taps))
     return images
 
 
@@ -123,13 +125,13 @@ def _wide_einsum(equation, left, right):
 
 def _gathered(bank, index):
     kernels = jnp.take(bank, index, axis=0, mode="clip")
-    return jnp.where((index >= 0)[:, None, None, None, None], kernels, jnp.zeros((), bank.dtype))
+    return jnp.where((index >= 0).reshape(-1, *[1] * (bank.ndim - 1)), kernels, jnp.zeros((), bank.dtype))
 
 
 def _gathered_forward(images, index, bank, sets, geo):
     """Kernels gathered for every image; each tap one batched product (H' W', C_in) x (C_in, C_out), B times."""
     kernels = _gathered(bank, index)
-    out = sum(_wide_einsum("bhwi,bio->bhwo", seen, kernels[:, i, j]) for i, j, seen in _taps(images, geo))
+    out = sum(_wide_einsum("bhwi,bio->bhwo", seen, kernels[:, i, j]) for i, j, seen in taps_of(images, geo))
     return out.astype(images.dtype)
 
 
@@ -144,10 +146,34 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     """Each image's own gradient, one product for each tap; summed over a kernel's images by a product: no atomics."""
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
     of_taps = []
-    for *_, seen in _taps(images, geo):
+    for *_, seen in taps_of(images, geo):
         of_images = _wide_einsum("bhwi,bhwo->bio", seen, cotangents)
         of_taps.append(jnp.einsum("bs,bio->sio", own, of_images, precision=lax.Precision.HIGHEST))
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
+
+
+# ---- Depthwise: each channel with taps of its own
+
+
+def _depthwise_forward(images, index, bank, sets, geo):
+    taps = _gathered(bank, index)[:, None, None]
+    return sum(seen * taps[:, :, :, i, j] for i, j, seen in taps_of(images, geo))
+
+
+def _depthwise_image_gradient(cotangents, index, bank, sets, geo):
+    taps = _gathered(bank, index)[:, None, None]
+    places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
+    return _back_to_pixels([cotangents * taps[:, :, :, i, j] for i, j in places], geo, len(index), bank.shape[-1])
+
+
+def _depthwise_kernel_gradient(images, cotangents, index, sets, geo):
+    own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
+    of_images = jnp.stack([_wide_einsum("bhwi,bhwi->bi", seen, cotangents) for *_, seen in taps_of(images, geo)], 1)
+    of_sets = jnp.einsum("bs,bti->sti", own, of_images, precision=lax.Precision.HIGHEST)
+    return of_sets.reshape(sets, *geo.kernel, images.shape[-1]).astype(images.dtype)
+
+
+_DEPTHWISE = (_depthwise_forward, _depthwise_image_gradient, _depthwise_kernel_gradient)
 
 
 # ---- Ragged: images in the order of their kernels; each tap is one ragged product, which reads a kernel once
@@ -173,7 +199,7 @@ def _ragged(left, right, sizes):
 
 def _ragged_forward(images, index, bank, sets, geo):
     order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
-    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in _taps(images[order], geo))
+    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in taps_of(images[order], geo))
     return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(images.dtype)
 
 
@@ -191,7 +217,7 @@ def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
     rows = cotangents[order].reshape(-1, cotangents.shape[-1])
     of_taps = [
         lax.ragged_dot_general(seen.reshape(-1, seen.shape[-1]), rows, sizes, _RAGGED_SUM, preferred_element_type=wide)
-        for *_, seen in _taps(images[order], geo)
+        for *_, seen in taps_of(images[order], geo)
     ]
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
@@ -199,14 +225,15 @@ def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
 # ---- The C++ program (``native/``), on all of XLA's threads: Winograd's filtering for 3×3 at stride 1, else direct
 
 
-def _native(lanes):
+def _native(lanes, depthwise=False):
     """float32; bfloat16 is computed in it, as XLA:CPU does too."""
 
     def of(which):
         def run(left, middle, right, sets, geo):
-            shape = _shape(which, left, middle, right, sets, geo)
+            shape = _shape(which, left, middle, right, sets, geo, depthwise)
             operands = [a if a.ndim == 1 else a.astype(jnp.float32) for a in (left, middle, right)]
-            return native.call(which, operands, shape, geo.stride, geo.padding, lanes).astype(left.dtype)
+            name = native.MAPS[which + 3 * depthwise]
+            return native.call(name, operands, shape, geo.stride, geo.padding, lanes).astype(left.dtype)
 
         return run
 
@@ -237,12 +264,12 @@ def default_lowering(platform: str | None) -> str:
 # ---- The primitives
 
 
-def _shape(which, left, middle, right, sets, geo):
+def _shape(which, left, middle, right, sets, geo, depthwise):
     if which == 0:
         return (left.shape[0], *geo.output, right.shape[-1])
     if which == 1:
-        return (left.shape[0], *geo.image, right.shape[-2])
-    return (sets, *geo.kernel, left.shape[-1], middle.shape[-1])
+        return (left.shape[0], *geo.image, right.shape[-1 if depthwise else -2])
+    return (sets, *geo.kernel, *(() if depthwise else left.shape[-1:]), middle.shape[-1])
 
 
 def compiled(primitive):
@@ -267,13 +294,21 @@ def _shared(which):
     return lambda left, index, bank, sets, geo: _masked(map_of(left, bank[0], geo), index)
 
 
-def _make(which, name):
+def _lowering(which, chosen, sets, depthwise):
+    if depthwise:
+        return _native(native.LANES[chosen], True)[which] if chosen.startswith("native") else _DEPTHWISE[which]
+    return _shared(which) if sets == 1 and not chosen.startswith("native") else LOWERINGS[chosen][which]
+
+
+def _make(which, name, depthwise=False):
     primitive = Primitive(name)
     place = 2 if which == 2 else 1  # of the index among the operands
 
     primitive.def_impl(compiled(primitive))
     primitive.def_abstract_eval(
-        lambda *operands, geometry, sets, lowering: operands[0].update(shape=_shape(which, *operands, sets, geometry))
+        lambda *operands, geometry, sets, lowering: operands[0].update(
+            shape=_shape(which, *operands, sets, geometry, depthwise)
+        )
     )
 
     def lower(platform):
@@ -284,11 +319,10 @@ def _make(which, name):
             native_one = chosen.startswith("native")
             if native_one and platform != "cpu":
                 raise ValueError(f"lowering {chosen!r} is a program for CPUs; on other platforms use None")
-            if native_one:
-                return LOWERINGS[chosen][which](*operands, sets, geometry)
-            # An index beyond the bank is an error in the C++ program; here it means the last kernel, in all three maps.
-            operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
-            return (_shared(which) if sets == 1 else LOWERINGS[chosen][which])(*operands, sets, geometry)
+            if not native_one:
+                # An index beyond the bank is an error in the C++ program; here it means the last kernel, in all maps.
+                operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
+            return _lowering(which, chosen, sets, depthwise)(*operands, sets, geometry)
 
         mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=platform)
 
@@ -327,11 +361,6 @@ def _make(which, name):
     return primitive
 
 
-forward_p, image_gradient_p, kernel_gradient_p = map(
-    _make, range(3), ("puppet_convolution", "puppet_image_gradient", "puppet_kernel_gradient")
-)
-
-
 def _transpose(primitive, *rules):
     """One rule for each operand: its cotangent, from the result's and the other two operands; none for the index."""
 
@@ -345,21 +374,30 @@ def _transpose(primitive, *rules):
     ad.primitive_transposes[primitive] = transpose
 
 
-_transpose(
-    forward_p,
-    lambda ct, index, bank, **static: image_gradient_p.bind(ct, index, bank, **static),
-    None,
-    lambda ct, images, index, **static: kernel_gradient_p.bind(images, ct, index, **static),
-)
-_transpose(
-    image_gradient_p,
-    lambda ct, index, bank, **static: forward_p.bind(ct, index, bank, **static),
-    None,
-    lambda ct, cotangents, index, **static: kernel_gradient_p.bind(ct, cotangents, index, **static),
-)
-_transpose(
-    kernel_gradient_p,
-    lambda ct, cotangents, index, **static: image_gradient_p.bind(cotangents, index, ct, **static),
-    lambda ct, images, index, **static: forward_p.bind(images, index, ct, **static),
-    None,
-)
+def _family(prefix, depthwise=False):
+    """The three maps, each the transpose of another."""
+    names = (f"{prefix}_convolution", f"{prefix}_image_gradient", f"{prefix}_kernel_gradient")
+    forward, image_gradient, kernel_gradient = (_make(i, name, depthwise) for i, name in enumerate(names))
+    _transpose(
+        forward,
+        lambda ct, index, bank, **static: image_gradient.bind(ct, index, bank, **static),
+        None,
+        lambda ct, images, index, **static: kernel_gradient.bind(images, ct, index, **static),
+    )
+    _transpose(
+        image_gradient,
+        lambda ct, index, bank, **static: forward.bind(ct, index, bank, **static),
+        None,
+        lambda ct, cotangents, index, **static: kernel_gradient.bind(ct, cotangents, index, **static),
+    )
+    _transpose(
+        kernel_gradient,
+        lambda ct, cotangents, index, **static: image_gradient.bind(cotangents, index, ct, **static),
+        lambda ct, images, index, **static: forward.bind(images, index, ct, **static),
+        None,
+    )
+    return forward, image_gradient, kernel_gradient
+
+
+forward_p, image_gradient_p, kernel_gradient_p = _family("puppet")
+depthwise_p, depthwise_image_gradient_p, depthwise_kernel_gradient_p = _family("puppet_depthwise", depthwise=True)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import LOWERINGS, Geometry, forward_p
+from puppet_jax.puppets.factored import FactoredBank, convolve_factored
 
 
 class Choice(NamedTuple):
@@ -20,12 +21,12 @@ class Choice(NamedTuple):
 
     Attributes:
         index: of the kernel, the image's own; −1 for none, whose convolution is zero and costs nothing.
-        bank: (S, K_h, K_w, C_in, C_out), shared by a batch: under ``vmap``, map the index only. An index >= S is
-            refused by the C++ program for CPUs when it runs, and is taken for the last kernel elsewhere.
+        bank: (S, K_h, K_w, C_in, C_out) or their factors, shared by a batch: under ``vmap``, map the index only. An
+            index >= S is refused by the C++ program for CPUs when it runs, and is taken for the last kernel elsewhere.
     """
 
     index: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.index, which nothing asks of a Choice
-    bank: Float[Array, "sets k_h k_w c_in c_out"]
+    bank: Float[Array, "sets k_h k_w c_in c_out"] | FactoredBank
 
     def astype(self, dtype: DTypeLike) -> "Choice":
         return Choice(self.index, self.bank.astype(dtype))
@@ -58,6 +59,9 @@ def convolve(
     Raises:
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
+    if isinstance(kernel, Choice) and isinstance(kernel.bank, FactoredBank):
+        geometry = _geometry(image.shape[:2], kernel.bank.shape[1:3], stride, padding)
+        return convolve_factored(image, kernel.index, kernel.bank, geometry, lowering)
     image, index, bank, static = operands_of(
         image, kernel, stride=stride, padding=padding, layout=layout, lowering=lowering
     )
@@ -84,6 +88,7 @@ def operands_of(
         )
     if isinstance(kernel, Choice):
         index, bank = kernel
+        assert not isinstance(bank, FactoredBank)  # whose convolution is several primitives
         if index.ndim != 0 or bank.ndim != 5:
             raise ValueError(
                 "Choice: takes an index () and a bank (S, K_h, K_w, C_in, C_out), got shapes "

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape
 from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.puppets.factored import FactoredBank, whole
 from puppet_jax.puppets.stand_in import stand_in
 
 Apply = Callable[[Any, Array, Any], Any]
@@ -196,7 +197,7 @@ class ForeignPuppet(nnx.Module):
         self,
         images: Float[Array, "b h w c"],
         indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
@@ -301,7 +302,11 @@ def convolution(
         run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
-        taps = kernel.bank[kernel.index] if isinstance(kernel, Choice) else jnp.transpose(kernel, (2, 3, 1, 0))
+        if isinstance(kernel, Choice):
+            (bank,) = whole((kernel.bank,))
+            taps = bank[kernel.index]
+        else:
+            taps = jnp.transpose(kernel, (2, 3, 1, 0))
         taps = taps.astype(inputs.dtype)
         out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
     return out if preferred_element_type is None else out.astype(preferred_element_type)

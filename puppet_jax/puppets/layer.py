@@ -6,6 +6,7 @@ under differentiation, it is its parts.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,12 @@ from jaxtyping import Array, Float
 
 from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import compiled, default_lowering, forward_p
-from puppet_jax.puppets.convolution import Choice, operands_of
+from puppet_jax.puppets.convolution import Choice, convolve, operands_of
+from puppet_jax.puppets.factored import CONVOLVED, FactoredBank
 from puppet_jax.puppets.finish import finish_p
 from puppet_jax.puppets.image_rules import give_rules
 
-_CONVOLVED = "puppet_jax.convolved"
-
-recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED))
+recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
 """``jax.checkpoint`` that keeps the convolutions' results, and recomputes the rest backwards."""
 
 
@@ -59,15 +59,23 @@ def layer(
     Returns:
         the output, and its mean over the map in float32.
     """
+    further: dict[str, Any] = {"groups": math.gcd(len(scale), groups), "relu": relu}
+    if isinstance(kernel, Choice) and isinstance(kernel.bank, FactoredBank):
+        x = x.astype(dtype)
+        y = checkpoint_name(convolve(x, kernel.astype(dtype), stride=stride, lowering=lowering), CONVOLVED)
+        further |= {"residual": residual and y.shape == x.shape, "lowering": lowering}
+        y, mean = finish_p.bind(y[None], kernel.index[None], x[None], scale, shift, **further)
+        return y[0], mean[0]
     image, index, bank, static = operands_of(x, kernel.astype(dtype), stride=stride, lowering=lowering)
     shape = (*static["geometry"].output, bank.shape[-1])
-    static |= {"groups": math.gcd(len(scale), groups), "relu": relu, "residual": residual and shape == x.shape}
-    y, mean = layer_p.bind(image, index, bank, scale, shift, **static)
+    y, mean = layer_p.bind(
+        image, index, bank, scale, shift, **static, **further, residual=residual and shape == x.shape
+    )
     return y[0], mean[0]
 
 
 def _parts(images, index, bank, scale, shift, *, groups, relu, residual, **static):
-    maps = checkpoint_name(forward_p.bind(images, index, bank, **static), _CONVOLVED)
+    maps = checkpoint_name(forward_p.bind(images, index, bank, **static), CONVOLVED)
     more = {"groups": groups, "relu": relu, "residual": residual, "lowering": static["lowering"]}
     return finish_p.bind(maps, index, images, scale, shift, **more)
 

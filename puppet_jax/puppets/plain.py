@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.factored import FactoredBank
 from puppet_jax.puppets.layer import layer, recomputed, stem
 from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.layers import LayerSpec, kernel_shapes, least_size
@@ -107,7 +108,7 @@ class PlainPuppet(LayeredPuppet):
         self,
         images: Float[Array, "b h w c"],
         indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
@@ -117,7 +118,7 @@ class PlainPuppet(LayeredPuppet):
         Args:
             images: float in [0, 1].
             indices: each layer's choice of a kernel for every image.
-            bank: each layer's kernels, (S, K, K, C_in, C_out).
+            bank: each layer's kernels, (S, K, K, C_in, C_out), or their factors.
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers; not used.
             lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.

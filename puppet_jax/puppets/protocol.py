@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppeteers.protocol import Kernels, KernelShape
+from puppet_jax.puppets.factored import FactoredBank
 
 
 @runtime_checkable
@@ -39,7 +40,7 @@ class Puppet(Protocol):
         self,
         images: Float[Array, "b h w c"],
         indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
@@ -49,7 +50,8 @@ class Puppet(Protocol):
         Args:
             images: float in [0, 1].
             indices: each layer's choice of a kernel for every image.
-            bank: each layer's kernels, (S, K, K, C_in, C_out).
+            bank: each layer's kernels, (S, K, K, C_in, C_out), or their factors: an image's own is a
+                :class:`~puppet_jax.puppets.convolution.Choice`.
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers, which random streams are made from.
             lowering: of the convolutions, see :func:`~puppet_jax.puppets.convolution.convolve`.

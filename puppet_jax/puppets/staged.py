@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from puppet_jax.depth_levels import number_of_depths
 from puppet_jax.puppeteers.protocol import Kernels
 from puppet_jax.puppets.convolution import Choice
+from puppet_jax.puppets.factored import FactoredBank
 from puppet_jax.puppets.layer import layer, recomputed, stem
 from puppet_jax.puppets.layered import LayeredPuppet
 from puppet_jax.puppets.pool import pool
@@ -124,7 +125,7 @@ class StagedPuppet(LayeredPuppet):
         self,
         images: Float[Array, "b h w c"],
         indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,

@@ -18,8 +18,9 @@ from puppet_jax.puppets.group_norm import EPSILON
 LANES = {"native": 16, "native_8": 8, "native_4": 4}
 """Lowerings by name, and the floats in their vectors at most; the processor may have shorter ones."""
 
-_MAPS = ("forward", "image_gradient", "kernel_gradient")
-NAMES = (*_MAPS, "layer", "finish", "finish_gradient")
+_OF_CONVOLUTION = ("forward", "image_gradient", "kernel_gradient")
+MAPS = (*_OF_CONVOLUTION, *(f"depthwise_{name}" for name in _OF_CONVOLUTION))
+NAMES = (*MAPS, "layer", "finish", "finish_gradient")
 """Of the programs."""
 
 
@@ -42,10 +43,10 @@ def available() -> bool:
     return True
 
 
-def call(which: int, operands, shape: tuple[int, ...], stride, padding, lanes: int = 16):
-    """One of the three maps (see ``bank_convolution.py``) of float32 operands and an int32 index, with vectors of at
+def call(name: str, operands, shape: tuple[int, ...], stride, padding, lanes: int = 16):
+    """One of ``MAPS`` (see ``bank_convolution.py``) of float32 operands and an int32 index, with vectors of at
     most ``lanes`` floats. An index that is neither −1 nor a place in the bank is an error when the program runs."""
-    run = jax.ffi.ffi_call(f"puppet_jax_{_MAPS[which]}", jax.ShapeDtypeStruct(shape, np.float32))
+    run = jax.ffi.ffi_call(f"puppet_jax_{name}", jax.ShapeDtypeStruct(shape, np.float32))
     return run(*operands, **_geometry(stride, padding, lanes))
 
 

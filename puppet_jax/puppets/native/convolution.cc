@@ -76,6 +76,7 @@ struct Set {
   decltype(&baseline::WinogradForward) winograd_forward;
   decltype(&baseline::TilesAtOnce) tiles_at_once;
   decltype(&baseline::kWinogradGradients[0]) winograd_gradients;
+  decltype(&baseline::Depthwise) depthwise;
   decltype(&baseline::Finish) finish;
   decltype(&baseline::FinishGradient) finish_gradient;
 };
@@ -86,7 +87,8 @@ constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at
 #define SET(n)                                                                                                      \
   Set {                                                                                                             \
     n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel, &n::KernelFromTransform,             \
-        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Finish, &n::FinishGradient \
+        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Depthwise,             \
+        &n::Finish, &n::FinishGradient                                                                              \
   }
 
 // `most` lets tests run the other sets too: the largest number of lanes to use.
@@ -338,6 +340,78 @@ ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank 
   return Correlate(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1});
 }
 
+// Depthwise, forward and the image gradient, as above; banks are (S, K_h, K_w, C).
+ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const Set& set, const Array& images, const Index& index,
+                              const Array& bank, Array& out, bool turned, Pair stride, Pair before, Pair step) {
+  const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
+  const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
+  const int64_t c = y[3], pixels = map.h * map.w, total = taps.h * taps.w;
+  auto found = Choose(index, k[0]);
+  if (!found) return found.error();
+  const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
+  Parallel(pool, x[0], [&](int64_t image) {
+    float* to = out.typed_data() + image * pixels * c;
+    const int64_t s = index.typed_data()[image];
+    if (s < 0 || total == 0) {
+      std::memset(to, 0, pixels * c * sizeof(float));
+      return;
+    }
+    float* padded = Scratch(0, height * width * c + set.lanes);
+    Pad(padded, images.typed_data() + image * size.h * size.w * c, size, c, before, step, 0, height, width);
+    const float* own = bank.typed_data() + s * total * c;
+    if (turned) {
+      float* backwards = Scratch(1, total * c);
+      for (int64_t t = 0; t < total; ++t) std::memcpy(backwards + t * c, own + (total - 1 - t) * c, c * sizeof(float));
+      own = backwards;
+    }
+    set.depthwise(padded, width, c, own, taps, stride, map, nullptr, to);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error DepthwiseForwardHandler(ffi::ThreadPool pool, Array images, Index index, Array bank, ffi::Result<Array> out,
+                                   int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+  return CorrelateDepthwise(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left},
+                            {1, 1});
+}
+
+ffi::Error DepthwiseImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Array bank,
+                                         ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
+                                         int64_t left, int64_t lanes) {
+  const auto k = bank.dimensions();
+  return CorrelateDepthwise(pool, Choose(lanes), cotangents, index, bank, *out, true, {1, 1},
+                            {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
+}
+
+// Each image's own gradient, then their sum over the images of a kernel, in the order of the batch.
+ffi::Error DepthwiseKernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
+                                          ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
+                                          int64_t left, int64_t lanes) {
+  const Set set = Choose(lanes);
+  const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
+  const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{g[1], g[2]}, stride{stride_h, stride_w};
+  const int64_t c = k[3], numbers = taps.h * taps.w * c;
+  auto found = Choose(index, k[0]);
+  if (!found) return found.error();
+  const Chosen& chosen = *found;
+  const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
+  float* of_images = Scratch(2, chosen.images.size() * numbers);
+  Parallel(pool, chosen.images.size(), [&](int64_t i) {
+    const int64_t image = chosen.images[i];
+    float* padded = Scratch(0, height * width * c + set.lanes);
+    Pad(padded, images.typed_data() + image * size.h * size.w * c, size, c, {top, left}, {1, 1}, 0, height, width);
+    set.depthwise(padded, width, c, nullptr, taps, stride, map, cotangents.typed_data() + image * map.h * map.w * c,
+                  of_images + i * numbers);
+  });
+  for (int64_t s = 0; s < static_cast<int64_t>(k[0]); ++s) {
+    float* to = out->typed_data() + s * numbers;
+    std::memset(to, 0, numbers * sizeof(float));
+    for (int64_t i = chosen.begins[s]; i < chosen.begins[s + 1]; ++i)
+      for (int64_t n = 0; n < numbers; ++n) to[n] += of_images[i * numbers + n];
+  }
+  return ffi::Error::Success();
+}
+
 using Vector1 = ffi::Buffer<ffi::F32, 1>;
 using Vectors = ffi::Buffer<ffi::F32, 2>;
 
@@ -543,6 +617,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_forward, DepthwiseForwardHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_image_gradient, DepthwiseImageGradientHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_kernel_gradient, DepthwiseKernelGradientHandler,
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     puppet_jax_layer, LayerHandler,
     WithNormalisation(

@@ -1,0 +1,139 @@
+"""Kernels as sums of products of factors: their convolution, and continuous kernels that are never formed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import close, drawn
+from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
+
+import puppet_jax as pj
+from puppet_jax.bank import make_bank
+from puppet_jax.batch import logits_of_batch
+from puppet_jax.puppets.bank_convolution import Geometry, depthwise_p
+from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.puppets.factored import FactoredBank, joined, whole
+
+
+def diagonal(taps):
+    """The kernels of a depthwise convolution: (…, C) to (…, C, C)."""
+    return taps[..., None] * jnp.eye(taps.shape[-1])
+
+
+def depthwise(image, index, taps, lowering=None):
+    geometry = Geometry(image.shape[:2], (3, 3), (1, 1), ((1, 1), (1, 1)))
+    return depthwise_p.bind(image[None], index[None], taps, geometry=geometry, sets=len(taps), lowering=lowering)[0]
+
+
+@functools.cache
+def plain_transforms():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.float32(rng.standard_normal(shape))  # noqa: E731
+    x, taps = draw(3, 3, 4, 5), draw(2, 3, 3, 5)
+    arguments = x, jnp.array([1, -1, 0]), taps, (draw(*x.shape), draw(*taps.shape))
+
+    def plain(image, index, taps, lowering):
+        return convolve(image, Choice(index, diagonal(taps)), lowering="gathered")
+
+    return arguments, jax.jit(functools.partial(transforms, plain, None))(*arguments)
+
+
+@pytest.mark.parametrize("lowering", [e for e in EVERY_LOWERING if "_" not in str(e) and e != "ragged"])
+def test_every_transformation_of_a_depthwise_convolution(lowering):
+    arguments, expected = plain_transforms()
+    found = jax.jit(functools.partial(transforms, depthwise, lowering))(*arguments)
+    for name in expected:
+        assert close(found[name], expected[name], 1e-4), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
+def test_value_and_gradients_are_those_of_the_whole_kernels(case, lowering):
+    index, sets, _, c_in, c_out, k, stride, padding = case
+    (x, index, _), g, _ = numpy_case(case)
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.float32(rng.standard_normal(shape))  # noqa: E731
+    bank = FactoredBank(draw(sets, *k, 19), draw(sets, 19, c_out), draw(c_in, 19))
+
+    def run(bank_of, lowering):
+        one = functools.partial(convolve, stride=stride, padding=padding, lowering=lowering)
+        batch = lambda x, bank: jax.vmap(one, (0, Choice(0, None)))(x, Choice(index, bank_of(bank)))  # noqa: E731
+        y, back = jax.vjp(batch, x, bank)
+        return y, *jax.tree.leaves(back(g))
+
+    expected = jax.jit(lambda: run(FactoredBank.whole, "gathered"))()
+    assert close(jax.jit(lambda: run(lambda bank: bank, lowering))(), expected, 2e-4)
+
+
+def test_an_index_beyond_the_bank_gives_no_garbage():
+    x, taps = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 3, 3, 3))
+    for lowering in (each for each in ("native", "gathered") if each != "native" or pj.puppets.native.available()):
+        run = jax.jit(lambda index, lowering=lowering: jax.vmap(lambda x, i: depthwise(x, i, taps, lowering))(x, index))
+        if lowering == "native":
+            with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="is no kernel of a bank of 2"):
+                jax.block_until_ready(run(jnp.array([0, 2])))
+        else:
+            assert close(run(jnp.array([0, 2])), run(jnp.array([0, 1])), 1e-6)
+
+
+def test_bfloat16_keeps_its_type():
+    draw = lambda *shape: jax.random.normal(jax.random.key(len(shape)), shape)  # noqa: E731
+    bank, x = FactoredBank(draw(2, 3, 3, 8), draw(2, 8, 6), draw(5, 8)), draw(7, 7, 5)
+    exact = convolve(x, Choice(jnp.int32(1), bank.whole()))
+    found = convolve(x.astype(jnp.bfloat16), Choice(jnp.int32(1), bank.astype(jnp.bfloat16)))
+    assert found.dtype == jnp.bfloat16
+    assert close(found.astype(jnp.float32), exact, 0.03)
+
+
+def test_parts_of_banks():
+    bank = FactoredBank(jnp.arange(5.0).reshape(5, 1, 1, 1), jnp.ones((5, 1, 2)), jnp.ones((3, 1)))
+    assert len(bank) == 5
+    assert close(joined(bank[:2], bank[2:]).whole(), bank.whole(), 0)
+    assert close(joined(bank.whole()[:2], bank.whole()[2:]), bank.whole(), 0)
+    assert close(bank[3:].whole(), bank.whole()[3:], 0)
+
+
+WIDE = [(24, 3, 3, 3), (24, 24, 3, 3), (20, 24, 5, 5), (20, 20, 1, 1)]  # the third is averaged from the widest
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize(
+    ("rank", "basis", "factored"), [(2, 8, (False, True, True, False)), (1, 4, (True,) * 4), (None, 3, (False,) * 4)]
+)
+def test_a_banks_factors_make_the_kernels(rank, basis, factored, standardise):
+    options = {"rank": rank, "basis": basis, "hidden": 6, "standardise": standardise}
+    puppeteer = drawn(lambda: pj.ContinuousPuppeteer(WIDE, **options, rngs=nnx.Rngs(params=3)))
+    complexities = jnp.array([3.0, 6.0])
+    bank = jax.jit(lambda h: make_bank(puppeteer, h).kernels)(complexities)
+    kernels = jax.jit(jax.vmap(puppeteer))(complexities)
+    assert tuple(isinstance(each, FactoredBank) for each in bank) == factored
+    assert close(whole(bank), tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in kernels), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"puppeteer_options": {"basis": 8}},
+        {"puppeteer_options": {"basis": 8}, "measurement": pj.Measure(bin=None)},
+        {"compression": 25},
+    ],
+    ids=str,
+)
+def test_a_model_is_the_same_with_factors_and_without(options, monkeypatch):
+    model = pj.create("puppet_s", width=24, **options, rngs=nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(0), (5, 16, 16, 3)) ** jnp.arange(1, 6).reshape(-1, 1, 1, 1)
+    measured = model.measure(images)
+    graphdef, params = nnx.split(model)
+
+    def run(params):
+        made = nnx.merge(graphdef, params)
+        return jnp.sum(jnp.sin(logits_of_batch(made.puppet, made.puppeteer, made.measurement, images, *measured)))
+
+    found = jax.jit(lambda params: jax.value_and_grad(run)(params))(params)
+    assert any(isinstance(each, FactoredBank) for each in make_bank(model.puppeteer, measured[0]).kernels)
+    monkeypatch.setattr(pj.ContinuousPuppeteer, "_pays", lambda self, shape: False)
+    expected = jax.jit(lambda params: jax.value_and_grad(run)(params))(params)
+    assert close(jax.tree.leaves(found), jax.tree.leaves(expected), 2e-3)
