@@ -60,6 +60,7 @@ def convolve(
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
     if isinstance(kernel, Choice) and isinstance(kernel.bank, FactoredBank):
+        _check_lowering(lowering)
         geometry = _geometry(image.shape[:2], kernel.bank.shape[1:3], stride, padding)
         return convolve_factored(image, kernel.index, kernel.bank, geometry, lowering)
     image, index, bank, static = operands_of(
@@ -80,12 +81,7 @@ def operands_of(
     """What :func:`convolve` gives to the primitive, for batches of one: images, index, bank, and what is static."""
     if layout not in ("OIHW", "HWIO"):
         raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
-    if lowering is not None and lowering not in LOWERINGS:
-        raise ValueError(f"lowering must be None or one of {sorted(LOWERINGS)}, got {lowering!r}")
-    if lowering is not None and lowering.startswith("native") and not native.available():
-        raise ValueError(
-            f"lowering {lowering!r} was not built; install the package where there is a C++ compiler, or use None"
-        )
+    _check_lowering(lowering)
     if isinstance(kernel, Choice):
         index, bank = kernel
         assert not isinstance(bank, FactoredBank)  # whose convolution is several primitives
@@ -111,6 +107,15 @@ def operands_of(
     bank = (kernel[None] if bank is None else bank).astype(dtype)
     static = {"geometry": geometry, "sets": len(bank), "lowering": lowering}
     return image.astype(dtype)[None], index[None].astype(jnp.int32), bank, static
+
+
+def _check_lowering(lowering: str | None) -> None:
+    if lowering is not None and lowering not in LOWERINGS:
+        raise ValueError(f"lowering must be None or one of {sorted(LOWERINGS)}, got {lowering!r}")
+    if lowering is not None and lowering.startswith("native") and not native.available():
+        raise ValueError(
+            f"lowering {lowering!r} was not built; install the package where there is a C++ compiler, or use None"
+        )
 
 
 def _geometry(image, kernel, stride, padding):
