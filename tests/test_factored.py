@@ -81,18 +81,19 @@ def test_an_index_beyond_the_bank_gives_no_garbage():
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_every_platform_has_a_lowering(platform):
-    def gradients(x, index, bank):
+    def gradients(x, index, *parts):
+        bank = FactoredBank(*parts)
         run = lambda x, bank: jax.vmap(convolve, (0, Choice(0, None)))(x, Choice(index, bank))  # noqa: E731
         return jax.grad(lambda x, bank: jnp.sum(run(x, bank) ** 2), (0, 1))(x, bank)
 
-    bank = FactoredBank(jnp.zeros((2, 3, 3, 8)), jnp.zeros((2, 8, 6)), jnp.zeros((5, 8)))
-    traced = jax.jit(gradients).trace(jnp.zeros((4, 7, 7, 5)), jnp.zeros(4, jnp.int32), bank)
+    parts = jnp.zeros((2, 3, 3, 8)), jnp.zeros((2, 8, 6)), jnp.zeros((5, 8))
+    traced = jax.jit(gradients).trace(jnp.zeros((4, 7, 7, 5)), jnp.zeros(4, jnp.int32), *parts)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     native = platform == "cpu" and pj.puppets.native.available()
     assert ("puppet_jax_depthwise_kernel_gradient" in text) == native
     assert native or "stablehlo.dot_general" in text
     with pytest.raises(ValueError, match="lowering must be None or one of"):
-        convolve(jnp.zeros((4, 4, 5)), Choice(jnp.int32(0), bank), lowering="fast")
+        convolve(jnp.zeros((4, 4, 5)), Choice(jnp.int32(0), FactoredBank(*parts)), lowering="fast")
 
 
 def test_bfloat16_keeps_its_type():
