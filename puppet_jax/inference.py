@@ -21,7 +21,6 @@ from puppet_jax.measure import Measure
 from puppet_jax.model import PuppetCNN
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
-from puppet_jax.puppets.factored import FactoredBank, whole
 
 _LARGEST_BATCH = 1024
 
@@ -197,16 +196,10 @@ def _bake(baking: _Baking, graphdef, state) -> Bank:
 
 
 @functools.cache
-def _kernels(platform: str) -> Callable[..., tuple[Array | FactoredBank, ...]]:
+def _kernels(platform: str) -> Callable[..., tuple[Array, ...]]:
     # A program that runs once: with fewer optimisations it is compiled in a third of the time and as fast.
     options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
-
-    def run(baking, graphdef, state):
-        kernels = baking.bank(nnx.merge(graphdef, state)).kernels
-        # Nothing is generated in prediction, and a CPU's program computes a whole layer at once, which factors do not let
-        # it: with 128 channels on 8×8 maps they take 1.4 times as long.
-        return whole(kernels) if platform == "cpu" else kernels
-
+    run = lambda baking, graphdef, state: baking.bank(nnx.merge(graphdef, state)).kernels  # noqa: E731
     return jax.jit(run, static_argnums=0, compiler_options=options)
 
 
