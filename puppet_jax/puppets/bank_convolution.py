@@ -102,7 +102,7 @@ def _masked(array, index):
 # ---- By taps: a sum over the kernel's taps of matrix products. No patches are formed.
 
 
-def taps_of(images, geo):
+def _taps(images, geo):
     """For each of the K_h K_w taps, the pixels it meets: (B, H, W, C) -> (B, H', W', C), strided slices."""
     (top, bottom), (left, right) = geo.padding
     images = jnp.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -115,7 +115,7 @@ def taps_of(images, geo):
 def _back_to_pixels(of_taps, geo, batch, channels):
     """The transpose of ``_taps``: what each tap gives back, summed where the tap took its pixels from."""
     zeros = jnp.zeros((batch, *geo.image, channels), of_taps[0].dtype)
-    (images,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in taps_of(x, geo)), zeros)(tuple(of_taps))
+    (images,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in _taps(x, geo)), zeros)(tuple(of_taps))
     return images
 
 
@@ -131,7 +131,7 @@ def _gathered(bank, index):
 def _gathered_forward(images, index, bank, sets, geo):
     """Kernels gathered for every image; each tap one batched product (H' W', C_in) x (C_in, C_out), B times."""
     kernels = _gathered(bank, index)
-    out = sum(_wide_einsum("bhwi,bio->bhwo", seen, kernels[:, i, j]) for i, j, seen in taps_of(images, geo))
+    out = sum(_wide_einsum("bhwi,bio->bhwo", seen, kernels[:, i, j]) for i, j, seen in _taps(images, geo))
     return out.astype(images.dtype)
 
 
@@ -146,7 +146,7 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     """Each image's own gradient, one product for each tap; summed over a kernel's images by a product: no atomics."""
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
     of_taps = []
-    for *_, seen in taps_of(images, geo):
+    for *_, seen in _taps(images, geo):
         of_images = _wide_einsum("bhwi,bhwo->bio", seen, cotangents)
         of_taps.append(jnp.einsum("bs,bio->sio", own, of_images, precision=lax.Precision.HIGHEST))
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
@@ -155,20 +155,24 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
 # ---- Depthwise: each channel with taps of its own
 
 
+def _wide_taps(bank, index):
+    return _gathered(bank, index)[:, None, None].astype(jnp.promote_types(bank.dtype, jnp.float32))
+
+
 def _depthwise_forward(images, index, bank, sets, geo):
-    taps = _gathered(bank, index)[:, None, None]
-    return sum(seen * taps[:, :, :, i, j] for i, j, seen in taps_of(images, geo))
+    taps = _wide_taps(bank, index)
+    return sum(seen * taps[:, :, :, i, j] for i, j, seen in _taps(images, geo)).astype(images.dtype)
 
 
 def _depthwise_image_gradient(cotangents, index, bank, sets, geo):
-    taps = _gathered(bank, index)[:, None, None]
-    places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
-    return _back_to_pixels([cotangents * taps[:, :, :, i, j] for i, j in places], geo, len(index), bank.shape[-1])
+    taps = _wide_taps(bank, index)
+    of_taps = [cotangents * taps[:, :, :, i, j] for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
+    return _back_to_pixels(of_taps, geo, len(index), bank.shape[-1]).astype(cotangents.dtype)
 
 
 def _depthwise_kernel_gradient(images, cotangents, index, sets, geo):
     own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
-    of_images = jnp.stack([_wide_einsum("bhwi,bhwi->bi", seen, cotangents) for *_, seen in taps_of(images, geo)], 1)
+    of_images = jnp.stack([_wide_einsum("bhwi,bhwi->bi", seen, cotangents) for *_, seen in _taps(images, geo)], 1)
     of_sets = jnp.einsum("bs,bti->sti", own, of_images, precision=lax.Precision.HIGHEST)
     return of_sets.reshape(sets, *geo.kernel, images.shape[-1]).astype(images.dtype)
 
@@ -199,7 +203,7 @@ def _ragged(left, right, sizes):
 
 def _ragged_forward(images, index, bank, sets, geo):
     order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
-    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in taps_of(images[order], geo))
+    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in _taps(images[order], geo))
     return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(images.dtype)
 
 
@@ -217,7 +221,7 @@ def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
     rows = cotangents[order].reshape(-1, cotangents.shape[-1])
     of_taps = [
         lax.ragged_dot_general(seen.reshape(-1, seen.shape[-1]), rows, sizes, _RAGGED_SUM, preferred_element_type=wide)
-        for *_, seen in taps_of(images[order], geo)
+        for *_, seen in _taps(images[order], geo)
     ]
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
