@@ -10,8 +10,8 @@ import reference
 from small import close
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.bank_convolution import LOWERINGS, default_lowering
 from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.puppets.lowerings import LOWERINGS, default_lowering
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 EVERY_LOWERING = [

@@ -13,9 +13,10 @@ from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
 import puppet_jax as pj
 from puppet_jax.bank import make_bank
 from puppet_jax.batch import logits_of_batch
-from puppet_jax.puppets.bank_convolution import Geometry, depthwise_p
+from puppet_jax.puppets.bank_convolution import depthwise_p
 from puppet_jax.puppets.convolution import Choice, convolve
 from puppet_jax.puppets.factored import FactoredBank, joined, whole
+from puppet_jax.puppets.lowerings import Geometry
 
 
 def diagonal(taps):
@@ -94,6 +95,8 @@ def test_every_platform_has_a_lowering(platform):
     assert native or "stablehlo.dot_general" in text
     with pytest.raises(ValueError, match="lowering must be None or one of"):
         convolve(jnp.zeros((4, 4, 5)), Choice(jnp.int32(0), FactoredBank(*parts)), lowering="fast")
+    with pytest.raises(ValueError, match=r"these kernels take \(H, W, 5\)"):
+        convolve(jnp.zeros((4, 4, 6)), Choice(jnp.int32(0), FactoredBank(*parts)))
 
 
 def test_bfloat16_keeps_its_type():

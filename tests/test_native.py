@@ -86,7 +86,7 @@ def test_wider_types_get_plain_convolutions():
 WATCHED = """
 import ctypes, functools, itertools, sys
 import jax, numpy as np
-from puppet_jax.puppets import bank_convolution as maps, finish, native
+from puppet_jax.puppets import bank_convolution as maps, finish, lowerings, native
 from puppet_jax.puppets.layer import layer_p
 
 library = ctypes.CDLL(sys.argv[1])
@@ -110,7 +110,7 @@ cases = [  # image, kernel, stride, padding, channels in and out
 ]
 choices = [[2, -1, 0, 2, 2, 1], [-1] * 6, [0, 3, 0, 0, 0, 0], [-2] * 6, [2**31 - 1] * 6, [-(2**31)] * 6]
 for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cases, native.LANES):
-    geometry = maps.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
+    geometry = lowerings.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
     static = {"geometry": geometry, "sets": 3, "lowering": lowering}
     bank, taps = draw(3, *kernel, c_in, c_out), draw(3, *kernel, c_in)
     groups, same = 2 - c_out % 2, c_in == c_out and image == geometry.output

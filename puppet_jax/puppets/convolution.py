@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.bank_convolution import LOWERINGS, Geometry, forward_p
+from puppet_jax.puppets.bank_convolution import forward_p
 from puppet_jax.puppets.factored import FactoredBank, convolve_factored
+from puppet_jax.puppets.lowerings import LOWERINGS, Geometry
 
 
 class Choice(NamedTuple):
@@ -61,6 +62,8 @@ def convolve(
     """
     if isinstance(kernel, Choice) and isinstance(kernel.bank, FactoredBank):
         _check_lowering(lowering)
+        if image.ndim != 3 or image.shape[2] != kernel.bank.shape[3]:
+            raise ValueError(f"image of shape {image.shape}: these kernels take (H, W, {kernel.bank.shape[3]})")
         geometry = _geometry(image.shape[:2], kernel.bank.shape[1:3], stride, padding)
         return convolve_factored(image, kernel.index, kernel.bank, geometry, lowering)
     image, index, bank, static = operands_of(

@@ -13,7 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.puppets.bank_convolution import Geometry, depthwise_p, forward_p
+from puppet_jax.puppets.bank_convolution import depthwise_p, forward_p
+from puppet_jax.puppets.lowerings import Geometry
 
 CONVOLVED = "puppet_jax.convolved"
 """The name of results that are kept for a layer's gradient."""

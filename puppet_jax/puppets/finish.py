@@ -14,9 +14,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.bank_convolution import compiled, default_lowering
+from puppet_jax.puppets.bank_convolution import compiled
 from puppet_jax.puppets.group_norm import group_norm
 from puppet_jax.puppets.image_rules import give_rules
+from puppet_jax.puppets.lowerings import default_lowering
 
 
 def _finish(maps, index, images, scale, shift, *, groups, relu, residual):

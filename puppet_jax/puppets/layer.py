@@ -17,11 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from puppet_jax.puppets import native
-from puppet_jax.puppets.bank_convolution import compiled, default_lowering, forward_p
+from puppet_jax.puppets.bank_convolution import compiled, forward_p
 from puppet_jax.puppets.convolution import Choice, convolve, operands_of
 from puppet_jax.puppets.factored import CONVOLVED, FactoredBank
 from puppet_jax.puppets.finish import finish_p
 from puppet_jax.puppets.image_rules import give_rules
+from puppet_jax.puppets.lowerings import default_lowering
 
 recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
 """``jax.checkpoint`` that keeps the convolutions' results, and recomputes the rest backwards."""

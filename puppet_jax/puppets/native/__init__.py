@@ -1,7 +1,7 @@
 """The per-sample convolution's CPU programs: ``convolution.cc`` as XLA custom calls (jax.ffi), where it was built.
 
 It is built when the package is installed, if there is a C++ compiler. :func:`available` tells; without it, CPUs get
-XLA's matrix products (``"gathered"`` in ``puppet_jax/puppets/bank_convolution.py``).
+XLA's matrix products (``"gathered"`` in ``puppet_jax/puppets/lowerings.py``).
 """
 
 import ctypes
