@@ -50,6 +50,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         # Seven blocks to skip in either of these, one more a depth from the fourth on: CIFAR-10 asks for 4 to 7. Of
         # the static twin's kernel parameters again about a tenth. As layers that always run reach further along s =
         # l·dl than 1, kernels would turn faster with H than they do in a plain puppet: hence omega_depth.
+        "deep10": Preset(layers=tuple(LayerSpec(64, pool=p) for p in (2, 1, 1, 2, 1, 1, 1, 1, 1, 1))),
+        "deep11": Preset(layers=tuple(LayerSpec(64, pool=p) for p in (2, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1))),
+        "pyramid": Preset(layers=tuple(LayerSpec(w, pool=p) for w, p in zip((64, 64, 64, 64, 128, 128, 128, 128, 256, 256, 256), (2, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1)))),
+        "puppet_deep": Preset(layers=tuple(LayerSpec(96, pool=p) for p in (2, 1, 1, 2, 1, 1, 1, 1, 1, 1))),
+        "deep9": Preset(layers=tuple(LayerSpec(64, pool=p) for p in (2, 1, 2, 1, 1, 2, 1, 1, 1))),
+        "res": Preset(stages=(StageSpec(64, 0), StageSpec(64, 1, stride=2), StageSpec(64, 2, stride=2))),
         "puppet_vgg_s": Preset(
             stages=(StageSpec(32, 2), StageSpec(64, 2, stride=2), StageSpec(128, 3, stride=2)),
             block="convolution",
