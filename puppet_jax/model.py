@@ -170,8 +170,9 @@ def create(
 
     Args:
         name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
-            ``"puppet_s"`` (CIFAR) and ``"puppet_m"`` (twice as wide); or, with stages of growing
-            width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
+            ``"puppet_s"`` (CIFAR), ``"puppet_m"`` (twice as wide) and ``"puppet_deep"`` (ten layers,
+            all of them for every image); or, with stages of growing width and shrinking maps, ``"puppet_vgg_s"`` and
+            ``"puppet_resnet_s"`` (CIFAR).
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
             P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin); or a function of your
             own, ``function(kernel_shapes, rngs=rngs, **puppeteer_options)``, itself or as ``"module:function"``.
@@ -182,7 +183,8 @@ def create(
         compression: the static twin's kernel parameters over the continuous puppeteer's, at least; its basis, rank and
             network are solved for. ``None``: those of the preset, about 10 at its own width.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
-        measurement: which complexity, how finely, and whether depth follows it.
+        measurement: which complexity, how finely, and whether depth follows it; ``None``: in bits, to a quarter of one,
+            depth as the preset says.
         rngs: Flax random streams, for example ``nnx.Rngs(0)``.
 
     Raises:
@@ -211,5 +213,6 @@ def create(
             )
         own = {key: value for key, value in own.items() if key not in SIZES}
         make = functools.partial(continuous_of, compression=compression)
+    measurement = measurement or Measure(depth=preset.depth)
     model = PuppetCNN(make(puppet.kernel_shapes, **{**own, **asked}, rngs=rngs), puppet, measurement)
     return warn_if_larger(model, "create")

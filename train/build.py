@@ -73,8 +73,9 @@ def outline(config: ResolvedConfig, **shape: Any) -> pj.PuppetCNN:
 
 
 def measurement(config: ResolvedConfig) -> dict[str, Any]:
-    """The arguments of :class:`puppet_jax.Measure`; what ``--measurement`` says goes before ``--bin``."""
-    return {"bin": config.bin} | json.loads(config.measurement)
+    """The arguments of :class:`puppet_jax.Measure`: ``--measurement`` goes before ``--bin`` and the preset."""
+    depth = pj.PRESETS[config.preset].depth if config.preset else "complexity"
+    return {"bin": config.bin, "depth": depth} | json.loads(config.measurement)
 
 
 def _check_logits(model: pj.PuppetCNN, images: tuple[int, ...], num_classes: int) -> None:

@@ -147,11 +147,12 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
     of_width = f", {made['width']} channels a layer" if made.get("width") else ""
     net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
+    every = ", all layers for every image" if made["measurement"].get("depth") == "full" else ""
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
     note = f" {about['data_note']}" if about["data_note"] else ""
     text = f"""# {name}
 
-`puppet_jax.load_pretrained("{name}")`: {net}{of_width}, puppeteer `{made["puppeteer"]}`{options}.
+`puppet_jax.load_pretrained("{name}")`: {net}{of_width}{every}, puppeteer `{made["puppeteer"]}`{options}.
 
 - **Task**: {len(about["class_names"])} classes ({", ".join(about["class_names"])}) of images of {height}×{width}
   pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].
