@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 # Okabe and Ito's.
-BLACK, ORANGE, BLUE, GREEN, PINK, GREY = "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#777777"
+BLACK, ORANGE, BLUE, GREEN, GREY = "#000000", "#D55E00", "#0072B2", "#009E73", "#777777"
 
 
 @contextlib.contextmanager

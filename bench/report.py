@@ -6,7 +6,6 @@ result that is not there yet is said to be missing by the template itself.
 
 import dataclasses
 import json
-import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +63,8 @@ def render(folder: Path) -> dict[str, str]:
     """Every page by its path, from the results in a folder."""
     import jinja2
 
+    from puppet_jax import pretrained_info
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -72,7 +73,7 @@ def render(folder: Path) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"table": markdown, "origin": origin, "times": times, "mean": statistics.mean}
+    environment.globals |= {"table": markdown, "origin": origin, "times": times, "pretrained": pretrained_info}
     results = read(folder)
     return {page: environment.get_template(name).render(results=results) for name, page in PAGES.items()}
 
@@ -129,9 +130,7 @@ FILTERS = {
     "thousands": lambda value: f"{value:,}",
     "small": lambda value: value if isinstance(value, str) else f"{value:.0e}",
     "percent": lambda value, digits=1: f"{100 * value:.{digits}f} %",
-    "points": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
-    "kilobytes": lambda value: f"{value / 1e3:,.0f} kB",
     "spread": lambda row: f"{three(row['median'])} ({three(row['low'])} to {three(row['high'])})",
     "of_seeds": lambda line: (
         f"{100 * line['accuracy']:.1f} %"

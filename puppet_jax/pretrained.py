@@ -76,7 +76,8 @@ def load_pretrained(name: str) -> PuppetCNN:
 
 
 def pretrained_info(name: str) -> Mapping[str, Any]:
-    """What the file of a pretrained model says about it: how to create it, classes, data, recipe, accuracy.
+    """What the file of a pretrained model says about it: how to create it, classes, data, recipe, accuracy; ``bytes``
+    is its size.
 
     Raises:
         ValueError: as :func:`load_pretrained`.
@@ -100,7 +101,7 @@ def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = safetensors.numpy.load(content)
         # The header, as the format defines it: its length as eight bytes, then JSON.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        about = json.loads(header[KEY])
+        about = {**json.loads(header[KEY]), "bytes": len(content)}
         good = about["format"] == FORMAT and all(np.isfinite(array).all() for array in unpack(arrays).values())
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(_DAMAGED.format(name, f" ({error})")) from error

@@ -13,7 +13,7 @@ from flax import nnx
 from trained_runs import save_run
 
 from train.__main__ import main
-from train.build import build
+from train.build import build, measurement
 from train.config import Config, resolve
 from train.errors import UserError
 from train.runs import parameters
@@ -41,6 +41,14 @@ def model(saved):
 
 def flat(model):
     return parameters.flat(nnx.state(model, nnx.Param))
+
+
+def test_depth_is_as_the_preset_says_unless_the_measurement_does():
+    def depth(**fields):
+        return measurement(resolve(Config(data="cifar10", **fields)))["depth"]
+
+    assert (depth(), depth(preset="puppet_deep"), depth(model="own_cnn:net")) == ("complexity", "full", "complexity")
+    assert depth(preset="puppet_deep", measurement='{"depth": 3}') == 3
 
 
 def test_a_run_is_opened_as_it_was_saved(run, model):

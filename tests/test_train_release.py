@@ -53,6 +53,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
 
     info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
+    assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", "distilled from `teacher`"):
         assert words in card
