@@ -170,9 +170,8 @@ def create(
 
     Args:
         name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
-            ``"puppet_s"`` (CIFAR), ``"puppet_m"`` (twice as wide) and ``"puppet_deep"`` (ten layers,
-            all of them for every image); or, with stages of growing width and shrinking maps, ``"puppet_vgg_s"`` and
-            ``"puppet_resnet_s"`` (CIFAR).
+            ``"puppet_s"`` (CIFAR) and ``"puppet_m"`` (wider, ten layers, all of them for every image);
+            or, with stages of growing width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
         puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
             P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin); or a function of your
             own, ``function(kernel_shapes, rngs=rngs, **puppeteer_options)``, itself or as ``"module:function"``.

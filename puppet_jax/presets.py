@@ -28,9 +28,8 @@ class Preset:
     depth: DepthRule | int = "complexity"
 
 
-def _plain(width: int) -> tuple[LayerSpec, ...]:
-    """Seven layers, on CIFAR-10 one on maps of 32×32, two on 16×16, four on 8×8."""
-    return tuple(LayerSpec(width, pool=pool) for pool in (2, 1, 2, 1, 1, 1, 1))
+def _plain(width: int, pools: tuple[int, ...]) -> tuple[LayerSpec, ...]:
+    return tuple(LayerSpec(width, pool=pool) for pool in pools)
 
 
 # Depths seen with H in bits: about 2 to 4 on 8×8 digits, 3 to 7 on CIFAR-10.
@@ -40,21 +39,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             layers=(LayerSpec(32), LayerSpec(32, pool=2), LayerSpec(32), LayerSpec(32), LayerSpec(32), LayerSpec(32)),
             puppeteer_options={"continuous": {"basis": 8, "rank": None, "hidden": 32}},
         ),
+        # On CIFAR-10 one layer on maps of 32×32, two on 16×16, four on 8×8.
         "puppet_s": Preset(
-            layers=_plain(64),
+            layers=_plain(64, pools=(2, 1, 2, 1, 1, 1, 1)),
             # A tenth of the static twin's kernel parameters (bench/studies/cifar10.toml).
             puppeteer_options={"continuous": {"basis": 72, "hidden": 32}},
         ),
-        "puppet_m": Preset(
-            layers=_plain(128),
-            # A sixth: accuracy before bytes.
-            puppeteer_options={"continuous": {"basis": 96, "rank": 6, "hidden": 32}},
-        ),
         # More layers store scales and shifts alone: their kernels are samplings of the same function. Depth by
         # complexity would take back what they give (docs/limits.md), and it ends at eight.
-        "puppet_deep": Preset(
-            layers=tuple(LayerSpec(96, pool=pool) for pool in (2, 1, 1, 2, 1, 1, 1, 1, 1, 1)),
-            puppeteer_options={"continuous": {"basis": 48, "hidden": 34}},
+        "puppet_m": Preset(
+            layers=_plain(96, pools=(2, 1, 1, 2, 1, 1, 1, 1, 1, 1)),
+            puppeteer_options={"continuous": {"basis": 96, "rank": 4, "hidden": 48}},
             depth="full",
         ),
         # Seven blocks to skip in either of these, one more a depth from the fourth on: CIFAR-10 asks for 4 to 7. Of

@@ -64,11 +64,11 @@ def test_every_preset_can_be_built_and_counted(preset, name):
 
 
 def test_a_preset_says_whether_depth_follows_complexity_unless_a_measurement_does():
-    shallow, deep = (nnx.eval_shape(lambda n=n: pj.create(n, rngs=nnx.Rngs(0))) for n in ("puppet_s", "puppet_deep"))
+    shallow, deep = (nnx.eval_shape(lambda n=n: pj.create(n, rngs=nnx.Rngs(0))) for n in ("puppet_s", "puppet_m"))
     assert shallow.measurement == pj.Measure()
     assert deep.measurement == pj.Measure(depth="full")
     np.testing.assert_array_equal(deep.measurement.depth_of(np.array([4.0, 7.0]), deep.max_depth), [10, 10])
-    own = nnx.eval_shape(lambda: pj.create("puppet_deep", measurement=pj.Measure(depth=3), rngs=nnx.Rngs(0)))
+    own = nnx.eval_shape(lambda: pj.create("puppet_m", measurement=pj.Measure(depth=3), rngs=nnx.Rngs(0)))
     np.testing.assert_array_equal(own.measurement.depth_of(np.array([4.2, 7.2]), own.max_depth), [7, 10])
 
 
@@ -104,7 +104,7 @@ def test_bad_images_are_refused(images, error, words):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_arguments_of_create_are_refused():
-    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_deep, puppet_m, puppet_res"):
+    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_m, puppet_resnet_s, puppet_s"):
         pj.create("puppet_xxl", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="unknown puppeteer 'static'; there are continuous"):
         pj.create("puppet_s", puppeteer="static", rngs=nnx.Rngs(0))

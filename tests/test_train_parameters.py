@@ -47,8 +47,8 @@ def test_depth_is_as_the_preset_says_unless_the_measurement_does():
     def depth(**fields):
         return measurement(resolve(Config(data="cifar10", **fields)))["depth"]
 
-    assert (depth(), depth(preset="puppet_deep"), depth(model="own_cnn:net")) == ("complexity", "full", "complexity")
-    assert depth(preset="puppet_deep", measurement='{"depth": 3}') == 3
+    assert (depth(), depth(preset="puppet_m"), depth(model="own_cnn:net")) == ("complexity", "full", "complexity")
+    assert depth(preset="puppet_m", measurement='{"depth": 3}') == 3
 
 
 def test_a_run_is_opened_as_it_was_saved(run, model):

@@ -74,8 +74,8 @@ def outline(config: ResolvedConfig, **shape: Any) -> pj.PuppetCNN:
 
 def measurement(config: ResolvedConfig) -> dict[str, Any]:
     """The arguments of :class:`puppet_jax.Measure`: ``--measurement`` goes before ``--bin`` and the preset."""
-    depth = pj.PRESETS[config.preset].depth if config.preset else "complexity"
-    return {"bin": config.bin, "depth": depth} | json.loads(config.measurement)
+    preset = pj.PRESETS.get(config.preset or "")  # none of an unknown name, which create refuses
+    return {"bin": config.bin, "depth": preset.depth if preset else "complexity"} | json.loads(config.measurement)
 
 
 def _check_logits(model: pj.PuppetCNN, images: tuple[int, ...], num_classes: int) -> None:
