@@ -1,4 +1,5 @@
-"""A trained model's accuracy with its numbers stored in fewer bits, computed with in bfloat16, at other depths."""
+"""A trained model's accuracy with its numbers stored in fewer bits, computed with in bfloat16, at other depths; without
+arguments, as ``python -m bench.evaluated``, that of the pretrained models, for bench/results."""
 
 import dataclasses
 import json
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import puppet_jax as pj
+from bench import machine, results_file
 from train.commands import evaluate
 from train.devices import BATCH
 from train.runs import parameters
@@ -21,11 +24,11 @@ from train.steps.step import make_eval_step
 _SHRUNK = np.linspace(0.5, 1.0, 21)
 
 
-def measured(run: Path, shifts: Sequence[int]) -> dict:
+def measured(run: Path | str, shifts: Sequence[int]) -> dict:
     """Of a run, on the images that it was evaluated on: ``bits``, for each number of them bytes and accuracy;
     ``shifts``, for each number of layers added mean depth and accuracy; ``bfloat16``, the accuracy computed in it.
     """
-    trained, split, _ = evaluate.with_images(evaluate.Evaluate(run))
+    trained, split, _ = evaluate.with_images(evaluate.Evaluate(Path(run)))
     model, config = trained.model, trained.config
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -74,5 +77,9 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     return best.reshape(array.shape).astype(np.float32), math.ceil(array.size * bits / 8) + 2 * len(rows)
 
 
-if __name__ == "__main__":
-    print(json.dumps(measured(Path(sys.argv[1]), [int(shift) for shift in sys.argv[2:]])))
+if __name__ == "__main__" and not sys.argv[1:]:
+    models = {name: {"bytes": pj.pretrained_info(name)["bytes"], **measured(name, ())} for name in pj.list_pretrained()}
+    about = {**machine.describe(), "command": "python -m bench.evaluated"}
+    results_file.write(results_file.FOLDER / "pretrained.json", {**about, "models": models})
+elif __name__ == "__main__":
+    print(json.dumps(measured(sys.argv[1], [int(shift) for shift in sys.argv[2:]])))

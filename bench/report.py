@@ -27,7 +27,7 @@ PAGES = {
 # What the templates read.
 RESULTS = (
     *("accuracy_cifar10", "digits", "export", "generators_cifar10", "gpu", "huge_pages", "memory"),
-    *("predict_cifar10", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits", "zoo"),
+    *("predict_cifar10", "pretrained", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits", "zoo"),
 )
 
 
@@ -63,8 +63,6 @@ def render(folder: Path) -> dict[str, str]:
     """Every page by its path, from the results in a folder."""
     import jinja2
 
-    from puppet_jax import pretrained_info
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -73,7 +71,7 @@ def render(folder: Path) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"table": markdown, "origin": origin, "times": times, "pretrained": pretrained_info}
+    environment.globals |= {"table": markdown, "origin": origin, "times": times}
     results = read(folder)
     return {page: environment.get_template(name).render(results=results) for name, page in PAGES.items()}
 
