@@ -180,9 +180,7 @@ def _folder(options: Accuracy, row: Row, seed: int) -> Path:
 def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
     """Take over what a run says of itself. Returns what is told of it."""
     row, seed, folder = job.row, job.seed, _folder(options, job.row, job.seed)
-    # In a process of its own: JAX's threads do not agree with beginning others.
-    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
-    asked = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, check=True)
+    further = _evaluated(folder, row)
     # Runs of the row's old flags would be taken for further seeds.
     current = {_key(row, each) for each in row.seeds}
     for old in [key for key, each in done.items() if each["row"] == row.name and key not in current]:
@@ -197,10 +195,17 @@ def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in (*kept, "train_seconds")},
-        **json.loads(asked.stdout),
+        **further,
         "revision": described["git_revision"],
     }
     return f"{summary['test_accuracy']:.2%}"
+
+
+def _evaluated(folder: Path, row: Row) -> dict:
+    """What ``bench.evaluated`` measures, in a process of its own: JAX's threads do not agree with beginning others."""
+    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, check=True)
+    return json.loads(done.stdout)
 
 
 def _read(output: Path) -> dict[str, dict]:

@@ -79,7 +79,7 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
 
 if __name__ == "__main__" and not sys.argv[1:]:
     models = {name: {"bytes": pj.pretrained_info(name)["bytes"], **measured(name, ())} for name in pj.list_pretrained()}
-    about = {**machine.describe(), "command": "python -m bench.evaluated"}
-    results_file.write(results_file.FOLDER / "pretrained.json", {**about, "models": models})
+    about = {**machine.describe(), "command": "python -m bench.evaluated", "models": models}
+    results_file.write(results_file.FOLDER / "pretrained.json", about)
 elif __name__ == "__main__":
     print(json.dumps(measured(sys.argv[1], [int(shift) for shift in sys.argv[2:]])))

@@ -11,6 +11,7 @@ from flax import nnx
 from trained_runs import save_run
 
 import puppet_jax as pj
+from bench import results_file
 from puppet_jax import pretrained
 from train.__main__ import main
 from train.runs.trained import open_run
@@ -121,6 +122,8 @@ def test_a_damaged_file_is_refused(run, weights, where):
 def test_models_of_the_package_load_and_say_what_they_are():
     for name in pj.list_pretrained():
         info, model = pj.pretrained_info(name), pj.load_pretrained(name)
+        measured = json.loads((results_file.FOLDER / "pretrained.json").read_text())["models"][name]
+        assert (measured["bytes"], measured["bits"]["32"]["accuracy"]) == (info["bytes"], info["accuracy"])
         assert model(np.zeros((*info["image_size"], info["create"]["in_channels"]), np.uint8)).shape == (10,)
         card = (resources.files("puppet_jax") / "weights" / f"{name}.md").read_text()
         assert f"{info['accuracy']:.2%}" in card
