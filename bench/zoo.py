@@ -39,11 +39,7 @@ def without_streams(module: nnx.Module, images: jax.Array, rngs: nnx.Rngs) -> ja
 GROUP = {"batch_norm": "group"}
 MODELS: dict[str, tuple[str, Callable, dict]] = {
     "ResNet-50": ("resnet", lambda m, rngs: m.ResNet(m.ModelConfig.resnet50(10), rngs=rngs), GROUP),
-    "DenseNet-121": (
-        "densenet121",
-        lambda m, rngs: m.DenseNet(m.ModelConfig(10, [6, 12, 24, 16], 32), rngs=rngs),
-        GROUP,
-    ),
+    "DenseNet-121": ("densenet121", lambda m, rngs: m.DenseNet(m.ModelConfig(10, _DENSE, 32), rngs=rngs), GROUP),
     "VGG-19": ("vgg19", lambda m, rngs: m.VGG(m.ModelConfig(10, [2, 2, 4, 4, 4], _VGG_WIDTHS), rngs=rngs), {}),
     "ConvNeXt-T": (
         "convnext",
@@ -53,7 +49,7 @@ MODELS: dict[str, tuple[str, Callable, dict]] = {
     "EfficientNet-B0": ("efficientnet", lambda m, rngs: m.EfficientNet(m.ModelConfig.b0(10), rngs=rngs), GROUP),
     "U-Net": ("unet", lambda m, rngs: m.UNet(m.ModelConfig(in_channels=3), rngs=rngs), {}),
 }
-_VGG_WIDTHS = [64, 128, 256, 512, 512, 512]  # of the last, its classifier
+_DENSE, _VGG_WIDTHS = [6, 12, 24, 16], [64, 128, 256, 512, 512, 512]  # VGG: the last its classifier's
 
 
 def make(name: str) -> tuple[nnx.Module, dict[str, Any]]:
