@@ -16,6 +16,7 @@ from flax import nnx
 import puppet_jax as pj
 from bench import machine, results_file
 from train.commands import evaluate
+from train.data import padded_batches
 from train.devices import BATCH
 from train.runs import parameters
 from train.steps import evaluation
@@ -77,8 +78,18 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     return best.reshape(array.shape).astype(np.float32), math.ceil(array.size * bits / 8) + 2 * len(rows)
 
 
+def mirrored(name: str) -> float:
+    """A pretrained model's accuracy where the logits of an image and of its mirror image are added."""
+    predict, (_, split, _) = pj.compile_predict(pj.load_pretrained(name)), evaluate.with_images(evaluate.Evaluate(name))
+    sums = [predict(each).logits + predict(each[:, :, ::-1]).logits for each in padded_batches(split.images, 256)]
+    return float(np.mean(np.concatenate(sums)[: len(split)].argmax(-1) == split.labels))
+
+
 if __name__ == "__main__" and not sys.argv[1:]:
-    models = {name: {"bytes": pj.pretrained_info(name)["bytes"], **measured(name, ())} for name in pj.list_pretrained()}
+    models = {
+        name: {"bytes": pj.pretrained_info(name)["bytes"], "mirrored": mirrored(name), **measured(name, ())}
+        for name in pj.list_pretrained()
+    }
     about = {**machine.describe(), "command": "python -m bench.evaluated", "models": models}
     results_file.write(results_file.FOLDER / "pretrained.json", about)
 elif __name__ == "__main__":

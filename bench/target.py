@@ -12,26 +12,14 @@ LEAST_TO_GREATEST = (0.0, 1.0)
 
 
 def spread(values: Sequence[float], quantiles: tuple[float, float] = QUARTILES) -> dict:
-    """Median and two quantiles of the rounds' values, and the values.
-
-    Raises:
-        ValueError: no rounds.
-    """
-    if len(values) == 0:
-        raise ValueError("values: expected one round at least")
+    """Median and two quantiles of the rounds' values, and the values."""
     low, median, high = (float(np.quantile(values, q)) for q in (quantiles[0], 0.5, quantiles[1]))
     return {"median": median, "low": low, "high": high, "rounds": [float(each) for each in values]}
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> dict:
-    """The spread of over[i] / under[i]: both of a round were measured seconds apart, under the same conditions.
-
-    Raises:
-        ValueError: no rounds, or not as many of one as of the other.
-    """
-    if len(over) != len(under):
-        raise ValueError(f"ratio: expected as many rounds of both, got {len(over)} and {len(under)}")
-    return spread(np.divide(over, under))
+    """The spread of over[i] / under[i]: both of a round were measured seconds apart, under the same conditions."""
+    return spread([one / other for one, other in zip(over, under, strict=True)])
 
 
 def row(what: str, found: dict, sense: Literal[">=", "<="] | None = None, target: float | None = None) -> dict:
