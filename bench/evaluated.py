@@ -80,7 +80,8 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
 
 def mirrored(name: str) -> float:
     """A pretrained model's accuracy where the logits of an image and of its mirror image are added."""
-    predict, (_, split, _) = pj.compile_predict(pj.load_pretrained(name)), evaluate.with_images(evaluate.Evaluate(name))
+    trained, split, _ = evaluate.with_images(evaluate.Evaluate(Path(name)))
+    predict = pj.compile_predict(trained.model)
     sums = [predict(each).logits + predict(each[:, :, ::-1]).logits for each in padded_batches(split.images, 256)]
     return float(np.mean(np.concatenate(sums)[: len(split)].argmax(-1) == split.labels))
 
