@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ from train.__main__ import main
 from train.commands.train import parse
 from train.config import Config, resolve
 from train.runs import parameters
+from train.runs.run_folder import write_json
 from train.runs.trained import open_run
 from train.steps.loop import plan
 
@@ -121,7 +123,7 @@ def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_learns_from_a_teacher_and_resumes_to_the_bit(run, tmp_path, monkeypatch):
+def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, tmp_path, monkeypatch, capsys):
     set_up(monkeypatch)
     flags = ["--data=digits", "--width=8", "--max-steps=15", "--epochs=2", "--checkpoint-steps=5"]
     for name, more in (("alone", ()), ("taught", ("--teacher", str(run)))):
@@ -130,6 +132,13 @@ def test_a_run_learns_from_a_teacher_and_resumes_to_the_bit(run, tmp_path, monke
     with monkeypatch.context() as patch:
         cut(patch, 7)
         assert main([*flags, "--teacher", str(run), "--out", str(tmp_path / "cut")]) == 143
+    assert main([*flags, "--teacher", str(tmp_path / "cut"), "--out", str(tmp_path / "early")]) == 2
+    assert "this run has not ended" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    about = json.loads((tmp_path / "cut" / "config.json").read_text())
+    write_json(tmp_path / "other" / "config.json", about | {"teacher": open_run(tmp_path / "alone").digest()})
+    assert main(["--resume", str(tmp_path / "other")]) == 2
+    assert "not the model that the run began to learn from" in capsys.readouterr().err
     assert main(["--resume", str(tmp_path / "cut")]) == 0
     assert same_parameters(tmp_path / "cut", tmp_path / "taught")
 

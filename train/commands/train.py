@@ -24,7 +24,7 @@ from train.runs import run_folder, start
 from train.runs.resume import check, check_data
 from train.runs.source import locate
 from train.steps import interrupt
-from train.steps.loop import Diverged, plan, train
+from train.steps.loop import Diverged, Plan, plan, train
 from train.terminal import printable
 
 # How many of the images that cannot be read are named.
@@ -49,7 +49,7 @@ def launch(arguments: list[str] | None) -> int:
             else:
                 config, dataset = prepare(config)
                 planned = plan(config, dataset)
-                with _folder(config, dataset) as folder:
+                with _folder(config, dataset, planned) as folder:
                     summary = train(config, dataset, folder, planned)
     except UserError as error:
         _tell(f"error: {error}")
@@ -90,7 +90,7 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
                 found: dict[str, Any] = {field: str(locate(name).resolve())}
                 config = dataclasses.replace(config, **found)
         return resolve(config)
-    ran, _ = run_folder.described(config.resume)
+    ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
     asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
@@ -115,7 +115,7 @@ def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
         validation_share=config.validation_share,
     )
     if config.resume is not None:
-        check_data(config, dataset, run_folder.described(config.resume)[1])
+        check_data(config, dataset, run_folder.described(config.resume).data)
     if dataset.skipped and devices.is_first():
         shown = "".join(f"\n  {printable(skip.path)}: {printable(skip.reason)}" for skip in dataset.skipped[:SHOWN])
         more = f"\n  and {len(dataset.skipped) - SHOWN} more" if len(dataset.skipped) > SHOWN else ""
@@ -124,7 +124,7 @@ def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
 
 
 @contextlib.contextmanager
-def _folder(config: ResolvedConfig, dataset: data.Dataset) -> Iterator[Path | None]:
+def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Iterator[Path | None]:
     """The run's folder, which no other process then trains in; ``None`` for a process that writes nothing."""
     if not devices.is_first():
         yield None
@@ -132,7 +132,8 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset) -> Iterator[Path | No
         with run_folder.locked(config.resume):
             yield config.resume
     else:
-        with run_folder.created(config, run_folder.describe(config, dataset)) as folder:
+        teacher = planned.teacher and planned.teacher.digest()
+        with run_folder.created(config, run_folder.describe(config, dataset, teacher)) as folder:
             yield folder
 
 

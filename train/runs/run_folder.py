@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -130,8 +130,21 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
 
 
-def described(folder: Path) -> tuple[ResolvedConfig, dict[str, Any]]:
-    """The configuration of the run in a folder, and what identifies its data (empty if it is not told).
+class Described(NamedTuple):
+    """What a run's ``config.json`` says of what it began with.
+
+    Attributes:
+        data: what identifies its data, empty if it is not told.
+        teacher: the digest of the model that it learns from, if it is told.
+    """
+
+    config: ResolvedConfig
+    data: dict[str, Any]
+    teacher: str | None
+
+
+def described(folder: Path) -> Described:
+    """What the run in a folder began with.
 
     Raises:
         UserError: there is none, or not one that this version knows.
@@ -140,7 +153,7 @@ def described(folder: Path) -> tuple[ResolvedConfig, dict[str, Any]]:
     try:
         about = json.loads(path.read_text())
         data = about.get("data")
-        return from_json(about["config"]), data if isinstance(data, dict) else {}
+        return Described(from_json(about["config"]), data if isinstance(data, dict) else {}, about.get("teacher"))
     except FileNotFoundError as error:
         raise UserError(
             f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
@@ -158,12 +171,14 @@ def finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FINAL)
 
 
-def describe(config: ResolvedConfig, dataset: Dataset) -> dict[str, Any]:
-    """Everything that decides a run's numbers: configuration, data, versions, machine, revision."""
+def describe(config: ResolvedConfig, dataset: Dataset, teacher: str | None = None) -> dict[str, Any]:
+    """Everything that decides a run's numbers: configuration, data, the digest of a teacher, versions, machine,
+    revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "data": fingerprint(dataset),
+        "teacher": teacher,
         "skipped_images": len(dataset.skipped),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),

@@ -23,6 +23,7 @@ from train.runs import parameters, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
 from train.runs.start import begin_with
 from train.runs.teacher import teacher_of
+from train.runs.trained import Trained
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import make_optimiser, schedule_of
@@ -49,7 +50,7 @@ class Plan:
 
     mesh: jax.sharding.Mesh
     model: pj.PuppetCNN
-    teacher: pj.PuppetCNN | None
+    teacher: Trained | None
     data: dict[str, Any]
     shape: dict[str, Any]
     steps_per_epoch: int
@@ -123,7 +124,7 @@ def train(
         if config.resume is not None:
             at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
-        teacher, teaching = (None, None) if planned.teacher is None else nnx.split(planned.teacher)
+        teacher, teaching = (None, None) if planned.teacher is None else nnx.split(planned.teacher.model)
         state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
 
         # Run once ahead, so that seconds and images per second do not include compilation.
