@@ -17,7 +17,7 @@ from puppet_jax.named_function import is_function_name, named_function
 from puppet_jax.puppetize import puppetize
 from puppet_jax.stored_dtype import unpack
 
-FORMAT = "puppet-jax model 3"
+FORMAT = "puppet-jax model 4"
 KEY = "puppet_jax"
 """Of all that a file says about its model, as JSON. One key: the format writes several in no fixed order."""
 

@@ -14,7 +14,7 @@ LAYERS = (
     pj.LayerSpec(6, pool=2),
     pj.LayerSpec(8, stride=2),
     pj.LayerSpec(8, kernel_size=1),
-    pj.LayerSpec(4, pool=2, pool_kind="average"),
+    pj.LayerSpec(4, pool=2),
 )
 
 
@@ -52,7 +52,7 @@ def numpy_puppet(puppet, image, kernels, depth):
         y = y + x if y.shape == x.shape else y
         h, w = (n // spec.pool for n in y.shape[:2])
         cells = y[: h * spec.pool, : w * spec.pool].reshape(h, spec.pool, w, spec.pool, -1)
-        y = cells.max((1, 3)) if spec.pool_kind == "max" else cells.mean((1, 3))
+        y = cells.mean((1, 3))
         x = y
     features = np.zeros(8)
     features[: x.shape[2]] = x.mean((0, 1))
@@ -95,6 +95,6 @@ def test_bad_input_is_refused(puppet, kernels, image):
         pj.PlainPuppet((), in_channels=1, num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="num_classes"):
         pj.PlainPuppet(LAYERS, in_channels=1, num_classes=0, rngs=nnx.Rngs(0))
-    for options in ({"width": 0}, {"width": 4, "stride": 0}, {"width": 4, "pool_kind": "sum"}, {"width": 2.5}):
+    for options in ({"width": 0}, {"width": 4, "stride": 0}, {"width": 2.5}):
         with pytest.raises(ValueError, match="LayerSpec"):
             pj.LayerSpec(**options)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 from puppet_jax.puppeteers.protocol import KernelShape
 
@@ -15,27 +14,23 @@ class LayerSpec:
         width: C_out.
         kernel_size: K of the K×K kernel; SAME padding.
         stride: of the convolution.
-        pool: window and stride of the pooling after the layer; 1 for none. Rows and columns that do not fill a
-            window are dropped.
-        pool_kind: ``"max"`` or ``"average"``.
+        pool: window and stride of the average pooling after the layer; 1 for none. Rows and columns that do not fill
+            a window are dropped.
 
     Raises:
-        ValueError: a size below 1 or an unknown ``pool_kind``.
+        ValueError: a size below 1.
     """
 
     width: int
     kernel_size: int = 3
     stride: int = 1
     pool: int = 1
-    pool_kind: Literal["max", "average"] = "max"
 
     def __post_init__(self):
         for name in ("width", "kernel_size", "stride", "pool"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"LayerSpec: {name} must be an integer >= 1, got {value!r}")
-        if self.pool_kind not in ("max", "average"):
-            raise ValueError(f'LayerSpec: pool_kind must be "max" or "average", got {self.pool_kind!r}')
 
 
 def kernel_shapes(layers: Sequence[LayerSpec], in_channels: int) -> tuple[KernelShape, ...]:

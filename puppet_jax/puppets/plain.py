@@ -171,7 +171,7 @@ class PlainPuppet(LayeredPuppet):
             lowering=lowering,
         )
         if spec.pool > 1:
-            y = pool(y, spec.pool, spec.pool_kind)
+            y = pool(y, spec.pool)
             mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
         return y, jnp.pad(mean, (0, self.head[...].shape[0] - len(mean)))
 

@@ -20,7 +20,7 @@ from train.config import ResolvedConfig, from_json
 from train.errors import UserError
 from train.terminal import printable
 
-FORMAT = "puppet-jax parameters 2"
+FORMAT = "puppet-jax parameters 3"
 
 
 def save(path: Path, params: nnx.State, about: dict[str, Any]) -> None:
