@@ -19,7 +19,7 @@ from train.__main__ import main
 from train.commands import train as train_command
 from train.config import Config, resolve
 from train.plots import run_figures
-from train.runs import parameters, run_folder
+from train.runs import parameters, resume, run_folder
 from train.steps import loop
 
 # 14 batches an epoch, 28 steps; with all that a checkpoint has to hold.
@@ -172,7 +172,7 @@ def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys
         assert "--resume" in capsys.readouterr().err
 
 
-def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_done, capsys, monkeypatch):
+def test_a_changed_configuration_version_or_data_set_is_refused_by_the_checkpoint(half_done, capsys, monkeypatch):
     path = half_done / "config.json"
     text = path.read_text()
     written = json.loads(text)
@@ -181,6 +181,10 @@ def test_a_changed_configuration_or_data_set_is_refused_by_the_checkpoint(half_d
     assert main(["--resume", str(half_done)]) == 2
     assert "--learning-rate is 0.005 in the run, got 0.5" in capsys.readouterr().err
     path.write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "FORMAT", "puppet-jax parameters 4")
+        assert main(["--resume", str(half_done)]) == 2
+    assert "of another version of this program (format puppet-jax parameters 3" in capsys.readouterr().err
 
     small = small_digits()
     labels = small.train.labels.copy()

@@ -71,11 +71,10 @@ def check_format(name: str, found: str | None) -> None:
     Raises:
         UserError: says whose it is, as far as that can be told.
     """
-    if found == "puppet-jax parameters 1":
-        raise UserError(f"{name}: written by puppet-jax 0.1.0; use that version, or train again with this one")
     if found != FORMAT:
         said = printable(str(found))[:60]
-        raise UserError(f"{name}: a safetensors file of another program (format {said}, expected {FORMAT})")
+        whose = "version of puppet-jax" if said.startswith(FORMAT.rstrip("0123456789")) else "program"
+        raise UserError(f"{name}: of another {whose} (format {said}, expected {FORMAT}); use that, or train again")
 
 
 def assign(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:

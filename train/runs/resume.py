@@ -12,6 +12,7 @@ from train.config import ResolvedConfig, contradictions, from_json, to_json
 from train.devices import from_first
 from train.errors import UserError
 from train.runs.checkpoint import Checkpoints, fill
+from train.runs.parameters import FORMAT
 from train.steps.step import Tally, TrainState
 
 PLAIN = ("history", "train_seconds", "epoch_seconds")
@@ -66,7 +67,7 @@ def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, a
     parameters, where they have been evaluated."""
     if int(position.tally.bad_step):
         return False
-    about = {"config": to_json(config)} | {name: getattr(position, name) for name in PLAIN}
+    about = {"config": to_json(config), "format": FORMAT} | {name: getattr(position, name) for name in PLAIN}
     # The request to stop was for this process, not for the one that resumes.
     arrays = {"state": position.state, "tally": position.tally._replace(stop=jnp.int32(0))}
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
@@ -93,6 +94,8 @@ def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Positio
     saved, problems = json.loads(text)
     check(from_json(saved["config"]), config)
     try:
+        if saved.get("format") != FORMAT:  # shapes do not tell of a layer that computes something else
+            raise ValueError(f"format {saved.get('format')}, expected {FORMAT}")
         tree = fill({"state": beginning.state, "tally": beginning.tally}, arrays)
     except ValueError as error:
         raise UserError(
