@@ -132,7 +132,7 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
         with run_folder.locked(config.resume):
             yield config.resume
     else:
-        teacher = planned.teacher and planned.teacher.digest()
+        teacher = planned.teacher.digest() if planned.teacher else None
         with run_folder.created(config, run_folder.describe(config, dataset, teacher)) as folder:
             yield folder
 
