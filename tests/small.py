@@ -69,7 +69,6 @@ class Net(nnx.Module):
         return self.head(self.norm(x).mean((1, 2)))
 
 
-# Means, not maxima: in images of few levels several cells are as great, and rounding decides which gets the gradient.
 LAYERS = (pj.LayerSpec(4, stride=2, pool=2), pj.LayerSpec(4))
 STAGES = (pj.StageSpec(4, 2), pj.StageSpec(6, 0, stride=2))
 COMMON = {"in_channels": 2, "num_classes": 3, "norm_groups": 2}
