@@ -1,4 +1,7 @@
-"""CNNs as users of Flax NNX write them, without a thought of puppets: a ResNet-20 and a MobileNet."""
+"""CNNs as users of Flax NNX write them, without a thought of puppets: ResNets and a MobileNet; those at the end of this
+file as ``python -m train --model bench.nets:resnet20`` takes them."""
+
+import functools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,8 +27,8 @@ class BasicBlock(nnx.Module):
 class ResNet(nnx.Module):
     """He et al. 2016, section 4.2; three stages of ``blocks``, 20 layers with three."""
 
-    def __init__(self, num_classes=10, width=16, blocks=3, channels=3, *, rngs):
-        self.stem = nnx.Conv(channels, width, (3, 3), use_bias=False, rngs=rngs)
+    def __init__(self, num_classes=10, width=16, blocks=3, in_channels=3, *, rngs):
+        self.stem = nnx.Conv(in_channels, width, (3, 3), use_bias=False, rngs=rngs)
         self.bn = nnx.BatchNorm(width, rngs=rngs)
         layers, c_in = [], width
         for stage in range(3):
@@ -41,11 +44,6 @@ class ResNet(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(jnp.mean(x, axis=(1, 2)))
-
-
-def resnet20(*, num_classes, in_channels, rngs):
-    """For ``python -m train --model bench.nets:resnet20``."""
-    return ResNet(num_classes, channels=in_channels, rngs=rngs)
 
 
 class InvertedResidual(nnx.Module):
@@ -69,8 +67,8 @@ class InvertedResidual(nnx.Module):
 class MobileNet(nnx.Module):
     """A small MobileNetV2 (Sandler et al. 2018): depthwise and pointwise convolutions, dropout before the head."""
 
-    def __init__(self, num_classes=10, width=8, channels=3, *, rngs):
-        self.stem = nnx.Conv(channels, width, (3, 3), strides=(2, 2), rngs=rngs)
+    def __init__(self, num_classes=10, width=8, in_channels=3, *, rngs):
+        self.stem = nnx.Conv(in_channels, width, (3, 3), strides=(2, 2), rngs=rngs)
         self.features = nnx.Sequential(
             InvertedResidual(width, width, rngs=rngs),
             InvertedResidual(width, width, rngs=rngs),
@@ -86,6 +84,6 @@ class MobileNet(nnx.Module):
         return self.head(self.dropout(x.mean(axis=(1, 2))))
 
 
-def mobilenet(*, num_classes, in_channels, rngs):
-    """For ``python -m train --model bench.nets:mobilenet``."""
-    return MobileNet(num_classes, width=16, channels=in_channels, rngs=rngs)
+resnet8 = functools.partial(ResNet, blocks=1)  # the image classifier of MLPerf Tiny
+resnet20 = functools.partial(ResNet, blocks=3)
+mobilenet = functools.partial(MobileNet, width=16)

@@ -14,8 +14,8 @@ from bench.command import Options
 
 FILE = "puppetize.json"
 NETS: dict[str, Callable] = {
-    "ResNet-20": lambda channels, rngs: nets.ResNet(channels=channels, rngs=rngs),
-    "MobileNet": lambda channels, rngs: nets.MobileNet(width=16, channels=channels, rngs=rngs),
+    "ResNet-20": lambda channels, rngs: nets.resnet20(in_channels=channels, rngs=rngs),
+    "MobileNet": lambda channels, rngs: nets.mobilenet(in_channels=channels, rngs=rngs),
 }
 # About a tenth of ResNet-20's kernel parameters; MobileNet's, depthwise and pointwise, are few to begin with.
 PUPPETEERS = {

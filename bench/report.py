@@ -23,7 +23,6 @@ PAGES = {
     "results.ja.md.j2": "docs/results.ja.md",
 }
 
-
 # What the templates read.
 RESULTS = (
     *("accuracy_cifar10", "digits", "export", "generators_cifar10", "gpu", "huge_pages", "memory"),

@@ -154,7 +154,7 @@ def test_rows_of_a_study_have_flags_that_train_takes(name):
     for row in study.read(study.FOLDER / f"{name}.toml").rows:
         config = parse([*row.arguments, "--seed", "0"])
         assert config.puppeteer == row.puppeteer
-        assert (config.evaluate_on == "test") == (row.part in ("main", "twin", "adapting", "first", "digits"))
+        assert (config.evaluate_on == "test") == (row.part in ("main", "own", "twin", "adapting", "digits"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from test_train_resume import cut, set_up
 from trained_runs import metrics, picture, same_parameters, save_run, small_digits
 
 import puppet_jax as pj
+from bench import evaluated
 from puppet_jax import pretrained
 from train import data
 from train.__main__ import main
@@ -64,6 +65,7 @@ def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsy
     assert codes == [0]
     found = json.loads(capsys.readouterr().out)
     assert found["correct"] == found["reported"]["correct"] == np.sum(expected.argmax(-1) == test.labels)
+    assert evaluated.measured(run, ())["bits"]["32"]["accuracy"] == np.mean(expected.argmax(-1) == test.labels)
     image = picture(tmp_path / "image.png", 3)
     said = answer("predict", run, image, "--json")
     answer("export", run, tmp_path / "file", "--platforms", "cpu")
