@@ -80,6 +80,7 @@ def prepare(folder: Path, size: Size) -> None:
     """Write the case of ``size``: complexities, images, weights, and what the exact path makes of them."""
     import jax
     from flax import nnx
+    from optax.losses import softmax_cross_entropy_with_integer_labels as loss
 
     import puppet_jax as pj
     from bench.peers import weights
@@ -94,8 +95,8 @@ def prepare(folder: Path, size: Size) -> None:
     logits = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
     static_logits = np.asarray(_at_full_depth(twin, images))
     arrays = {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
-    arrays |= {"complexity": np.asarray(complexity(images)), "logits": logits, "loss": _loss(logits, labels)}
-    arrays |= {"static_logits": static_logits, "static_loss": _loss(static_logits, labels)}
+    arrays |= {"complexity": np.asarray(complexity(images)), "logits": logits, "loss": loss(logits, labels).mean()}
+    arrays |= {"static_logits": static_logits, "static_loss": loss(static_logits, labels).mean()}
     arrays |= {f"weight/{name}": array for name, array in exported.items()}
     arrays |= {f"static/{name}": array for name, array in stored.items()}
     # A file that is there is whole: contenders take it as it is.
@@ -117,8 +118,3 @@ def _at_full_depth(model, images):
         return jax.vmap(lambda image: model.puppet(image, kernels, model.max_depth))(images)
 
     return run(model, images.astype(np.float32) / 255.0)
-
-
-def _loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels])

@@ -5,13 +5,13 @@ its neighbours; computed in a forward written for one image, they would be those
 """
 
 import math
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from puppet_jax.puppets.group_norm import group_norm
+from puppet_jax.puppets.finish import finish_p
 from puppet_jax.puppets.stand_in import stand_in
 
 _GROUPS = 8  # of channels; a width that they do not divide uses their greatest common divisor
@@ -23,12 +23,13 @@ def use_running(norm: nnx.BatchNorm) -> None:
     stand_in(norm, _running)
 
 
-def use_groups(norm: nnx.BatchNorm) -> None:
+def use_groups(norm: Any) -> None:
     """From now on a batch normalisation is group normalisation (Wu and He 2018) with its scale, shift and epsilon.
 
     Statistics are an image's own, over groups of channels; over all channels where the map is a single position.
     """
     del norm.mean, norm.var
+    norm.puppet_lowering = None
     stand_in(norm, _groups)
 
 
@@ -44,7 +45,17 @@ def _groups(
     scale = jnp.ones((norm.num_features,), jnp.float32) if norm.scale is None else norm.scale[...]
     shift = jnp.zeros((norm.num_features,), jnp.float32) if norm.bias is None else norm.bias[...]
     positions = math.prod(x.shape[1:-1])
-    groups = math.gcd(norm.num_features, _GROUPS) if positions > 1 else 1
-    one = lambda image: group_norm(image, groups, scale, shift, norm.epsilon)  # noqa: E731
-    y = jax.vmap(one)(x.reshape(len(x), positions, 1, x.shape[-1]).astype(jnp.float32))
+    maps = x.reshape(len(x), positions, 1, x.shape[-1]).astype(jnp.float32)
+    y, _ = finish_p.bind(
+        maps,
+        jnp.zeros(len(maps), jnp.int32),
+        maps,
+        scale.astype(jnp.float32),
+        shift.astype(jnp.float32),
+        groups=math.gcd(norm.num_features, _GROUPS) if positions > 1 else 1,
+        epsilon=norm.epsilon,
+        relu=False,
+        residual=False,
+        lowering=norm.puppet_lowering,
+    )
     return y.reshape(x.shape).astype(norm.dtype or jnp.promote_types(x.dtype, scale.dtype))

@@ -15,13 +15,13 @@ from jax.interpreters import ad, mlir
 
 from puppet_jax.puppets import native
 from puppet_jax.puppets.bank_convolution import compiled
-from puppet_jax.puppets.group_norm import group_norm
+from puppet_jax.puppets.group_norm import EPSILON, group_norm
 from puppet_jax.puppets.image_rules import give_rules
 from puppet_jax.puppets.lowerings import default_lowering
 
 
-def _finish(maps, index, images, scale, shift, *, groups, relu, residual):
-    y = jax.vmap(lambda y: group_norm(y, groups, scale, shift))(maps)
+def _finish(maps, index, images, scale, shift, *, groups, relu, residual, epsilon=EPSILON):
+    y = jax.vmap(lambda y: group_norm(y, groups, scale, shift, epsilon))(maps)
     y = jax.nn.relu(y) if relu else y
     y = y + images if residual else y
     y = jnp.where((index >= 0)[:, None, None, None], y, jnp.zeros((), y.dtype))

@@ -183,6 +183,8 @@ class ForeignPuppet(nnx.Module):
                 module.conv_general_dilated = functools.partial(
                     convolution, kernels[module.kernel.index], lowering=lowering
                 )
+            if "puppet_lowering" in vars(module):
+                module.puppet_lowering = lowering
             if "puppet_gate" in vars(module):
                 module.puppet_depths = lambda: (depth, deepest)
         rngs = None

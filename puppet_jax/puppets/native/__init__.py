@@ -56,16 +56,16 @@ def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: 
     return jax.ffi.ffi_call("puppet_jax_layer", _like(shape, 1))(*operands, **numbers)
 
 
-def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int):
+def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int, epsilon: float = EPSILON):
     """What a layer does after its convolution (see ``finish.py``): its output, and the means over its map."""
-    numbers = {**_numbers(groups, relu, lanes), "residual": np.int64(residual)}
+    numbers = {**_numbers(groups, relu, lanes, epsilon), "residual": np.int64(residual)}
     return jax.ffi.ffi_call("puppet_jax_finish", _like(operands[0].shape, 1))(*operands, **numbers)
 
 
-def finish_gradient(operands, *, groups: int, relu: bool, lanes: int):
+def finish_gradient(operands, *, groups: int, relu: bool, lanes: int, epsilon: float = EPSILON):
     """Its gradient: of the map, and of scale and shift each image's part."""
     run = jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0].shape, 2))
-    return run(*operands, **_numbers(groups, relu, lanes))
+    return run(*operands, **_numbers(groups, relu, lanes, epsilon))
 
 
 def _like(shape: tuple[int, ...], vectors: int):
@@ -74,12 +74,12 @@ def _like(shape: tuple[int, ...], vectors: int):
     return [jax.ShapeDtypeStruct(shape, np.float32), *[vector] * vectors]
 
 
-def _numbers(groups, relu, lanes):
+def _numbers(groups, relu, lanes, epsilon=EPSILON):
     return {
         "groups": np.int64(groups),
         "relu": np.int64(relu),
         "lanes": np.int64(lanes),
-        "epsilon": np.float32(EPSILON),
+        "epsilon": np.float32(epsilon),
     }
 
 
