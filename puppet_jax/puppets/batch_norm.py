@@ -53,7 +53,7 @@ def _groups(
         scale.astype(jnp.float32),
         shift.astype(jnp.float32),
         groups=math.gcd(norm.num_features, _GROUPS) if positions > 1 else 1,
-        epsilon=norm.epsilon,
+        epsilon=float(norm.epsilon),
         relu=False,
         residual=False,
         lowering=norm.puppet_lowering,
