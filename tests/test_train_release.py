@@ -24,6 +24,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
     fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
     fields |= {"puppeteer": "continuous", "teacher": str(folder.parent / "teacher")}
+    fields |= {"start_from": str(folder.parent / "start"), "schedule": "constant"}
     groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, **fields))
     counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
     summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
@@ -56,7 +57,8 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", "distilled from `teacher`"):
+    told = ("75.00%", "Eight by eight pixels.", "Limits", "distilled from `teacher`", "that `start` then had", "constant after")
+    for words in (f"{stored:,} parameters", *told):
         assert words in card
     for text in (card, json.dumps(info)):
         assert str(run.parent) not in text  # nothing of this machine

@@ -148,6 +148,9 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     of_width = f", {made['width']} channels a layer" if made.get("width") else ""
     net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
     every = ", all layers for every image" if made["measurement"].get("depth") == "full" else ""
+    falling = "constant" if recipe["schedule"] == "constant" else f"{recipe['schedule']} decay"
+    # "then": a model may have been released again, by the same name, since.
+    begun = f"; begun with the parameters that `{recipe['start_from']}` then had" if recipe.get("start_from") else ""
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
     note = f" {about['data_note']}" if about["data_note"] else ""
     text = f"""# {name}
@@ -163,9 +166,9 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
 - **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
-  {recipe["learning_rate"]:g}, {recipe["schedule"]} decay after a warm-up of {recipe["warmup"]:.0%}, weight decay
+  {recipe["learning_rate"]:g}, {falling} after a warm-up of {recipe["warmup"]:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
-  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{taught}.
+  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 
