@@ -57,8 +57,8 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    told = ("75.00%", "Eight by eight pixels.", "Limits", "distilled from `teacher`", "that `start` then had", "constant after")
-    for words in (f"{stored:,} parameters", *told):
+    learned = ("distilled from `teacher`", "that `start` then had", "constant after")
+    for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", *learned):
         assert words in card
     for text in (card, json.dumps(info)):
         assert str(run.parent) not in text  # nothing of this machine
