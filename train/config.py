@@ -258,6 +258,13 @@ def to_json(config: Config) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
 
 
+def recipe_of(config: ResolvedConfig) -> dict[str, Any]:
+    """What decides a run's numbers, as plain JSON values without a path; what is ``None`` is left out."""
+    values = {name: value for name, value in to_json(config).items() if name not in FREE and value is not None}
+    named = {name: Path(values[name]).name for name in ("start_from", "teacher") if name in values}
+    return values | named | {"data": config.data_name}
+
+
 def from_json(values: dict[str, Any]) -> ResolvedConfig:
     """The configuration of :func:`to_json`; a field that an older version did not have gets its default.
 

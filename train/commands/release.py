@@ -59,19 +59,13 @@ def run(options: Release) -> int:
     from puppet_jax.stored_dtype import pack, unpack
     from train import atomic_file
     from train.build import measurement
-    from train.config import to_json
+    from train.config import recipe_of
     from train.runs.parameters import flat
     from train.runs.trained import open_run
 
     trained = open_run(folder)
     config, images = trained.config, trained.images()
-    recipe = to_json(config)
-    for of_this_machine in ("data_dir", "out", "resume", "overwrite"):
-        recipe.pop(of_this_machine)
-    recipe["data"] = config.data_name
-    for field in ("start_from", "teacher"):
-        if name := getattr(config, field):
-            recipe[field] = Path(name).name
+    recipe = recipe_of(config)
     made = {
         "puppeteer": config.puppeteer,
         "num_classes": len(images.class_names),
@@ -100,6 +94,7 @@ def run(options: Release) -> int:
         "evaluated_images": summary["test_images"],
         "parameters": summary["parameters"],
         "recipe": recipe,
+        "earlier": [{"digest": each["digest"], "but": _changes(recipe, each["recipe"])} for each in trained.earlier()],
     }
     try:
         arrays = pack(flat(nnx.state(trained.model, nnx.Param)), options.weights)
@@ -133,6 +128,19 @@ def _accuracy(folder: Path, arrays: dict[str, Any], about: dict) -> float:
     return measured(trained.model, split, trained.config.batch_size, trained.config.devices)["accuracy"]
 
 
+def _changes(recipe: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What to update a recipe with to have the other; ``None`` where that has nothing."""
+    both = sorted(recipe.keys() | other.keys())
+    return {name: other.get(name) for name in both if recipe.get(name) != other.get(name)}
+
+
+def _before(run: dict[str, Any]) -> str:
+    """Of a card: what one of the runs before the last had of its own."""
+    but = [f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in run["but"].items()]
+    same = f"the same recipe but for {', '.join(but)}" if but else "the same recipe"
+    return f"\n- **The run before**: {same}. It left the model of SHA-256 `{run['digest'][:16]}`."
+
+
 def _card(name: str, about: dict, summary: dict, size: int) -> str:
     recipe, parameters, made = about["recipe"], about["parameters"], about["create"]
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
@@ -152,6 +160,8 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     # "then": a model may have been released again, by the same name, since.
     begun = f"; begun with the parameters that `{recipe['start_from']}` then had" if recipe.get("start_from") else ""
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
+    of_runs = f"the last of {len(about['earlier']) + 1} runs" if about["earlier"] else "one run"
+    before = "".join(map(_before, about["earlier"]))
     note = f" {about['data_note']}" if about["data_note"] else ""
     text = f"""# {name}
 
@@ -161,14 +171,14 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
   pixels, {made["in_channels"]} channels, uint8 or float in [0, 1].
 - **Data**: `{about["data"]}`.{note}
 - **Accuracy**: {about["accuracy"]:.2%} of {about["evaluated_images"]:,} {about["evaluated_on"]} images, after the last
-  epoch{stored}; seed {recipe["seed"]}, one run.
+  epoch{stored}; seed {recipe["seed"]}, {of_runs}.
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
 - **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, {falling} after a warm-up of {recipe["warmup"]:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
-  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.
+  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 

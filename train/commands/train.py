@@ -133,7 +133,7 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
             yield config.resume
     else:
         teacher = planned.teacher.digest() if planned.teacher else None
-        with run_folder.created(config, run_folder.describe(config, dataset, teacher)) as folder:
+        with run_folder.created(config, run_folder.describe(config, dataset, teacher, planned.earlier)) as folder:
             yield folder
 
 

@@ -42,6 +42,7 @@ def as_run(text: str, name: str) -> dict[str, Any]:
         model = {"num_classes": made["num_classes"], "in_channels": made["in_channels"]}
         model["image_size"] = about["image_size"]
         images = {"size": about["image_size"], "class_names": about["class_names"]}
+        earlier = [run | {"recipe": recipe | run["but"]} for run in about.get("earlier", [])]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{name}: its header is damaged ({type(error).__name__}: {error})") from error
-    return {"config": config, "model": model, "images": images, "released": about}
+    return {"config": config, "model": model, "images": images, "earlier": earlier, "released": about}

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,11 +136,13 @@ class Described(NamedTuple):
     Attributes:
         data: what identifies its data, empty if it is not told.
         teacher: the digest of the model that it learns from, if it is told.
+        earlier: the runs that made the parameters that it began with (:func:`train.runs.start.begin_with`).
     """
 
     config: ResolvedConfig
     data: dict[str, Any]
     teacher: str | None
+    earlier: list[dict[str, Any]]
 
 
 def described(folder: Path) -> Described:
@@ -153,7 +155,8 @@ def described(folder: Path) -> Described:
     try:
         about = json.loads(path.read_text())
         data = about.get("data")
-        return Described(from_json(about["config"]), data if isinstance(data, dict) else {}, about.get("teacher"))
+        data = data if isinstance(data, dict) else {}
+        return Described(from_json(about["config"]), data, about.get("teacher"), about.get("earlier", []))
     except FileNotFoundError as error:
         raise UserError(
             f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
@@ -171,14 +174,17 @@ def finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FINAL)
 
 
-def describe(config: ResolvedConfig, dataset: Dataset, teacher: str | None = None) -> dict[str, Any]:
-    """Everything that decides a run's numbers: configuration, data, the digest of a teacher, versions, machine,
-    revision."""
+def describe(
+    config: ResolvedConfig, dataset: Dataset, teacher: str | None = None, earlier: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Everything that decides a run's numbers: configuration, data, the digest of a teacher, the runs before it,
+    versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "data": fingerprint(dataset),
         "teacher": teacher,
+        "earlier": list(earlier),
         "skipped_images": len(dataset.skipped),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "platform": platform.platform(),

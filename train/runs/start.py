@@ -8,9 +8,9 @@ from flax import nnx
 
 import puppet_jax as pj
 from train.build import outline
-from train.config import OF_MODEL, Config, ResolvedConfig
+from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of
 from train.errors import UserError
-from train.runs import parameters
+from train.runs import parameters, run_folder
 from train.runs.source import locate
 from train.runs.trained import open_run
 
@@ -26,7 +26,7 @@ def defaults(source: Path, asked: Config) -> dict[str, Any]:
     return {field: getattr(config, field) for field in OF_MODEL if field not in named}
 
 
-def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any]) -> None:
+def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any]) -> list[dict[str, Any]]:
     """Put the parameters of the model that ``config.start_from`` names into a new one, in place.
 
     With another number of classes, the parameters whose shape depends on it (the head) stay as they were drawn.
@@ -34,8 +34,13 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any
     Args:
         shape: what the new model is made for (:func:`train.build.build`).
 
+    Returns:
+        the runs that made those parameters, each begun with what the next in the list left: of each the ``digest`` of
+        its model and its ``recipe``.
+
     Raises:
-        UserError: it cannot be opened, is for images of other channels, or does not fit.
+        UserError: it cannot be opened, is for images of other channels, does not fit, or is not what the run that is
+            resumed began with.
     """
     trained = open_run(locate(config.start_from or ""))
     told = trained.about["model"]
@@ -43,6 +48,11 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any
         raise UserError(
             f"--start-from {config.start_from}: a model of images of {told['in_channels']} channels, the data have "
             f"{shape['in_channels']}; convert the images, or train anew"
+        )
+    runs = [{"digest": trained.digest(), "recipe": recipe_of(trained.config)}, *trained.earlier()]
+    if config.resume is not None and runs[:1] != run_folder.described(config.resume).earlier[:1]:
+        raise UserError(
+            f"--start-from {config.start_from}: not the model that the run began with; put that back, or train anew"
         )
     arrays = parameters.flat(nnx.state(trained.model, nnx.Param))
     if told["num_classes"] != shape["num_classes"]:
@@ -56,6 +66,7 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any
         parameters.assign(model, arrays)
     except UserError as error:
         raise UserError(f"--start-from {config.start_from}: {error}") from error
+    return runs
 
 
 def _shapes(model: pj.PuppetCNN) -> dict[str, tuple[int, ...]]:

@@ -77,6 +77,19 @@ class Trained:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def earlier(self) -> list[dict[str, Any]]:
+        """The runs that made the parameters that its run began with (:func:`train.runs.start.begin_with`).
+
+        Raises:
+            UserError: the file does not say it in a usable form.
+        """
+        runs = self.about.get("earlier", [])
+        try:
+            return [{"digest": str(run["digest"]), "recipe": dict(run["recipe"])} for run in runs]
+        except (KeyError, TypeError, ValueError) as error:
+            name = printable(parameters_file(self.folder))
+            raise UserError(f"{name}: damaged, the runs before it are {_short(runs)}") from error
+
     def images(self) -> Images:
         """What images to give it.
 

@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         data: what identifies the data.
         shape: what the model is made for (:func:`train.build.build`).
+        earlier: the runs that made the parameters that it begins with (:func:`train.runs.start.begin_with`).
         began: when, by ``time.perf_counter``.
     """
 
@@ -53,6 +54,7 @@ class Plan:
     teacher: Trained | None
     data: dict[str, Any]
     shape: dict[str, Any]
+    earlier: list[dict[str, Any]]
     steps_per_epoch: int
     total_steps: int
     began: float
@@ -79,9 +81,12 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     *size, channels = dataset.train.images.shape[1:]
     shape = {"num_classes": dataset.num_classes, "in_channels": channels, "image_size": size}
     model = build(config, **shape)
-    if config.start_from is not None and not (config.resume and Checkpoints.there(config.resume)):
-        begin_with(model, config, shape)
-    return Plan(mesh, model, teacher_of(config, shape), fingerprint, shape, steps_per_epoch, total_steps, began)
+    if config.resume is not None and Checkpoints.there(config.resume):
+        earlier = run_folder.described(config.resume).earlier
+    else:
+        earlier = [] if config.start_from is None else begin_with(model, config, shape)
+    teacher = teacher_of(config, shape)
+    return Plan(mesh, model, teacher, fingerprint, shape, earlier, steps_per_epoch, total_steps, began)
 
 
 def train(
@@ -302,6 +307,7 @@ def _save_parameters(
         return
     about = {
         "config": to_json(config),
+        "earlier": planned.earlier,
         "model": planned.shape,
         "images": {"size": planned.shape["image_size"], "class_names": list(dataset.class_names)},
         "epoch": epoch,
