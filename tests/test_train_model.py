@@ -22,7 +22,7 @@ from train.__main__ import main
 from train.commands.train import parse
 from train.config import Config, resolve
 from train.runs import parameters
-from train.runs.run_folder import write_json
+from train.runs.run_folder import described, write_json
 from train.runs.trained import open_run
 from train.steps.loop import plan
 
@@ -143,6 +143,33 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, 
     assert "not the model that the run began to learn from" in capsys.readouterr().err
     assert main(["--resume", str(tmp_path / "cut")]) == 0
     assert same_parameters(tmp_path / "cut", tmp_path / "taught")
+
+
+def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(tmp_path, monkeypatch, capsys):
+    set_up(monkeypatch)
+    first, second, third, card = (tmp_path / name for name in ("first", "second", "third", "of_third.md"))
+    flags = ["--data=digits", "--width=8", "--max-steps=2"]
+    assert main([*flags, "--seed=3", "--out", str(first)]) == 0
+    assert main([*flags, "--start-from", str(first), "--out", str(second)]) == 0
+    assert main(["release", str(second), "--name=of_second", "--out", str(tmp_path)]) == 0
+    released = tmp_path / "of_second.safetensors"
+    assert main([*flags, "--epochs=7", "--start-from", str(released), "--out", str(third)]) == 0
+    assert main(["release", str(third), "--name=of_third", "--out", str(tmp_path)]) == 0
+    for source in (third, card.with_suffix(".safetensors")):
+        before = open_run(source).earlier()
+        assert [run["digest"] for run in before] == [open_run(made).digest() for made in (released, first)]
+        assert [(run["recipe"]["epochs"], run["recipe"]["seed"]) for run in before] == [(30, 0), (30, 3)]
+        assert [run["recipe"].get("start_from") for run in before] == ["first", None]
+    assert described(third).earlier == open_run(third).earlier()
+    told = card.read_text()
+    assert "the last of 3 runs" in told
+    assert told.index("but for epochs 30, start from first.") < told.index("seed 3, start from none.")
+
+    (third / "summary.json").unlink()
+    shutil.rmtree(third / "checkpoints")
+    released.write_bytes(card.with_suffix(".safetensors").read_bytes())
+    assert main(["--resume", str(third)]) == 2
+    assert "not the model that the run began with" in capsys.readouterr().err
 
 
 def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path):
