@@ -150,6 +150,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
         name: "\n".join(f"| {line[name]:g} | {line['images']:,} | {line['accuracy']:.1%} |" for line in lines)
         for name, lines in tables
     }
+    as_float32 = ", as float32" if "weights" in about else ""
     stored = f", as {about['weights']}; {about['float32_accuracy']:.2%} as float32" if "weights" in about else ""
     height, width = about["image_size"]
     options = f" with options `{json.dumps(made['puppeteer_options'])}`" if made["puppeteer_options"] else ""
@@ -182,7 +183,7 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 
-Accuracy of the images of each depth:
+Accuracy of the images of each depth{as_float32}:
 
 | depth | images | accuracy |
 | --- | --- | --- |
@@ -190,7 +191,7 @@ Accuracy of the images of each depth:
 """
     if by["complexity"]:
         text += f"""
-Of each bin of complexity, by its centre in {"nats" if made["measurement"].get("base") == "e" else "bits"}:
+Of each bin of complexity, by its centre in {"nats" if made["measurement"].get("base") == "e" else "bits"}{as_float32}:
 
 | complexity | images | accuracy |
 | --- | --- | --- |
