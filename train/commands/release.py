@@ -136,7 +136,10 @@ def _changes(recipe: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _before(run: dict[str, Any]) -> str:
     """Of a card: what one of the runs before the last had of its own."""
-    but = [f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in run["but"].items()]
+    but = [
+        f"{name.replace('_', ' ')} {'none' if value is None else printable(str(value))}"
+        for name, value in run["but"].items()
+    ]
     same = f"the same recipe but for {', '.join(but)}" if but else "the same recipe"
     return f"\n- **The run before**: {same}. It left the model of SHA-256 `{run['digest'][:16]}`."
 

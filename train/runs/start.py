@@ -50,7 +50,8 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, shape: dict[str, Any
             f"{shape['in_channels']}; convert the images, or train anew"
         )
     runs = [{"digest": trained.digest(), "recipe": recipe_of(trained.config)}, *trained.earlier()]
-    if config.resume is not None and runs[:1] != run_folder.described(config.resume).earlier[:1]:
+    recorded = run_folder.described(config.resume).earlier if config.resume is not None else []
+    if recorded and runs[0]["digest"] != recorded[0]["digest"]:
         raise UserError(
             f"--start-from {config.start_from}: not the model that the run began with; put that back, or train anew"
         )
