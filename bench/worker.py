@@ -4,6 +4,7 @@ Requests and replies are JSON, one a line, on stdin and (a private copy of) stdo
 on a read: its thread pools have nothing to do.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -50,8 +51,7 @@ def set_up(held, label: str, name: str, folder: str, size: dict) -> dict:
 
 def turn(held, label: str, budget_s: float, most: int) -> dict:
     """Times of some calls, one at least; before them, unless a call takes long, one that brings the caches back."""
-    cpu_before = time.process_time()
-    call, times = held[label].call, []
+    cpu_before, call, times = time.process_time(), held[label].call, []
     warm = _timed(call)
     if warm > 2.0:
         times.append(warm)
@@ -67,12 +67,12 @@ def drop(held, label: str) -> dict:
 
 def step_memory(held, label: str) -> dict:
     """Memory of a contender that was set up: XLA's analysis, and the peak of the resident set during two calls."""
-    contender = held[label]
-    reply = {}
+    contender, reply = held[label], {}
     if contender.compiled is not None:
         analysis = contender.compiled().memory_analysis()
         for kind in ("argument", "output", "alias", "temp"):
             reply[f"{kind}_bytes"] = int(getattr(analysis, f"{kind}_size_in_bytes"))
+    ctypes.CDLL(None).malloc_trim(0)  # what the first calls freed and malloc keeps would hide as much of the peak
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     contender.call()
