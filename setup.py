@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-_HERE = Path("puppet_jax/puppets/native")
+_HERE = Path("puppet_jax/convolution/native")
 
 
 def extensions() -> list[Extension]:
@@ -15,7 +15,7 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "puppet_jax.puppets.native._convolution",
+            "puppet_jax.convolution.native._convolution",
             sources=[str(_HERE / "convolution.cc")],
             depends=[str(_HERE / name) for name in ("kernels.inc", "winograd.inc")],
             include_dirs=[str(Path(jaxlib.submodule_search_locations[0]) / "include")],

@@ -6,19 +6,20 @@ Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
 from typing import TYPE_CHECKING, Any
 
 from puppet_jax import puppeteers as _puppeteers
+from puppet_jax._complexity import complexity, entropy, frequency_map
+from puppet_jax._export import export
+from puppet_jax._measure import Measure
+from puppet_jax._model import PuppetCNN, create
+from puppet_jax._predict import Prediction, Predictor, compile_predict
+from puppet_jax._pretrained import list_pretrained, load_pretrained, pretrained_info
+from puppet_jax._schedule import depth, depth_clipped, initial_value, step_size
+from puppet_jax._summary import Summary, summary
+from puppet_jax.any_cnn._foreign import ForeignPuppet
+from puppet_jax.any_cnn._puppetize import puppetize
 from puppet_jax.artifact import LoadedModel, load
-from puppet_jax.complexity import complexity, entropy, frequency_map
-from puppet_jax.export import export
-from puppet_jax.inference import Prediction, Predictor, compile_predict
-from puppet_jax.measure import Measure
-from puppet_jax.model import PuppetCNN, create
-from puppet_jax.presets import PRESETS
-from puppet_jax.pretrained import list_pretrained, load_pretrained, pretrained_info
 from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppetize import puppetize
-from puppet_jax.puppets import ForeignPuppet, LayerSpec, PlainPuppet, StagedPuppet, StageSpec
-from puppet_jax.schedule import depth, depth_clipped, initial_value, step_size
-from puppet_jax.summary import Summary, summary
+from puppet_jax.puppets import LayerSpec, PlainPuppet, StagedPuppet, StageSpec
+from puppet_jax.puppets._presets import PRESETS
 
 if TYPE_CHECKING:
     from puppet_jax.puppeteers import OdePuppeteer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import PUPPETEERS, close, drawn
 
-from puppet_jax.bank import Bank, make_bank
+from puppet_jax._bank import Bank, make_bank
 
 SHAPES = ((4, 2, 3, 3), (6, 4, 1, 1))
 

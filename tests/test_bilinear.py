@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from small import close
 
-from puppet_jax.puppeteers.bilinear import combine, depthwise
+from puppet_jax.puppeteers._bilinear import combine, depthwise
 
 
 def convolve_depthwise(planes, weights):

@@ -9,9 +9,9 @@ import pytest
 import reference
 from small import close
 
-from puppet_jax.puppets import native
-from puppet_jax.puppets.convolution import Choice, convolve
-from puppet_jax.puppets.lowerings import LOWERINGS, default_lowering
+from puppet_jax.convolution import native
+from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution._lowerings import LOWERINGS, default_lowering
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 EVERY_LOWERING = [

@@ -17,7 +17,7 @@ from small import Net, close, drawn, images_of, model_of
 
 import puppet_jax as pj
 from puppet_jax import artifact
-from puppet_jax.exported_program import portable
+from puppet_jax._exported_program import portable
 
 SHAPE = (8, 8, 2)
 NAMES = ("cat", "猫", "a\nb")

@@ -11,12 +11,12 @@ from small import close, drawn
 from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
 
 import puppet_jax as pj
-from puppet_jax.bank import make_bank
-from puppet_jax.batch import logits_of_batch
-from puppet_jax.puppets.bank_convolution import depthwise_p
-from puppet_jax.puppets.convolution import Choice, convolve
-from puppet_jax.puppets.factored import FactoredBank, joined, whole
-from puppet_jax.puppets.lowerings import Geometry
+from puppet_jax._bank import make_bank
+from puppet_jax._batch import logits_of_batch
+from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution._factored import FactoredBank, joined, whole
+from puppet_jax.convolution._lowerings import Geometry
+from puppet_jax.convolution._primitives import depthwise_p
 
 
 def diagonal(taps):

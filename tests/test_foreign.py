@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from puppet_jax.puppets.convolution import Choice
-from puppet_jax.puppets.foreign import convolution
+from puppet_jax.any_cnn._foreign import convolution
+from puppet_jax.convolution._convolve import Choice
 
 # kernel size, groups, C_in, C_out, strides, padding, lhs_dilation, rhs_dilation
 CASES = [

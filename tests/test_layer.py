@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from puppet_jax.puppets import native
-from puppet_jax.puppets.convolution import Choice, convolve
-from puppet_jax.puppets.group_norm import group_norm
-from puppet_jax.puppets.layer import layer
+from puppet_jax.convolution import native
+from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution._group_norm import group_norm
+from puppet_jax.convolution._layer import layer
 
 # batch, image, channels in and out, kernel, stride, groups
 CASES = [

@@ -118,7 +118,7 @@ def test_bad_arguments_of_create_are_refused():
 
 
 def test_a_puppeteer_of_one_s_own():
-    name = "puppet_jax.puppeteers.stored:StoredPuppeteer"
+    name = "puppet_jax.puppeteers._stored:StoredPuppeteer"
     for puppeteer in (name, pj.StoredPuppeteer):
         model = pj.create(
             "puppet_xs", width=8, puppeteer=puppeteer, puppeteer_options={"standardise": False}, rngs=nnx.Rngs(0)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from small import close
 
-from puppet_jax.puppets import native
-from puppet_jax.puppets.convolution import Choice, convolve
+from puppet_jax.convolution import native
+from puppet_jax.convolution._convolve import Choice, convolve
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 
@@ -86,8 +86,8 @@ def test_wider_types_get_plain_convolutions():
 WATCHED = """
 import ctypes, functools, itertools, sys
 import jax, numpy as np
-from puppet_jax.puppets import bank_convolution as maps, finish, lowerings, native
-from puppet_jax.puppets.layer import layer_p
+from puppet_jax.convolution import _finish as finish, _lowerings as lowerings, _primitives as maps, native
+from puppet_jax.convolution._layer import layer_p
 
 library = ctypes.CDLL(sys.argv[1])
 for name in native.NAMES:

@@ -7,7 +7,7 @@ from flax import nnx
 from small import close, drawn
 
 import puppet_jax as pj
-from puppet_jax.puppets.layers import least_size
+from puppet_jax.puppets._layers import least_size
 
 LAYERS = (
     pj.LayerSpec(6, kernel_size=5),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from puppet_jax.puppeteers.pooling import adaptive_average
-from puppet_jax.puppets.pool import pool
+from puppet_jax.puppeteers._pooling import adaptive_average
+from puppet_jax.puppets._pool import pool
 
 
 @pytest.mark.parametrize("window", [2, 3])

@@ -12,7 +12,7 @@ from hypothesis import given
 from small import close, drawn
 
 import puppet_jax as pj
-from puppet_jax.depth_levels import levels_of, number_of_depths
+from puppet_jax.any_cnn._depth_levels import levels_of, number_of_depths
 
 STAGES = (pj.StageSpec(4, 2), pj.StageSpec(8, 0, stride=2, kernel_size=1), pj.StageSpec(8, 2, stride=2))
 LEVELS = {  # of the four blocks that may be skipped, at four depths

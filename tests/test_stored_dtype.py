@@ -7,7 +7,7 @@ from trained_runs import small_digits
 
 import puppet_jax as pj
 from puppet_jax import pretrained
-from puppet_jax.stored_dtype import SCALES, pack, unpack
+from puppet_jax._stored_dtype import SCALES, pack, unpack
 from train import data
 from train.__main__ import main
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.named_function import named_function
+from puppet_jax._named_function import named_function
 from train.config import ResolvedConfig
 from train.errors import UserError
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import puppet_jax as pj
-from puppet_jax.model import PUPPETEERS
-from puppet_jax.named_function import is_function_name
+from puppet_jax._model import PUPPETEERS
+from puppet_jax._named_function import is_function_name
 from train.errors import UserError
 
 

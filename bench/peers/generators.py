@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from puppet_jax.puppeteers.standardise import standardise
+from puppet_jax.puppeteers._standardise import standardise
 
 
 class Separable(nnx.Module):

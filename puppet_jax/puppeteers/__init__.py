@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from puppet_jax.puppeteers.continuous import ContinuousPuppeteer
-from puppet_jax.puppeteers.protocol import Kernels, KernelShape, Puppeteer
-from puppet_jax.puppeteers.stored import StoredPuppeteer
+from puppet_jax.puppeteers._base import Kernels, KernelShape, Puppeteer
+from puppet_jax.puppeteers._continuous import ContinuousPuppeteer
+from puppet_jax.puppeteers._stored import StoredPuppeteer
 
 if TYPE_CHECKING:
-    from puppet_jax.puppeteers.ode import OdePuppeteer
+    from puppet_jax.puppeteers._ode import OdePuppeteer
 
 __all__ = [
     "ContinuousPuppeteer",
@@ -22,7 +22,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Imported at its first use: diffrax takes a third of the time that importing the package would.
     if name == "OdePuppeteer":
-        from puppet_jax.puppeteers.ode import OdePuppeteer
+        from puppet_jax.puppeteers._ode import OdePuppeteer
 
         return OdePuppeteer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,9 @@
 """Puppets: the CNNs that generated kernels drive. Written for one image, its own kernels and its own depth."""
 
-from puppet_jax.puppets.foreign import ForeignPuppet
-from puppet_jax.puppets.layers import LayerSpec
-from puppet_jax.puppets.plain import PlainPuppet
-from puppet_jax.puppets.protocol import Puppet
-from puppet_jax.puppets.staged import StagedPuppet
-from puppet_jax.puppets.stages import StageSpec
+from puppet_jax.puppets._base import Puppet
+from puppet_jax.puppets._layers import LayerSpec
+from puppet_jax.puppets._plain import PlainPuppet
+from puppet_jax.puppets._staged import StagedPuppet
+from puppet_jax.puppets._stages import StageSpec
 
-__all__ = ["ForeignPuppet", "LayerSpec", "PlainPuppet", "Puppet", "StageSpec", "StagedPuppet"]
+__all__ = ["LayerSpec", "PlainPuppet", "Puppet", "StageSpec", "StagedPuppet"]

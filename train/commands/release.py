@@ -54,9 +54,9 @@ def run(options: Release) -> int:
     import safetensors.numpy
     from flax import nnx
 
-    from puppet_jax.presets import PRESETS
-    from puppet_jax.pretrained import FORMAT, KEY
-    from puppet_jax.stored_dtype import pack, unpack
+    from puppet_jax._pretrained import FORMAT, KEY
+    from puppet_jax._stored_dtype import pack, unpack
+    from puppet_jax.puppets._presets import PRESETS
     from train import atomic_file
     from train.build import measurement
     from train.config import recipe_of

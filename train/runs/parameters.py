@@ -12,8 +12,8 @@ import safetensors.numpy
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.pretrained import parameter_name
-from puppet_jax.stored_dtype import unpack
+from puppet_jax._pretrained import parameter_name
+from puppet_jax._stored_dtype import unpack
 from train import atomic_file
 from train.build import build
 from train.config import ResolvedConfig, from_json

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from puppet_jax.pretrained import FORMAT, KEY
+from puppet_jax._pretrained import FORMAT, KEY
 from train.config import Config
 from train.errors import UserError
 from train.runs.reading import parse_object

@@ -18,8 +18,8 @@ import safetensors
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax.named_function import is_function_name, named_function
-from puppet_jax.stored_dtype import SCALES
+from puppet_jax._named_function import is_function_name, named_function
+from puppet_jax._stored_dtype import SCALES
 from train.build import build, outline
 from train.config import ResolvedConfig, from_json
 from train.errors import UserError

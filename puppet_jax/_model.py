@@ -1,0 +1,217 @@
+"""PuppetCNN: complexity, puppeteer and puppet wired together; and ``create``, which makes one from a preset."""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax import puppeteers
+from puppet_jax._batch import logits_of_batch
+from puppet_jax._images import check_images
+from puppet_jax._measure import Measure
+from puppet_jax._mesh import of_any_mesh
+from puppet_jax._named_function import is_function_name, named_function
+from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
+from puppet_jax.puppeteers._base import KernelShape
+from puppet_jax.puppeteers._grouped import SIZES, GroupedPuppeteer
+from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
+from puppet_jax.puppets._presets import PRESETS
+
+
+def _ode(*shapes: Any, **options: Any) -> Puppeteer:
+    return puppeteers.OdePuppeteer(*shapes, **options)
+
+
+PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
+    "continuous": ContinuousPuppeteer,
+    "ode": _ode,
+    "printed": functools.partial(_ode, initial="constant", standardise=False),
+    "stored": StoredPuppeteer,
+}
+
+
+def puppeteer_of(puppeteer: str | Callable[..., Puppeteer], caller: str) -> Callable[..., Puppeteer]:
+    """What makes a puppeteer: the function given, or the one of that name; ``ValueError`` for an unknown name."""
+    if not isinstance(puppeteer, str):
+        return puppeteer
+    if is_function_name(puppeteer):
+        return named_function(puppeteer)
+    if puppeteer not in PUPPETEERS:
+        raise ValueError(f"{caller}: unknown puppeteer {puppeteer!r}; there are {', '.join(sorted(PUPPETEERS))}")
+    return PUPPETEERS[puppeteer]
+
+
+class PuppetCNN(nnx.Module):
+    """A CNN whose kernels and depth are made for each image from its complexity.
+
+    Args:
+        puppeteer: the source of kernels, made for ``puppet.kernel_shapes``.
+        puppet: the CNN that the kernels drive.
+        measurement: which complexity, how finely, and whether depth follows it; the default is :class:`Measure`'s.
+
+    Raises:
+        ValueError: the two disagree about the kernels' shapes.
+    """
+
+    def __init__(self, puppeteer: Puppeteer, puppet: Puppet, measurement: Measure | None = None):
+        if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
+            raise ValueError(
+                f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "
+                f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
+            )
+        self.measurement = measurement or Measure()
+        self.puppeteer = puppeteer
+        self.puppet = puppet
+
+    @property
+    def max_depth(self) -> int:
+        """D_max, the greatest depth: a plain puppet's number of layers."""
+        return self.puppet.max_depth
+
+    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Any:
+        """Logits, or whatever else a puppetized module returns.
+
+        Each image gets its own kernels and depth; no image influences another's logits. Works eagerly (compiled once
+        a shape), under ``jit``, ``grad`` and ``vmap``.
+
+        Args:
+            images: one image ``(H, W, C)`` or a batch ``(B, H, W, C)``; uint8, or float in [0, 1].
+
+        Returns:
+            float32 logits ``(num_classes,)`` or ``(B, num_classes)``. Of a puppetized module arrays of any shape, in
+            the tree that it returns: ``(…)`` or ``(B, …)``, floats in float32.
+
+        Raises:
+            TypeError: the dtype is neither uint8 nor floating.
+            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
+                channels than the model's, or an image smaller than its strides allow.
+        """
+        checked = self._check(images, "PuppetCNN")
+        batch = checked if checked.ndim == 4 else checked[None]
+        logits = of_any_mesh(_logits, *nnx.split(self), images=batch, batch_axes=1)
+        self.puppet.advance()
+        return logits if checked.ndim == 4 else jax.tree.map(lambda rows: rows[0], logits)
+
+    def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
+        """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
+
+        Complexity is in bits, or nats if ``measurement`` says so, and that of the bin's centre unless ``bin`` is None.
+
+        Raises:
+            TypeError, ValueError: as for a call.
+        """
+        checked = self._check(images, "PuppetCNN.measure")
+        run = functools.partial(self.measurement, max_depth=self.max_depth)
+        return of_any_mesh(run, images=checked, batch_axes=checked.ndim - 3)
+
+    def _check(self, images: Any, caller: str) -> Array:
+        images = check_images(images, caller)
+        if images.ndim > 4:
+            raise ValueError(
+                f"{caller}: images must be one image (H, W, C) or a batch (B, H, W, C), got shape {images.shape}; "
+                "for more batch axes use jax.vmap(model)"
+            )
+        return images
+
+
+@jax.jit  # a graph is a pytree without leaves: compared, where a static argument would have to be hashable
+def _logits(graphdef, state, images):
+    model = nnx.merge(graphdef, state)
+    model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
+    h, d = model.measure(images)
+    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, h, d)
+
+
+def continuous_of(
+    kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any
+) -> Puppeteer:
+    """The continuous puppeteer, of the sizes in ``options``, or where these name none of a ``compression``-th of the
+    kernels' parameters."""
+    if not set(options).isdisjoint(SIZES):
+        return ContinuousPuppeteer(kernel_shapes, **options, rngs=rngs)
+    return GroupedPuppeteer(kernel_shapes, compression=compression, **options, rngs=rngs)
+
+
+def warn_if_larger(model: PuppetCNN, caller: str) -> PuppetCNN:
+    """The model; with a warning if more is stored for its kernels than they have parameters."""
+    stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model.puppeteer, nnx.Param)))
+    kernels = sum(map(math.prod, model.puppet.kernel_shapes))
+    if stored > kernels:
+        warnings.warn(
+            f"{caller}: the puppeteer stores {stored:,} parameters for kernels that have {kernels:,}; choose smaller "
+            "puppeteer_options, or leave basis, rank and hidden to compression=10",
+            stacklevel=3,
+        )
+    return model
+
+
+def create(
+    name: str,
+    *,
+    puppeteer: str | Callable[..., Puppeteer] = "continuous",
+    num_classes: int = 10,
+    in_channels: int = 3,
+    dtype: DTypeLike = jnp.float32,
+    width: int | None = None,
+    compression: float | int | None = None,
+    puppeteer_options: Mapping | None = None,
+    measurement: Measure | None = None,
+    rngs: nnx.Rngs,
+) -> PuppetCNN:
+    """A model from a named preset.
+
+    Args:
+        name: of the preset, a key of ``PRESETS``: ``"puppet_xs"`` (small grey images, minutes on two cores),
+            ``"puppet_s"`` (CIFAR) and ``"puppet_m"`` (wider, ten layers, all of them for every image);
+            or, with stages of growing width and shrinking maps, ``"puppet_vgg_s"`` and ``"puppet_resnet_s"`` (CIFAR).
+        puppeteer: ``"continuous"`` (recommended), ``"ode"``, ``"printed"`` (the ODE as the paper prints it: constant
+            P0, kernels not standardised) or ``"stored"`` (one kernel a layer: the static twin); or a function of your
+            own, ``function(kernel_shapes, rngs=rngs, **puppeteer_options)``, itself or as ``"module:function"``.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        dtype: compute type of the convolutions, float32 or bfloat16.
+        width: C_out of every layer, instead of the preset's; in stages of the first one, the others in proportion.
+        compression: the static twin's kernel parameters over the continuous puppeteer's, at least; its basis, rank and
+            network are solved for. ``None``: those of the preset, about 10 at its own width.
+        puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
+        measurement: which complexity, how finely, and whether depth follows it; ``None``: in bits, to a quarter of one,
+            depth as the preset says.
+        rngs: Flax random streams, for example ``nnx.Rngs(0)``.
+
+    Raises:
+        ValueError: an unknown preset or puppeteer, an option that the puppeteer refuses, or ``compression`` for another
+            puppeteer than the continuous one or beside sizes in ``puppeteer_options``.
+        TypeError: an option that the puppeteer does not have.
+
+    Warns:
+        UserWarning: the puppeteer stores more than the kernels that it makes.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"create: unknown preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    preset, asked, make = PRESETS[name], puppeteer_options or {}, puppeteer_of(puppeteer, "create")
+    own = preset.puppeteer_options.get(puppeteer, {}) if isinstance(puppeteer, str) else {}
+    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
+    parts: Sequence[Any] = preset.stages or preset.layers
+    if width is not None:
+        parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
+    kind: Callable[..., Any] = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
+    puppet = kind(parts, **common)
+    if compression is not None:
+        if puppeteer != "continuous" or not set(asked).isdisjoint(SIZES):
+            raise ValueError(
+                f"create: compression chooses {', '.join(SIZES)} of the continuous puppeteer, got it with "
+                f"{puppeteer!r} and puppeteer_options {dict(asked)}; give one or the other"
+            )
+        own = {key: value for key, value in own.items() if key not in SIZES}
+        make = functools.partial(continuous_of, compression=compression)
+    measurement = measurement or Measure(depth=preset.depth)
+    model = PuppetCNN(make(puppet.kernel_shapes, **{**own, **asked}, rngs=rngs), puppet, measurement)
+    return warn_if_larger(model, "create")

@@ -1,0 +1,242 @@
+"""Inference without generation: a bank of kernels, and work in proportion to the depths of a batch."""
+
+import copy
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from puppet_jax._bank import Bank, make_bank
+from puppet_jax._batch import default_chunk, logits_from_bank, logits_of_batch, where_rows
+from puppet_jax._images import check_images
+from puppet_jax._measure import Measure
+from puppet_jax._mesh import of_any_mesh
+from puppet_jax._model import PuppetCNN
+from puppet_jax.puppeteers import Puppeteer
+from puppet_jax.puppets import Puppet
+
+_LARGEST_BATCH = 1024
+
+
+class Prediction(NamedTuple):
+    """What a :class:`Predictor` returns: one row for each image, in the order given.
+
+    Attributes:
+        logits: float32, (B, num_classes); of a puppetized model whatever it returns, with the batch's axis first.
+        complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
+        depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
+    """
+
+    logits: Any
+    complexity: Float[Array, "*batch"]
+    depth: Int[Array, "*batch"]
+
+
+class Predictor:
+    """A compiled model, made by :func:`compile_predict`: called with images, it returns a :class:`Prediction`.
+
+    Batches are padded to the next power of two, so that few programs serve all sizes, and split beyond 1,024. Padding
+    costs next to nothing: such rows have depth 0. An image's answer does not depend on the others of its batch.
+
+    Attributes:
+        puppet: the CNN.
+        puppeteer: what generated its kernels.
+        measurement: how images are measured.
+        bank: the kernels; ``None`` where complexity is continuous and every image's are generated when it comes.
+        complexities: (least, greatest) that the bank has kernels for.
+    """
+
+    def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
+        self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
+        self.bank: Bank | None = None
+        self.complexities: tuple[float, float] | None = None
+        if self.measurement.bin is not None:
+            self._baking, self.complexities = _baking(model, complexities)
+            self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
+        self._whole = complexities is None
+        self._chunk = chunk or default_chunk()
+        # Without a bank the puppeteer is a part of the program.
+        self._parts = nnx.split((self.puppet, self.puppeteer if self.bank is None else None))
+
+    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
+        """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
+
+        Raises:
+            TypeError: the dtype is neither uint8 nor floating.
+            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
+                channels than the model's, an image smaller than its strides allow, or one of a complexity that the bank
+                has no kernels for (under ``jit`` its logits are NaN).
+        """
+        images = check_images(images, "predict")
+        if images.ndim > 4:
+            raise ValueError(f"predict: images must be (H, W, C) or (B, H, W, C), got shape {images.shape}")
+        puppet = self.puppet
+        puppet.check(images.shape[-3:], puppet.kernel_shapes, puppet.max_depth)
+        if images.ndim == 3:
+            return jax.tree.map(lambda x: x[0], self(images[None]))
+        if isinstance(images, jax.core.Tracer):
+            return self._run(images, len(images))
+        parts = []
+        for start in range(0, len(images), _LARGEST_BATCH):
+            part = images[start : start + _LARGEST_BATCH]
+            missing = (1 << (len(part) - 1).bit_length()) - len(part)
+            filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
+            found = self._run(filled, len(part))
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), found) if missing else found)
+        found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+        if self.complexities and not self._whole:
+            self._check_held(np.asarray(found.complexity), *self.complexities)
+        return found
+
+    def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
+        run = functools.partial(_predict, self.measurement, self._chunk)
+        return of_any_mesh(run, count, *self._parts, self.bank, images=images, batch_axes=1)
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays that prediction reads, as a pytree: to place on devices, or to hand to a jitted function."""
+        return self._parts[1], self.bank
+
+    def with_arrays(self, arrays: Any) -> "Predictor":
+        """A copy of the predictor that reads these arrays, structured as :attr:`arrays`, in place of its own."""
+        other = copy.copy(self)
+        state, other.bank = arrays
+        other._parts = self._parts[0], state
+        return other
+
+    def make_bank(self, puppeteer: Puppeteer) -> Bank:
+        """The bank that this predictor would bake from a puppeteer: a pure function, to be jitted or exported."""
+        return self._baking.bank(puppeteer)
+
+    def _check_held(self, complexity: np.ndarray, low: float, high: float) -> None:
+        outside = (complexity < low) | (complexity > high)
+        if outside.any():
+            raise ValueError(
+                f"predict: image {int(outside.argmax())} has a complexity near {complexity[outside][0]:.3g}, the bank "
+                f"was made for {low:g} to {high:g}; call compile_predict with wider complexities=, or None for all"
+            )
+
+
+def compile_predict(
+    model: PuppetCNN,
+    *,
+    complexities: tuple[float, float] | None = None,
+    dtype: DTypeLike | None = None,
+    chunk: int | None = None,
+) -> Predictor:
+    """Bake a trained model's kernels and return a compiled function from images to :class:`Prediction`.
+
+    Kernels are generated here, once, one set for each bin of complexity: exactly those that the model itself would
+    generate. Images are sorted by depth and bin and taken in chunks, each of which stops at its own deepest image, so
+    that work is proportional to the sum of depths. Of a model with continuous complexity (``Measure(bin=None)``) there
+    is nothing to bake: its kernels are generated for every image.
+
+    Args:
+        model: the model; it is copied.
+        complexities: (least, greatest) to bake kernels for, in the unit of the model's measurement; ``None`` for all
+            there can be. A data set's own range makes a smaller bank; images outside are refused.
+        dtype: compute type of the convolutions, ``None`` for the model's own; a puppetized model keeps its own.
+        chunk: how many images go through the layers together; ``None`` chooses by platform.
+
+    Raises:
+        TypeError: ``model`` is not a :class:`PuppetCNN`.
+        ValueError: ``chunk`` < 1, a ``dtype`` for a puppetized model, or ``complexities`` that are empty or given
+            for continuous complexity.
+    """
+    if not isinstance(model, PuppetCNN):
+        raise TypeError(f"compile_predict: model must be a PuppetCNN, got {type(model).__name__}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"compile_predict: chunk must be at least 1, got {chunk}")
+    if complexities is not None and model.measurement.bin is None:
+        raise ValueError(
+            "compile_predict: complexities choose bins to bake kernels for, and this model measures without bins; "
+            "leave them out, or create it with measurement=Measure(bin=0.25)"
+        )
+    model = nnx.clone(model)
+    model.eval()
+    if dtype is not None:
+        model.puppet.compute_in(dtype)
+    return Predictor(model, complexities, chunk)
+
+
+class _Baking(NamedTuple):
+    """Which kernel sets are baked: bins from number ``first`` on, by their centres, and how many of the shallowest of
+    them each layer leaves out, because no image in them is deep enough to use it. Hashable, static under ``jit``."""
+
+    first: int
+    complexities: tuple[float, ...]
+    skipped: tuple[int, ...]
+
+    def bank(self, puppeteer: Puppeteer) -> Bank:
+        return make_bank(puppeteer, jnp.asarray(self.complexities, jnp.float32), self.first).without(self.skipped)
+
+
+def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
+    """What to bake for the complexities asked for, and those that it covers."""
+    measurement, centres = model.measurement, model.measurement.centres
+    first, last = _bins(measurement, complexities)
+    half = measurement.width / 2
+    covered = float(centres[first] - half), float(centres[last] + half)
+    depths = np.asarray(jax.jit(measurement.depth_of, static_argnums=1)(centres[first : last + 1], model.max_depth))
+    skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
+    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
+
+
+def _bake(baking: _Baking, graphdef, state) -> Bank:
+    kernels = _kernels(jax.default_backend())(baking, graphdef, state)
+    conditioned = getattr(nnx.merge(graphdef, state), "conditioned", True)
+    return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
+
+
+@functools.cache
+def _kernels(platform: str) -> Callable[..., tuple[Array, ...]]:
+    # A program that runs once: with fewer optimisations it is compiled in a third of the time and as fast.
+    options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
+    run = lambda baking, graphdef, state: baking.bank(nnx.merge(graphdef, state)).kernels  # noqa: E731
+    return jax.jit(run, static_argnums=0, compiler_options=options)
+
+
+def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tuple[int, int]:
+    if complexities is None:
+        return 0, len(measurement.centres) - 1
+    low, high = (float(end) for end in complexities)
+    if not 0 <= low <= high:
+        raise ValueError(
+            f"compile_predict: complexities must be (least, greatest) with 0 <= least <= greatest, got {complexities}"
+        )
+    first, last = measurement.index(jnp.asarray([low, high], jnp.float32))
+    return int(first), int(last)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images) -> Prediction:
+    puppet, puppeteer = nnx.merge(graphdef, state)
+    h, d = measurement(images, puppet.max_depth)
+    layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
+    if bank is None:
+        return Prediction(logits_of_batch(puppet, puppeteer, measurement, images, h, layers), h, d)
+    return Prediction(_predicted(puppet, bank, measurement, images, h, layers, chunk), h, d)
+
+
+def _predicted(
+    puppet: Puppet,
+    bank: Bank,
+    measurement: Measure,
+    images: Num[Array, "b h w c"],
+    complexity: Float[Array, " b"],
+    depth: Int[Array, " b"],
+    chunk: int,
+) -> Any:
+    """Logits from a baked bank, NaN where it has no kernels; arguments as for
+    :func:`~puppet_jax._batch.logits_from_bank`."""
+    bins = measurement.index(complexity)
+    held = bank.holds(bins)
+    logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, depth, 0), chunk)
+    return where_rows(held | (depth == 0), logits, jnp.nan)

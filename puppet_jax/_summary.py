@@ -1,0 +1,84 @@
+"""What a model stores, by group, beside what its static twin would."""
+
+import dataclasses
+import math
+
+import jax
+from flax import nnx
+
+from puppet_jax._model import PuppetCNN
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Numbers of stored parameters. ``str(summary)`` is a table.
+
+    Attributes:
+        generator: parameters of the puppeteer, from which all convolution kernels are made.
+        normalisation: scales and shifts of the puppet.
+        head: the classifier; of a puppetized model everything else that is stored, such as biases.
+        static_kernels: kernels that the static twin, the same puppet with one stored kernel a layer, stores instead of
+            the generator.
+        sizes: what the puppeteer consists of, a line for each group of layers; empty if it does not say.
+    """
+
+    generator: int
+    normalisation: int
+    head: int
+    static_kernels: int
+    sizes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """All stored parameters."""
+        return self.generator + self.normalisation + self.head
+
+    @property
+    def static_twin(self) -> int:
+        """All stored parameters of the static twin."""
+        return self.static_kernels + self.normalisation + self.head
+
+    @property
+    def compression(self) -> float:
+        """Static twin's parameters over this model's, everything counted."""
+        return self.static_twin / self.total
+
+    @property
+    def kernel_compression(self) -> float:
+        """Static twin's kernel parameters over the generator's."""
+        return self.static_kernels / max(self.generator, 1)
+
+    def __str__(self) -> str:
+        rows = [
+            ("", "stored", "static twin"),
+            ("kernels", f"{self.generator:,}", f"{self.static_kernels:,}"),
+            ("normalisation", f"{self.normalisation:,}", f"{self.normalisation:,}"),
+            ("head", f"{self.head:,}", f"{self.head:,}"),
+            ("total", f"{self.total:,}", f"{self.static_twin:,}"),
+        ]
+        lines = [f"{name:<14}{ours:>12}{twin:>14}" for name, ours, twin in rows]
+        ratios = f"kernels {self.kernel_compression:.1f}x smaller, in all {self.compression:.1f}x"
+        return "\n".join([*lines, ratios, *self.sizes])
+
+
+def summary(model: PuppetCNN) -> Summary:
+    """Count a model's stored parameters by group.
+
+    Raises:
+        TypeError: ``model`` is not a :class:`PuppetCNN`.
+    """
+    if not isinstance(model, PuppetCNN):
+        raise TypeError(f"summary: model must be a PuppetCNN, got {type(model).__name__}")
+    puppet = model.puppet
+    normalisation = puppet.normalisation_count()
+    return Summary(
+        generator=_count(nnx.state(model.puppeteer, nnx.Param)),
+        normalisation=normalisation,
+        head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
+        static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
+        sizes=getattr(model.puppeteer, "sizes", ()),
+    )
+
+
+def _count(state) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))

@@ -1,0 +1,337 @@
+"""ForeignPuppet: somebody else's CNN as the puppet, its convolutions driven from outside; made by ``puppetize``."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from puppet_jax.any_cnn._stand_in import stand_in
+from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution._factored import FactoredBank, whole
+from puppet_jax.puppeteers._base import Kernels, KernelShape
+
+Apply = Callable[[Any, Array, Any], Any]
+"""(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes), or any tree of arrays (1, …)."""
+
+_NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedKernel:
+    """What stands in an ``nnx.Conv`` for the kernel that is not stored: static, no parameter.
+
+    Attributes:
+        index: which of the puppeteer's kernels the convolution takes.
+        dtype: of the kernel that stood there; what the layer computes in may follow from it.
+    """
+
+    index: int
+    dtype: Any
+
+    def __getitem__(self, _) -> np.ndarray:
+        # nnx.Conv asks for the dtype and passes the kernel on to a function that uses the generated one instead. NaN,
+        # so that any other use shows in the result.
+        return np.full((), np.nan, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """What stands for the result of a block that an image skips.
+
+    Attributes:
+        kind: ``"argument"``, the block's first argument; ``"zero"``, where the forward adds or appends the result to
+            something; ``"appended"``, the argument and zeros for what the block appends to it.
+        axis, before, after: of what is appended, along which axis and how much on either side of the argument.
+    """
+
+    kind: Literal["argument", "zero", "appended"] = "argument"
+    axis: int = 0
+    before: int = 0
+    after: int = 0
+
+    def result(self, x: Array, run: Callable[[Array], Array]) -> Array:
+        """It, for the argument, in the place of ``run(x)``."""
+        if self.kind == "argument":
+            return x
+        if self.kind == "zero":
+            like = jax.eval_shape(run, x)
+            return jnp.zeros(like.shape, like.dtype)
+        around = [(self.before, self.after) if axis == self.axis else (0, 0) for axis in range(x.ndim)]
+        return jnp.pad(x, around)
+
+
+def gate(block: Any, level: int, skip: Skip) -> None:
+    """From now on an image goes through the block if its depth D reaches ``level``, the least that runs it."""
+    block.puppet_gate = nnx.static((level, skip))
+    block.puppet_depths = None
+    stand_in(block, _gated)
+
+
+def _gated(module, own, x, *args, **kwargs):
+    level, skip = module.puppet_gate
+    depth, deepest = module.puppet_depths()
+    graphdef, state = nnx.split(module)
+
+    def run(x):
+        # A copy made inside the branch, so that its random streams may advance there. Blocks may share a stream: fold
+        # in the level, or they would draw the same numbers.
+        block = nnx.merge(graphdef, state, copy=True)
+        for stream in streams(block):
+            stream.key[...] = jax.random.fold_in(stream.key[...], level)
+        return own(block, x, *args, **kwargs)
+
+    if isinstance(depth, int):
+        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
+    # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
+    y = run(x) if deepest is None else lax.cond(deepest >= level, run, lambda x: skip.result(x, run), x)
+    return jnp.where(depth >= level, y, skip.result(x, run))
+
+
+class ForeignPuppet(nnx.Module):
+    """A CNN that was written for stored kernels and is given generated ones; see :func:`puppet_jax.puppetize`.
+
+    Written for one image, which the module sees as a batch of one. Stored here is all that the module stores but the
+    kernels: biases, normalisation, dense layers, and convolutions that cannot be generated.
+
+    Args:
+        body: the module, its kernels replaced by :class:`GeneratedKernel`, its blocks with a :func:`gate`.
+        kernel_shapes: (C_out, C_in / groups, K, K) of each convolution, in the order of their first calls.
+        names: where each of them stands in the module, such as ``"stages.0.conv1"``.
+        levels: the least depth D that uses each of them.
+        sequences: of each sequence of blocks, the level of each block; ``()`` if no block is ever skipped.
+        blocks: of each of these blocks, its name and its level.
+        always: convolutions that every image runs: (name, reason).
+        max_depth: L, the number of depths.
+        kept: convolutions that stay stored: (name, reason).
+        image_shape: (H, W, C) the module was traced on.
+        num_classes: number of logits; ``None`` if the module returns something else than logits (1, num_classes).
+        apply: how the module is called.
+        stream: random stream for modules that draw, else ``None``.
+        deterministic: whether random streams stand still from one call to the next.
+    """
+
+    def __init__(
+        self,
+        body: nnx.Module,
+        *,
+        kernel_shapes: tuple[KernelShape, ...],
+        names: tuple[str, ...],
+        levels: tuple[int, ...],
+        sequences: tuple[tuple[int, ...], ...],
+        blocks: tuple[tuple[str, int], ...],
+        always: tuple[tuple[str, str], ...],
+        max_depth: int,
+        kept: tuple[tuple[str, str], ...],
+        image_shape: tuple[int, int, int],
+        num_classes: int | None,
+        apply: Apply,
+        stream: nnx.RngStream | None,
+        deterministic: bool,
+    ):
+        self.body = body
+        self.kernel_shapes = kernel_shapes
+        self.names = names
+        self.levels = levels
+        self.sequences = sequences
+        self.blocks = blocks
+        self.always = always
+        self.max_depth = max_depth
+        self.kept = kept
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.apply = apply
+        self.stream = nnx.data(stream)
+        self.deterministic = deterministic
+
+    def __call__(
+        self,
+        image: Float[Array, "h w c"],
+        kernels: Kernels | tuple[Choice, ...],
+        depth: Int[Array, ""] | int,
+        *,
+        deepest: Int[Array, ""] | None = None,
+        sample: Int[Array, ""] | int = 0,
+        lowering: str | None = None,
+    ) -> Any:
+        """What the module returns for one image, without the batch's axis; floats are float32. Logits, mostly.
+
+        Args:
+            image: float in [0, 1].
+            kernels: one (C_out, C_in / groups, K, K) a convolution, or choices from banks.
+            depth: D. An array masks the blocks beyond; a Python integer leaves them out.
+            deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
+            sample: the image's number, which its random streams are made from.
+            lowering: of the convolutions with generated kernels, as :func:`convolve` takes it.
+
+        Raises:
+            ValueError: the kernels or the image's channels do not fit.
+        """
+        self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
+        # A copy for this call: neither what is set here nor what the module changes in itself outlives it.
+        body = nnx.clone(self.body)
+        modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
+        for _, module in modules:
+            if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
+                module.conv_general_dilated = functools.partial(
+                    convolution, kernels[module.kernel.index], lowering=lowering
+                )
+            if "puppet_lowering" in vars(module):
+                module.puppet_lowering = lowering
+            if "puppet_gate" in vars(module):
+                module.puppet_depths = lambda: (depth, deepest)
+        rngs = None
+        if self.stream is not None:
+            own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
+            rngs = nnx.Rngs(own(self.stream.key[...]))
+            for stream in streams(body):
+                stream.key[...] = own(stream.key[...])
+        return jax.tree.map(_first, self.apply(body, image[None], rngs))
+
+    def batch(
+        self,
+        images: Float[Array, "b h w c"],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+        lowering: str | None = None,
+    ) -> Any:
+        """What the module returns for images that choose their kernels from a bank.
+
+        Blocks beyond the deepest image are not computed.
+
+        Arguments as for :meth:`PlainPuppet.batch`.
+        """
+        own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
+        kernels = tuple(map(Choice, own, bank))
+        one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
+        of_all: Any = None  # the bank is shared, the index an image's own
+        along: Any = 0
+        axes = (0, (Choice(along, of_all),) * len(kernels), 0, 0)
+        return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
+
+    def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
+        return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
+
+    def advance(self) -> None:
+        """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""
+        if self.stream is not None and not self.deterministic:
+            self.stream.count[...] += 1
+
+    def compute_in(self, dtype: DTypeLike) -> None:
+        """Always refused: the module's layers have types of their own."""
+        raise ValueError(
+            f"a puppetized model computes in the types its author gave its layers, got dtype {jnp.dtype(dtype)}; leave "
+            "dtype out, and puppetize the model with dtype=... in its own nnx.Conv"
+        )
+
+    def normalisation_count(self) -> int:
+        """Stored parameters of normalisation layers, flax's and those in a batch normalisation's place."""
+        norms = [node for _, node in nnx.iter_modules(self.body) if isinstance(node, _NORMS)]
+        return sum(leaf.size for norm in norms for leaf in jax.tree.leaves(nnx.state(norm, nnx.Param)))
+
+    def check(self, image_shape: tuple[int, ...], shapes, last: int) -> None:
+        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through."""
+        del last
+        if image_shape[2] != self.image_shape[2]:
+            raise ValueError(
+                f"ForeignPuppet: image has {image_shape[2]} channels, the module was puppetized for "
+                f"{self.image_shape[2]}; puppetize it with image_shape={tuple(image_shape)}"
+            )
+        if tuple(shapes) != self.kernel_shapes:
+            raise ValueError(
+                f"ForeignPuppet: kernels must have shapes {self.kernel_shapes}, got {tuple(shapes)}; "
+                "make the puppeteer from puppet.kernel_shapes"
+            )
+
+
+def streams(module: nnx.Module) -> list[nnx.RngStream]:
+    """The random streams that a module holds."""
+    return [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)]
+
+
+def _first(output: Array) -> Array:
+    return output[0].astype(jnp.float32) if jnp.issubdtype(output.dtype, jnp.floating) else output[0]
+
+
+def _shape(kernel):
+    if isinstance(kernel, Choice):
+        _, k_h, k_w, c_in, c_out = kernel.bank.shape
+        return c_out, c_in, k_h, k_w
+    return kernel.shape
+
+
+def convolution(
+    kernel: Float[Array, "c_out c_in k_h k_w"] | Choice,
+    inputs: Float[Array, "n h w c"],
+    unused,
+    strides: tuple[int, int],
+    padding,
+    *,
+    lhs_dilation: tuple[int, int],
+    rhs_dilation: tuple[int, int],
+    dimension_numbers,
+    feature_group_count: int,
+    precision,
+    preferred_element_type=None,
+    out_sharding=None,
+    lowering: str | None = None,
+) -> Float[Array, "n h_out w_out c_out"]:
+    """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
+
+    The project's per-sample convolution where it applies (no groups, no dilation, no precision asked for); else a sum
+    over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Both are as fast backwards as
+    forwards under ``vmap`` over kernels, where XLA's grouped convolution is not.
+    """
+    del unused, dimension_numbers, out_sharding  # always NHWC, HWIO
+    size = _shape(kernel)[2:]
+    if isinstance(padding, str):  # as lax does: the kernel with its dilation, the image without
+        spans = [(k - 1) * d + 1 for k, d in zip(size, rhs_dilation, strict=True)]
+        padding = lax.padtype_to_pads(inputs.shape[1:3], spans, strides, padding)
+    padding = tuple((int(low), int(high)) for low, high in padding)
+    plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
+    if plain and {*lhs_dilation, *rhs_dilation} == {1}:
+        own = kernel.astype(inputs.dtype)
+        stride = strides[0], strides[1]
+        run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
+        out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
+    else:
+        if isinstance(kernel, Choice):
+            (bank,) = whole((kernel.bank,))
+            taps = bank[kernel.index]
+        else:
+            taps = jnp.transpose(kernel, (2, 3, 1, 0))
+        taps = taps.astype(inputs.dtype)
+        out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    return out if preferred_element_type is None else out.astype(preferred_element_type)
+
+
+def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, precision):
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)
+    around = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
+    still = (0, 0, 0)
+    padded = lax.pad(inputs, jnp.zeros((), inputs.dtype), (still, *around, still)).astype(wide)
+    batch, *spans, c_in = padded.shape
+    k_h, k_w, each, c_out = kernel.shape
+    kernel = kernel.astype(wide).reshape(k_h, k_w, each, groups, c_out // groups)
+    h, w = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(spans, (k_h, k_w), rhs_dilation, strides, strict=True))
+    out = jnp.zeros((batch, h, w, groups, c_out // groups), wide)
+    for i in range(k_h):
+        for j in range(k_w):
+            top, left = i * rhs_dilation[0], j * rhs_dilation[1]
+            last = top + (h - 1) * strides[0] + 1, left + (w - 1) * strides[1] + 1
+            pixels = lax.slice(padded, (0, top, left, 0), (batch, *last, c_in), (1, *strides, 1))
+            pixels = pixels.reshape(batch, h, w, groups, each)
+            if each == 1:
+                out = out + pixels * kernel[i, j, 0]
+            else:
+                out = out + jnp.einsum("nhwgi,igo->nhwgo", pixels, kernel[i, j], precision=precision)
+    return out.reshape(batch, h, w, c_out).astype(inputs.dtype)

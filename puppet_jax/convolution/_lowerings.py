@@ -1,0 +1,266 @@
+"""The programs that the primitives of ``bank_convolution.py`` become: each three maps, forward, image gradient and
+kernel gradient, of images, an index and a bank of kernels, or of depthwise ones."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from puppet_jax.convolution import native
+
+
+class Geometry(NamedTuple):
+    """What two of image, kernel and output do not say about the third. Pairs are (vertical, horizontal)."""
+
+    image: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) of each axis
+
+    @property
+    def output(self):
+        return tuple((n + lo + hi - k) // s + 1 for n, k, s, (lo, hi) in zip(*self, strict=True))
+
+
+# ---- One kernel for all images: images (B, H, W, I), kernel (h, w, I, O), outputs (B, H', W', O)
+
+
+def _convolution(images, kernel, padding, **dilation):
+    """One ordinary convolution, NHWC x HWIO: the only layout that XLA:CPU gives to Eigen (others run a naive loop).
+
+    Computed in float32 for bfloat16 operands too: XLA:CPU has no faster bfloat16 convolution to lose.
+    """
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    strides = dilation.pop("strides", (1, 1))
+    out = lax.conv_general_dilated(
+        images.astype(wide),
+        kernel.astype(wide),
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **dilation,
+    )
+    return out.astype(images.dtype)
+
+
+def _forward(images, kernel, geo):
+    return _convolution(images, kernel, geo.padding, strides=geo.stride)
+
+
+def _image_gradient(cotangents, kernel, geo):
+    """The cotangents, ``stride`` apart, convolved with the kernel turned by 180 degrees, its channels exchanged.
+
+    Everything else is turned instead of the kernel, which is often the largest of the three and is copied anyway.
+    """
+    padding = [(n + lo - 1 - (m - 1) * s, k - 1 - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
+    exchanged = jnp.swapaxes(kernel, 2, 3)
+    return _convolution(cotangents[:, ::-1, ::-1], exchanged, padding, lhs_dilation=geo.stride)[:, ::-1, ::-1]
+
+
+def _kernel_gradient(images, cotangent, geo):
+    """The images convolved with the cotangent as a kernel of H' x W': channels in the place of B, B in theirs.
+
+    Inside, Eigen runs this as the matrix product (K_h K_w C_in, H' W' B) x (H' W' B, C_out), patches formed on the fly.
+    """
+    padding = [(lo, (m - 1) * s + k - n - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
+    out = _convolution(
+        jnp.transpose(images, (3, 1, 2, 0)),
+        jnp.transpose(cotangent, (1, 2, 0, 3)),
+        padding,
+        rhs_dilation=geo.stride,
+    )
+    return jnp.transpose(out, (1, 2, 0, 3))
+
+
+def _masked(array, index):
+    return jnp.where((index >= 0)[:, None, None, None], array, jnp.zeros((), array.dtype))
+
+
+# ---- By taps: a sum over the kernel's taps of matrix products. No patches are formed.
+
+
+def _taps(images, geo):
+    """For each of the K_h K_w taps, the pixels it meets: (B, H, W, C) -> (B, H', W', C), strided slices."""
+    (top, bottom), (left, right) = geo.padding
+    images = jnp.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (h, w), (s, t) = geo.output, geo.stride
+    for i in range(geo.kernel[0]):
+        for j in range(geo.kernel[1]):
+            yield i, j, images[:, i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t]
+
+
+def _back_to_pixels(of_taps, geo, batch, channels):
+    """The transpose of ``_taps``: what each tap gives back, summed where the tap took its pixels from."""
+    zeros = jnp.zeros((batch, *geo.image, channels), of_taps[0].dtype)
+    (images,) = jax.linear_transpose(lambda x: tuple(seen for *_, seen in _taps(x, geo)), zeros)(tuple(of_taps))
+    return images
+
+
+def _wide_einsum(equation, left, right):
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.promote_types(left.dtype, jnp.float32))
+
+
+def _gathered(bank, index):
+    kernels = jnp.take(bank, index, axis=0, mode="clip")
+    return jnp.where((index >= 0).reshape(-1, *[1] * (bank.ndim - 1)), kernels, jnp.zeros((), bank.dtype))
+
+
+def _gathered_forward(images, index, bank, sets, geo):
+    """Kernels gathered for every image; each tap one batched product (H' W', C_in) x (C_in, C_out), B times."""
+    kernels = _gathered(bank, index)
+    out = sum(_wide_einsum("bhwi,bio->bhwo", seen, kernels[:, i, j]) for i, j, seen in _taps(images, geo))
+    return out.astype(images.dtype)
+
+
+def _gathered_image_gradient(cotangents, index, bank, sets, geo):
+    kernels = _gathered(bank, index)
+    places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
+    of_taps = [_wide_einsum("bhwo,bio->bhwi", cotangents, kernels[:, i, j]) for i, j in places]
+    return _back_to_pixels(of_taps, geo, len(index), bank.shape[3]).astype(cotangents.dtype)
+
+
+def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
+    """Each image's own gradient, one product for each tap; summed over a kernel's images by a product: no atomics."""
+    own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
+    of_taps = []
+    for *_, seen in _taps(images, geo):
+        of_images = _wide_einsum("bhwi,bhwo->bio", seen, cotangents)
+        of_taps.append(jnp.einsum("bs,bio->sio", own, of_images, precision=lax.Precision.HIGHEST))
+    return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
+
+
+# ---- Depthwise: each channel with taps of its own
+
+
+def _wide_taps(bank, index):
+    return _gathered(bank, index)[:, None, None].astype(jnp.promote_types(bank.dtype, jnp.float32))
+
+
+def _depthwise_forward(images, index, bank, sets, geo):
+    taps = _wide_taps(bank, index)
+    return sum(seen * taps[:, :, :, i, j] for i, j, seen in _taps(images, geo)).astype(images.dtype)
+
+
+def _depthwise_image_gradient(cotangents, index, bank, sets, geo):
+    taps = _wide_taps(bank, index)
+    of_taps = [cotangents * taps[:, :, :, i, j] for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
+    return _back_to_pixels(of_taps, geo, len(index), bank.shape[-1]).astype(cotangents.dtype)
+
+
+def _depthwise_kernel_gradient(images, cotangents, index, sets, geo):
+    own = jax.nn.one_hot(index, sets, dtype=jnp.float32)
+    of_images = jnp.stack([_wide_einsum("bhwi,bhwi->bi", seen, cotangents) for *_, seen in _taps(images, geo)], 1)
+    of_sets = jnp.einsum("bs,bti->sti", own, of_images, precision=lax.Precision.HIGHEST)
+    return of_sets.reshape(sets, *geo.kernel, images.shape[-1]).astype(images.dtype)
+
+
+_DEPTHWISE = (_depthwise_forward, _depthwise_image_gradient, _depthwise_kernel_gradient)
+
+
+# ---- Ragged: images in the order of their kernels; each tap is one ragged product, which reads a kernel once
+
+
+_RAGGED_SUM = lax.RaggedDotDimensionNumbers(
+    (((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
+)
+
+
+def _sorted(index, sets, pixels):
+    """The order of images by kernel, those without one last; and how many pixels each kernel has."""
+    place = jnp.where(index >= 0, index, sets)
+    return jnp.argsort(place), pixels * jnp.bincount(place, length=sets).astype(jnp.int32)
+
+
+def _ragged(left, right, sizes):
+    rows = left.reshape(-1, left.shape[-1])
+    wide = jnp.promote_types(left.dtype, jnp.float32)
+    out = lax.ragged_dot(rows, right, sizes, preferred_element_type=wide)
+    return out.reshape(*left.shape[:-1], -1)
+
+
+def _ragged_forward(images, index, bank, sets, geo):
+    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
+    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in _taps(images[order], geo))
+    return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(images.dtype)
+
+
+def _ragged_image_gradient(cotangents, index, bank, sets, geo):
+    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
+    turned, ordered = jnp.swapaxes(bank, 3, 4), cotangents[order]
+    places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
+    out = _back_to_pixels([_ragged(ordered, turned[:, i, j], sizes) for i, j in places], geo, len(index), bank.shape[3])
+    return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(cotangents.dtype)
+
+
+def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
+    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    rows = cotangents[order].reshape(-1, cotangents.shape[-1])
+    of_taps = [
+        lax.ragged_dot_general(seen.reshape(-1, seen.shape[-1]), rows, sizes, _RAGGED_SUM, preferred_element_type=wide)
+        for *_, seen in _taps(images[order], geo)
+    ]
+    return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
+
+
+# ---- The C++ program (``native/``), on all of XLA's threads: Winograd's filtering for 3×3 at stride 1, else direct
+
+
+def _native(lanes, depthwise=False):
+    """float32; bfloat16 is computed in it, as XLA:CPU does too."""
+
+    def of(which):
+        def run(left, middle, right, sets, geo):
+            shape = shape_of(which, left, middle, right, sets, geo, depthwise)
+            operands = [a if a.ndim == 1 else a.astype(jnp.float32) for a in (left, middle, right)]
+            name = native.MAPS[which + 3 * depthwise]
+            return native.call(name, operands, shape, geo.stride, geo.padding, lanes).astype(left.dtype)
+
+        return run
+
+    return tuple(of(which) for which in range(3))
+
+
+LOWERINGS = {
+    **{name: _native(lanes) for name, lanes in native.LANES.items()},
+    "gathered": (_gathered_forward, _gathered_image_gradient, _gathered_kernel_gradient),
+    "ragged": (_ragged_forward, _ragged_image_gradient, _ragged_kernel_gradient),
+}
+
+
+def default_lowering(platform: str | None) -> str:
+    """The lowering that ``convolve`` takes on a platform.
+
+    CPU: the native program, where it was built. TPU: ragged products, which it has a program for. Elsewhere, also on
+    CPUs without that program, batched products of gathered kernels: XLA takes a ragged product there for S dense ones,
+    S times the arithmetic, where a gathered kernel costs one more reading and writing of K² C_in C_out numbers for each
+    image, a few times its map's. Those for accelerators follow from these counts and are tested on CPUs;
+    ``bench/gpu.py`` measures both.
+    """
+    if platform == "cpu" and native.available():
+        return "native"
+    return "ragged" if platform == "tpu" else "gathered"
+
+
+def shape_of(which, left, middle, right, sets, geo, depthwise):
+    if which == 0:
+        return (left.shape[0], *geo.output, right.shape[-1])
+    if which == 1:
+        return (left.shape[0], *geo.image, right.shape[-1 if depthwise else -2])
+    return (sets, *geo.kernel, *(() if depthwise else left.shape[-1:]), middle.shape[-1])
+
+
+def _shared(which):
+    """A bank of one kernel: one ordinary convolution."""
+    if which == 2:
+        return lambda images, cotangents, index, _, geo: _kernel_gradient(_masked(images, index), cotangents, geo)[None]
+    map_of = (_forward, _image_gradient)[which]
+    return lambda left, index, bank, sets, geo: _masked(map_of(left, bank[0], geo), index)
+
+
+def program_of(which, chosen, sets, depthwise):
+    """The program of one of the three maps by a lowering's name, for a bank of so many kernels."""
+    if depthwise:
+        return _native(native.LANES[chosen], True)[which] if chosen.startswith("native") else _DEPTHWISE[which]
+    return _shared(which) if sets == 1 and not chosen.startswith("native") else LOWERINGS[chosen][which]
