@@ -71,7 +71,7 @@ def test_value_and_gradients_are_those_of_the_whole_kernels(case, lowering):
 
 def test_an_index_beyond_the_bank_gives_no_garbage():
     x, taps = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 3, 3, 3))
-    for lowering in (each for each in ("native", "gathered") if each != "native" or pj.puppets.native.available()):
+    for lowering in (each for each in ("native", "gathered") if each != "native" or pj.convolution.native.available()):
         run = jax.jit(lambda index, lowering=lowering: jax.vmap(lambda x, i: depthwise(x, i, taps, lowering))(x, index))
         if lowering == "native":
             with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="is no kernel of a bank of 2"):
@@ -90,7 +90,7 @@ def test_every_platform_has_a_lowering(platform):
     parts = jnp.zeros((2, 3, 3, 8)), jnp.zeros((2, 8, 6)), jnp.zeros((5, 8))
     traced = jax.jit(gradients).trace(jnp.zeros((4, 7, 7, 5)), jnp.zeros(4, jnp.int32), *parts)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    native = platform == "cpu" and pj.puppets.native.available()
+    native = platform == "cpu" and pj.convolution.native.available()
     assert ("puppet_jax_depthwise_kernel_gradient" in text) == native
     assert native or "stablehlo.dot_general" in text
     with pytest.raises(ValueError, match="lowering must be None or one of"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from small import close, images_of, measured, model_of, one_by_one
 
 import puppet_jax as pj
-from puppet_jax import inference
+from puppet_jax import _predict as inference
 
 KINDS = {
     "continuous": {},

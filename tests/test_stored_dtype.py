@@ -6,7 +6,7 @@ from small import images_of, model_of
 from trained_runs import small_digits
 
 import puppet_jax as pj
-from puppet_jax import pretrained
+from puppet_jax import _pretrained as pretrained
 from puppet_jax._stored_dtype import SCALES, pack, unpack
 from train import data
 from train.__main__ import main

@@ -16,7 +16,7 @@ from trained_runs import metrics, picture, same_parameters, save_run, small_digi
 
 import puppet_jax as pj
 from bench import evaluated
-from puppet_jax import pretrained
+from puppet_jax import _pretrained as pretrained
 from train import data
 from train.__main__ import main
 from train.commands.train import parse

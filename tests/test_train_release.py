@@ -12,7 +12,7 @@ from trained_runs import save_run
 
 import puppet_jax as pj
 from bench import results_file
-from puppet_jax import pretrained
+from puppet_jax import _pretrained as pretrained
 from train.__main__ import main
 from train.runs.trained import open_run
 
