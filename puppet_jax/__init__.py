@@ -18,7 +18,7 @@ from puppet_jax.any_cnn._foreign import ForeignPuppet
 from puppet_jax.any_cnn._puppetize import puppetize
 from puppet_jax.artifact import LoadedModel, load
 from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppets import LayerSpec, PlainPuppet, StagedPuppet, StageSpec
+from puppet_jax.puppets import LayerSpec, PlainPuppet, Puppet, StagedPuppet, StageSpec
 from puppet_jax.puppets._presets import PRESETS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "PlainPuppet",
     "Prediction",
     "Predictor",
+    "Puppet",
     "PuppetCNN",
     "Puppeteer",
     "StageSpec",

@@ -17,6 +17,7 @@ from puppet_jax.any_cnn._stand_in import stand_in
 from puppet_jax.convolution._convolve import Choice, convolve
 from puppet_jax.convolution._factored import FactoredBank, whole
 from puppet_jax.puppeteers._base import Kernels, KernelShape
+from puppet_jax.puppets._base import Puppet
 
 Apply = Callable[[Any, Array, Any], Any]
 """(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes), or any tree of arrays (1, …)."""
@@ -95,7 +96,7 @@ def _gated(module, own, x, *args, **kwargs):
     return jnp.where(depth >= level, y, skip.result(x, run))
 
 
-class ForeignPuppet(nnx.Module):
+class ForeignPuppet(Puppet):
     """A CNN that was written for stored kernels and is given generated ones; see :func:`puppet_jax.puppetize`.
 
     Written for one image, which the module sees as a batch of one. Stored here is all that the module stores but the
@@ -204,12 +205,6 @@ class ForeignPuppet(nnx.Module):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Any:
-        """What the module returns for images that choose their kernels from a bank.
-
-        Blocks beyond the deepest image are not computed.
-
-        Arguments as for :meth:`PlainPuppet.batch`.
-        """
         own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
         kernels = tuple(map(Choice, own, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)

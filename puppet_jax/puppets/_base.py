@@ -1,8 +1,10 @@
-"""The protocol every puppet keeps: a CNN that takes its kernels from outside, for one image and for a batch."""
+"""Puppet: the base class of CNNs that take their kernels from outside, for one image and for a batch."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -10,9 +12,10 @@ from puppet_jax.convolution._factored import FactoredBank
 from puppet_jax.puppeteers._base import Kernels, KernelShape
 
 
-@runtime_checkable
-class Puppet(Protocol):
-    """A CNN whose convolution kernels come from outside.
+class Puppet(nnx.Module):
+    """A CNN whose convolution kernels come from outside: the base class of all puppets.
+
+    A subclass sets the attributes and writes ``__call__`` and ``batch``; the other methods have defaults.
 
     Attributes:
         kernel_shapes: (C_out, C_in, K, K) of each kernel, in the order in which they are used.
@@ -22,19 +25,13 @@ class Puppet(Protocol):
     """
 
     kernel_shapes: tuple[KernelShape, ...]
-
-    @property
-    def num_classes(self) -> int | None: ...
-
-    @property
-    def max_depth(self) -> int: ...
-
-    @property
-    def levels(self) -> tuple[int, ...]: ...
+    levels: tuple[int, ...]
+    max_depth: int
+    num_classes: int | None
 
     def __call__(self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int) -> Any:
-        """Logits of one image with its own kernels; layers beyond its depth do not reach them."""
-        ...
+        """Return the logits of one image with its own kernels; layers beyond its depth do not reach them."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(image, kernels, depth)")
 
     def batch(
         self,
@@ -45,7 +42,9 @@ class Puppet(Protocol):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Any:
-        """Logits of images that choose their kernels from a bank; layers beyond the deepest are not computed.
+        """Return the logits of images that choose their kernels from a bank.
+
+        Layers beyond the deepest image are not computed.
 
         Args:
             images: float in [0, 1].
@@ -56,24 +55,27 @@ class Puppet(Protocol):
             samples: the images' numbers, which random streams are made from.
             lowering: of the convolutions, see :func:`~puppet_jax.convolution._convolve.convolve`.
         """
-        ...
+        raise NotImplementedError(
+            f"{type(self).__name__} must define batch(images, indices, bank, depths, samples, lowering)"
+        )
 
     def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
-        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``."""
-        ...
+        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``.
+
+        The default accepts all.
+        """
 
     def advance(self) -> None:
-        """Move random streams on by one call, in training mode; a puppet without any does nothing."""
-        ...
+        """Move random streams on by one call, in training mode. The default does nothing: there are none."""
 
     def compute_in(self, dtype: DTypeLike) -> None:
         """Set the type that convolutions are computed in.
 
         Raises:
-            ValueError: the puppet's own author chose it.
+            ValueError: the puppet's own author chose it, which is the default.
         """
-        ...
+        raise ValueError(f"{type(self).__name__} computes in a type of its own, got dtype {jnp.dtype(dtype)}; omit it")
 
     def normalisation_count(self) -> int:
-        """Stored parameters of normalisation layers."""
-        ...
+        """Count the stored parameters of normalisation layers. The default is 0."""
+        return 0

@@ -9,9 +9,10 @@ from jax.typing import DTypeLike
 
 from puppet_jax.puppeteers._base import KernelShape
 from puppet_jax.puppeteers._initialisation import of_deviation
+from puppet_jax.puppets._base import Puppet
 
 
-class LayeredPuppet(nnx.Module):
+class LayeredPuppet(Puppet):
     """Parameters and checks; subclasses say how an image goes through, and what ``max_depth`` is.
 
     Args:
@@ -23,8 +24,6 @@ class LayeredPuppet(nnx.Module):
     Raises:
         ValueError: a size below 1.
     """
-
-    max_depth: int
 
     def __init__(
         self,
@@ -52,9 +51,6 @@ class LayeredPuppet(nnx.Module):
         self.norm_shift = nnx.List([nnx.Param(jnp.zeros(shape[:1], jnp.float32)) for shape in kernel_shapes])
         self.head = nnx.Param(of_deviation(rngs.params(), (features, num_classes), 1 / math.sqrt(features)))
         self.head_bias = nnx.Param(jnp.zeros((num_classes,), jnp.float32))
-
-    def advance(self) -> None:
-        """Do nothing: there are no random streams."""
 
     def compute_in(self, dtype: DTypeLike) -> None:
         """Set the compute type of the convolutions."""

@@ -59,6 +59,7 @@ class PlainPuppet(LayeredPuppet):
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
         self.layers = tuple(layers)
         self.max_depth = len(self.layers)
+        self.levels = tuple(range(1, self.max_depth + 1))
         self.residual = residual
         super().__init__(
             kernel_shapes(self.layers, in_channels),
@@ -70,11 +71,6 @@ class PlainPuppet(LayeredPuppet):
             dtype=dtype,
             rngs=rngs,
         )
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The least depth that uses each layer: l for layer l."""
-        return tuple(range(1, len(self.layers) + 1))
 
     def __call__(
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
@@ -113,16 +109,6 @@ class PlainPuppet(LayeredPuppet):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images that choose their kernels from a bank; layers beyond the deepest are not computed.
-
-        Args:
-            images: float in [0, 1].
-            indices: each layer's choice of a kernel for every image.
-            bank: each layer's kernels, (S, K, K, C_in, C_out), or their factors.
-            depths: D; an image of depth 0 only fills up the batch.
-            samples: the images' numbers; not used.
-            lowering: of the convolutions, see :func:`~puppet_jax.convolution._convolve.convolve`.
-        """
         del samples
         x = stem(images, self.dtype)
         features = jnp.zeros((images.shape[0], self.head[...].shape[0]), jnp.float32)

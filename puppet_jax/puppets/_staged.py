@@ -130,10 +130,6 @@ class StagedPuppet(LayeredPuppet):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        """Logits of images that choose their kernels from a bank; blocks beyond the deepest are not computed.
-
-        Arguments as for :meth:`PlainPuppet.batch`.
-        """
         del samples
         x = stem(images, self.dtype)
         for block in self.blocks:
