@@ -7,7 +7,6 @@ puppeteer writes, and nothing has to be generated for an image.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -47,16 +46,11 @@ class Bank(NamedTuple):
 
 
 def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"], first: int = 0) -> Bank:
-    """Kernels at these complexities; a single set if the puppeteer says that its kernels do not depend on them
-    (``conditioned`` is false). ``first`` is the number of the first set.
+    """Make the kernels for these complexities, or a single set where they do not depend on them.
 
-    A puppeteer may have a method ``bank(complexities)`` that makes the kernels of each layer for all of them, or their
-    factors; what it makes for one otherwise serves.
+    ``first`` is the number of the first set.
     """
-    conditioned = getattr(puppeteer, "conditioned", True)
-    at = complexities if conditioned else complexities[:1]
-    if hasattr(puppeteer, "bank"):
-        kernels = puppeteer.bank(at)
-    else:
-        kernels = tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(puppeteer)(at))
-    return Bank(kernels, (first,) * len(kernels) if conditioned else None)
+    if not puppeteer.conditioned:
+        return Bank(puppeteer.bank(complexities[:1]), None)
+    kernels = puppeteer.bank(complexities)
+    return Bank(kernels, (first,) * len(kernels))

@@ -53,7 +53,7 @@ def logits_of_batch(
     """
     batch = len(images)
     run = lambda bank, sets, depth: logits_from_bank(puppet, bank, images, sets, depth, batch)  # noqa: E731
-    if measurement.bin is None or not getattr(puppeteer, "conditioned", True):
+    if measurement.bin is None or not puppeteer.conditioned:
         return run(make_bank(puppeteer, complexity), jnp.arange(batch, dtype=jnp.int32), depth)
     centres = jnp.asarray(measurement.centres)
     place = measurement.index(complexity)

@@ -19,8 +19,7 @@ from puppet_jax._images import check_images
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._named_function import is_function_name, named_function
-from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppeteers._base import KernelShape
+from puppet_jax.puppeteers import ContinuousPuppeteer, KernelShape, Puppeteer, StoredPuppeteer
 from puppet_jax.puppeteers._grouped import SIZES, GroupedPuppeteer
 from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
 from puppet_jax.puppets._presets import PRESETS
@@ -58,10 +57,16 @@ class PuppetCNN(nnx.Module):
         measurement: which complexity, how finely, and whether depth follows it; the default is :class:`Measure`'s.
 
     Raises:
+        TypeError: ``puppeteer`` is not a :class:`Puppeteer`.
         ValueError: the two disagree about the kernels' shapes.
     """
 
     def __init__(self, puppeteer: Puppeteer, puppet: Puppet, measurement: Measure | None = None):
+        if not isinstance(puppeteer, Puppeteer):
+            raise TypeError(
+                f"PuppetCNN: puppeteer must be a puppet_jax.Puppeteer, got {type(puppeteer).__name__}; "
+                "derive its class from puppet_jax.Puppeteer"
+            )
         if tuple(puppeteer.kernel_shapes) != tuple(puppet.kernel_shapes):
             raise ValueError(
                 f"PuppetCNN: the puppeteer makes kernels of shapes {tuple(puppeteer.kernel_shapes)}, the puppet takes "

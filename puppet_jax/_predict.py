@@ -191,7 +191,7 @@ def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple
 
 def _bake(baking: _Baking, graphdef, state) -> Bank:
     kernels = _kernels(jax.default_backend())(baking, graphdef, state)
-    conditioned = getattr(nnx.merge(graphdef, state), "conditioned", True)
+    conditioned = nnx.merge(graphdef, state).conditioned
     return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
 
 

@@ -76,7 +76,7 @@ def summary(model: PuppetCNN) -> Summary:
         normalisation=normalisation,
         head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
-        sizes=getattr(model.puppeteer, "sizes", ()),
+        sizes=model.puppeteer.sizes,
     )
 
 

@@ -17,7 +17,7 @@ import puppet_jax as pj
 from bench import accuracy, cifar, evaluated, study
 from bench.peers.shuffled import complexity as complexity_of_another
 from puppet_jax._named_function import named_function
-from puppet_jax.puppeteers._standardise import standardise
+from puppet_jax.puppeteers._kernels import standardise
 from train.commands.train import parse
 
 QUICK = study.read(study.FOLDER / "quick.toml")

@@ -7,8 +7,8 @@ from flax import nnx
 from small import close, drawn
 
 import puppet_jax as pj
-from puppet_jax.puppeteers._channel_matrices import ChannelMatrices
-from puppet_jax.puppeteers._standardise import standardise
+from puppet_jax.puppeteers._continuous import ChannelMatrices
+from puppet_jax.puppeteers._kernels import standardise
 
 SHAPES = [(6, 2, 3, 3), (6, 6, 5, 5), (4, 6, 3, 3), (4, 4, 1, 1)]
 

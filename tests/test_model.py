@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,10 +117,12 @@ def test_bad_arguments_of_create_are_refused():
     a, b = (nnx.eval_shape(lambda c=c: pj.create("puppet_xs", in_channels=c, rngs=nnx.Rngs(0))) for c in (1, 3))
     with pytest.raises(ValueError, match=r"puppet\.kernel_shapes"):
         pj.PuppetCNN(a.puppeteer, b.puppet)
+    with pytest.raises(TypeError, match=r"got SimpleNamespace; derive its class from puppet_jax\.Puppeteer"):
+        pj.create("puppet_xs", puppeteer=lambda shapes, rngs: types.SimpleNamespace(), rngs=nnx.Rngs(0))
 
 
 def test_a_puppeteer_of_one_s_own():
-    name = "puppet_jax.puppeteers._stored:StoredPuppeteer"
+    name = "puppet_jax.puppeteers._base:StoredPuppeteer"
     for puppeteer in (name, pj.StoredPuppeteer):
         model = pj.create(
             "puppet_xs", width=8, puppeteer=puppeteer, puppeteer_options={"standardise": False}, rngs=nnx.Rngs(0)
@@ -127,6 +131,23 @@ def test_a_puppeteer_of_one_s_own():
         assert not model.puppeteer.standardise
     with pytest.raises(ValueError, match="nowhere:make: cannot be imported here"):
         pj.create("puppet_xs", puppeteer="nowhere:make", rngs=nnx.Rngs(0))
+
+
+class Waves(pj.Puppeteer):
+    """The least that a user writes."""
+
+    def __call__(self, h):
+        return tuple(jnp.sin(h * jnp.arange(np.prod(shape))).reshape(shape) for shape in self.kernel_shapes)
+
+
+def test_a_puppeteer_s_defaults_are_enough_for_a_model():
+    puppet = model_of().puppet
+    model, images = pj.PuppetCNN(Waves(puppet.kernel_shapes), puppet), images_of()
+    assert close(model(images), one_by_one(model, images))
+    assert close(pj.compile_predict(model)(images).logits, model(images))
+    assert pj.summary(model).sizes == ()
+    with pytest.raises(NotImplementedError, match=r"must define __call__"):
+        pj.Puppeteer(puppet.kernel_shapes)(1.0)
 
 
 def test_width_of_a_preset():

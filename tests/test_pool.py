@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from puppet_jax.puppeteers._pooling import adaptive_average
+from puppet_jax.puppeteers._kernels import adaptive_average
 from puppet_jax.puppets._pool import pool
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from puppet_jax.puppeteers._standardise import standardise
+import puppet_jax as pj
+from puppet_jax.puppeteers._kernels import standardise
 
 
-class Separable(nnx.Module):
+class Separable(pj.Puppeteer):
     """Depthwise-separable convolution without an activation between its halves: W[o, i, y, x] = P[o, i]·D[i, y, x]."""
 
     conditioned = False
 
     def __init__(self, kernel_shapes, *, rngs: nnx.Rngs):
-        self.kernel_shapes = kernel_shapes
+        super().__init__(kernel_shapes)
         draw = lambda fan_in, *shape: nnx.Param(rngs.params.normal(shape) / math.sqrt(fan_in))  # noqa: E731
         self.pointwise = nnx.List([draw(c_in, c_out, c_in) for c_out, c_in, _, _ in kernel_shapes])
         self.depthwise = nnx.List([draw(k * k, 1, c_in, k, k) for _, c_in, k, _ in kernel_shapes])
@@ -28,7 +29,7 @@ class Separable(nnx.Module):
         return tuple(standardise(across[...][:, :, None, None] * along[...]) for across, along in pairs)
 
 
-class Synecdoche(nnx.Module):
+class Synecdoche(pj.Puppeteer):
     """A generator of the library synecdoche, by its class, which takes a network's weights as rows of one matrix."""
 
     conditioned = False
@@ -36,7 +37,7 @@ class Synecdoche(nnx.Module):
     def __init__(self, kernel_shapes, *, kind: str, rngs: nnx.Rngs, **options: Any):
         import synecdoche
 
-        self.kernel_shapes = kernel_shapes
+        super().__init__(kernel_shapes)
         target = {str(i): jnp.zeros(shape) for i, shape in enumerate(kernel_shapes)}
         self.generator = getattr(synecdoche, kind)(target, **options, rngs=rngs)
         # It draws weights of deviations from 0.0004 to 0.02, which the ε of the standardisation is not made for.

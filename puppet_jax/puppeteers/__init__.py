@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from puppet_jax.puppeteers._base import Kernels, KernelShape, Puppeteer
+from puppet_jax.puppeteers._base import Puppeteer, StoredPuppeteer
 from puppet_jax.puppeteers._continuous import ContinuousPuppeteer
-from puppet_jax.puppeteers._stored import StoredPuppeteer
+from puppet_jax.puppeteers._kernels import Kernels, KernelShape
 
 if TYPE_CHECKING:
     from puppet_jax.puppeteers._ode import OdePuppeteer

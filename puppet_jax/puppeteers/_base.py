@@ -1,53 +1,137 @@
-"""The protocol every source of kernels keeps: ``puppeteer(h) -> kernels``."""
+"""Puppeteer, the base class of all sources of kernels, and StoredPuppeteer, the simplest of them."""
 
+import math
 from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Key, Real
 
-KernelShape = tuple[int, int, int, int]
-"""(C_out, C_in, K, K) of one layer's kernel."""
+from puppet_jax.puppeteers._kernels import Kernels, KernelShape, check_standardisable, standardise
 
-Kernels = tuple[Float[Array, "_ _ _ _"], ...]
-"""One kernel (C_out, C_in, K, K) a layer, from the first layer to the last; each layer has widths of its own."""
+_FEWEST_DRAWN = 4096
 
 
-@runtime_checkable
-class Puppeteer(Protocol):
-    """A source of kernels for one image.
+class Puppeteer(nnx.Module):
+    """A source of kernels: it maps one image's complexity to one kernel for each layer.
 
-    ``puppeteer(h)`` takes one image's complexity, a scalar, and returns one kernel for each of ``kernel_shapes``,
-    layers beyond the image's depth included (the puppet masks them). It is pure and differentiable in its
-    parameters; a batch is ``jax.vmap(puppeteer)(h)``. One whose kernels are the same for every image may say so with an
-    attribute ``conditioned = False``: a single set is then generated.
+    A puppeteer of your own derives from this class and defines ``__call__``, pure and differentiable in its
+    parameters. It gives a kernel for every layer, those beyond an image's depth too; the puppet leaves them out.
+
+    Attributes:
+        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        conditioned: whether kernels depend on complexity. Where it is false one set serves all images.
+        sizes: what the puppeteer consists of, in words, a line for each group of layers.
+
+    Args:
+        kernel_shapes: (C_out, C_in, K, K) of each layer.
+
+    Raises:
+        ValueError: no shapes, or a malformed one.
     """
 
     kernel_shapes: tuple[KernelShape, ...]
+    conditioned: bool = True
 
-    def __call__(self, h: Real[ArrayLike, ""]) -> Kernels: ...
+    def __init__(self, kernel_shapes: Sequence[KernelShape]):
+        name, shapes = type(self).__name__, tuple(tuple(int(n) for n in shape) for shape in kernel_shapes)
+        if not shapes:
+            raise ValueError(f"{name}: kernel_shapes is empty; a puppet has one layer or more")
+        for layer, shape in enumerate(shapes, start=1):
+            if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3]:
+                raise ValueError(
+                    f"{name}: kernel_shapes of layer {layer} must be (C_out, C_in, K, K), all positive, got {shape}"
+                )
+        self.kernel_shapes = cast(tuple[KernelShape, ...], shapes)
 
+    def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
+        """Make the kernels of one image; those of several are ``jax.vmap(puppeteer)(h)``.
 
-def check_kernel_shapes(kernel_shapes: Sequence[KernelShape], caller: str) -> tuple[KernelShape, ...]:
-    """Return the shapes as plain tuples, or raise ``ValueError`` naming the layer that is wrong."""
-    shapes = tuple(tuple(int(n) for n in shape) for shape in kernel_shapes)
-    if not shapes:
-        raise ValueError(f"{caller}: kernel_shapes is empty; a puppet has one layer or more")
-    for layer, shape in enumerate(shapes, start=1):
-        if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3]:
+        Args:
+            h: its complexity, a scalar >= 0.
+
+        Returns:
+            One float32 kernel (C_out, C_in, K, K) a layer.
+
+        Raises:
+            ValueError: ``h`` is not a scalar.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, h), which returns the kernels")
+
+    def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
+        """Make the kernels of images of these complexities: (S, K, K, C_in, C_out) of each layer, or their factors, a
+        :class:`~puppet_jax.convolution._factored.FactoredBank`. A subclass may have a faster way than ``vmap``."""
+        return tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(self)(complexities))
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        return ()
+
+    def _scalar(self, h: Real[ArrayLike, ""]) -> Float[Array, ""]:
+        """Return ``h`` in float32, or raise ``ValueError`` with the way to evaluate a batch."""
+        h = jnp.asarray(h, jnp.float32)
+        if h.ndim != 0:
             raise ValueError(
-                f"{caller}: kernel_shapes of layer {layer} must be (C_out, C_in, K, K), all positive, got {shape}"
+                f"{type(self).__name__}: h is the complexity of one image, a scalar, got shape {h.shape}; "
+                "for a batch use jax.vmap(puppeteer)(h)"
             )
-    return cast(tuple[KernelShape, ...], shapes)
+        return h
 
 
-def check_complexity(h: Real[ArrayLike, ""], caller: str) -> Float[Array, ""]:
-    """Return ``h`` as a float32 scalar, or raise ``ValueError`` with the way to evaluate a batch."""
-    h = jnp.asarray(h, jnp.float32)
-    if h.ndim != 0:
-        raise ValueError(
-            f"{caller}: h is the complexity of one image, a scalar, got shape {h.shape}; "
-            "for a batch use jax.vmap(puppeteer)(h)"
-        )
-    return h
+class StoredPuppeteer(Puppeteer):
+    """Kernels stored as parameters, whatever the image: the static twin of any other puppeteer, for the same puppet.
+
+    Args:
+        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        standardise: standardise each kernel before use (see :func:`standardise`).
+        rngs: Flax random streams; ``params`` is used. Initialised by He et al. 2015, variance 2 / fan_in.
+
+    Raises:
+        ValueError: an empty or malformed ``kernel_shapes``.
+    """
+
+    conditioned = False
+
+    def __init__(self, kernel_shapes: Sequence[KernelShape], *, standardise: bool = True, rngs: nnx.Rngs):
+        super().__init__(kernel_shapes)
+        if standardise:
+            check_standardisable(self.kernel_shapes, "StoredPuppeteer")
+        self.standardise = standardise
+        he = [(shape, math.sqrt(2.0 / math.prod(shape[1:]))) for shape in self.kernel_shapes]
+        self.kernels = nnx.List([nnx.Param(of_deviation(rngs.params(), shape, scale)) for shape, scale in he])
+
+    def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
+        """Return the stored kernels; ``h`` is checked and not used."""
+        self._scalar(h)
+        kernels = tuple(jnp.asarray(kernel[...]) for kernel in self.kernels)
+        return tuple(standardise(k) for k in kernels) if self.standardise else kernels
+
+
+def uniform(key: Key[Array, ""], shape: tuple[int, ...], bound: ArrayLike) -> Float[Array, "..."]:
+    """Draw independent float32 numbers between −``bound`` and ``bound``, which may be an array that broadcasts.
+
+    XLA takes up to two seconds to compile a draw, for each shape anew: a minute for a puppet of fifty different kernel
+    shapes. So sizes are rounded up to a power of four, of which there are few, and what is not needed is left out.
+    """
+    count, size = math.prod(shape), _FEWEST_DRAWN
+    while size < count:
+        size *= 4
+    drawn = jax.random.uniform(key, (size,), jnp.float32, minval=-1.0, maxval=1.0)
+    if isinstance(drawn, jax.core.Tracer):
+        return jnp.asarray(bound, jnp.float32) * drawn[:count].reshape(shape)
+    # In NumPy, the same numbers: these operations too would be compiled for every shape.
+    return jax.device_put(np.asarray(bound, np.float32) * np.asarray(drawn)[:count].reshape(shape))
+
+
+def of_deviation(key: Key[Array, ""], shape: tuple[int, ...], deviation: float) -> Float[Array, "..."]:
+    """Draw independent uniform numbers of mean 0 and this standard deviation."""
+    return uniform(key, shape, math.sqrt(3.0) * deviation)
+
+
+def parameter(rngs: nnx.Rngs, deviation: float, *shape: int) -> nnx.Param:
+    """Make a parameter of this shape, its numbers of mean 0 and this standard deviation."""
+    return nnx.Param(of_deviation(rngs.params(), shape, deviation))

@@ -13,16 +13,21 @@ from jaxtyping import Array, Float, Real
 
 from puppet_jax._schedule import step_size
 from puppet_jax.convolution._factored import FactoredBank
-from puppet_jax.puppeteers._base import Kernels, KernelShape, check_complexity, check_kernel_shapes
+from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
 from puppet_jax.puppeteers._bilinear import combine
-from puppet_jax.puppeteers._channel_matrices import ChannelMatrices
-from puppet_jax.puppeteers._coordinate_network import CoordinateNetwork
-from puppet_jax.puppeteers._standardise import check_standardisable, scale, standard_of_factors
+from puppet_jax.puppeteers._kernels import (
+    Kernels,
+    KernelShape,
+    adaptive_average,
+    check_standardisable,
+    scale,
+    standard_of_factors,
+)
 
 Conditioning = Literal["depth", "none"]
 
 
-class ContinuousPuppeteer(nnx.Module):
+class ContinuousPuppeteer(Puppeteer):
     """A continuous kernel ψ(x, y, s; H) → (C_out, C_in), sampled at every tap of every layer at once.
 
     (x, y) in [−1, 1]² is the position inside the kernel and s = l·dl(H) the depth coordinate of layer l, the one the
@@ -39,8 +44,8 @@ class ContinuousPuppeteer(nnx.Module):
         omega_depth: the same over the depth coordinate; ``None``: ``omega``. Layers are 1 / D apart in it where taps
             are 1 apart in x: more makes neighbouring layers less alike, and the kernels less alike that images of
             different complexity get.
-        conditioning: how the kernels depend on H. ``"depth"``: through s = l·dl(H). ``"none"``: s = l / L, the same
-            kernels for every image.
+        conditioning: how the kernels depend on H. ``"depth"``: through s = l·dl(H). ``"none"``: s = l over the last l,
+            the same kernels for every image.
         standardise: standardise each kernel before use.
         numbers: l of each layer, where these are not all layers of the puppet; 1, 2, … otherwise.
         rngs: Flax random streams; ``params`` is used.
@@ -63,7 +68,7 @@ class ContinuousPuppeteer(nnx.Module):
         numbers: Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ):
-        self.kernel_shapes = check_kernel_shapes(kernel_shapes, "ContinuousPuppeteer")
+        super().__init__(kernel_shapes)
         for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden)):
             if value is not None and value < 1:
                 raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
@@ -87,34 +92,24 @@ class ContinuousPuppeteer(nnx.Module):
         self.matrices = ChannelMatrices(basis, c_out, c_in, rank=rank, scale=scale, rngs=rngs)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
-        """Kernels of one image.
-
-        Args:
-            h: its complexity, a scalar >= 0.
-
-        Returns:
-            One float32 kernel (C_out, C_in, K, K) a layer; layers beyond D(h) continue the function past s = 1.
-
-        Raises:
-            ValueError: ``h`` is not a scalar.
-        """
-        h = check_complexity(h, "ContinuousPuppeteer")
-        kernels = self._made(h, (False,) * len(self.kernel_shapes))
+        """Make the kernels of one image; layers beyond D(h) continue the function past s = 1."""
+        kernels = self._made(self._scalar(h), (False,) * len(self.kernel_shapes))
         return tuple(jnp.transpose(kernel, (3, 2, 0, 1)) for kernel in kernels)
 
     def bank(
         self, complexities: Float[Array, " sets"]
     ) -> tuple[Float[Array, "sets k k c_in c_out"] | FactoredBank, ...]:
-        """The kernels of images of these complexities, of each layer what its convolution takes fewest multiplications
-        with: (S, K, K, C_in, C_out), or their factors."""
+        """Make the kernels of images of these complexities: of each layer what its convolution takes fewest
+        multiplications with, (S, K, K, C_in, C_out) or their factors."""
         factored = tuple(map(self._pays, self.kernel_shapes))
         made = jax.vmap(lambda h: self._made(h, factored))(complexities)
 
-        def of_layer(own, shape, stays):
+        def of_layer(kernels, shape, stays):
             if not stays:
-                return own
+                return kernels
+            taps, factor_out = kernels
             factor_in, _ = self.matrices.factors(*shape[:2])
-            return FactoredBank(*own, _with_ones(factor_in) if self.standardise else factor_in)
+            return FactoredBank(taps, factor_out, _with_ones(factor_in) if self.standardise else factor_in)
 
         return tuple(map(of_layer, made, self.kernel_shapes, factored))
 
@@ -127,7 +122,7 @@ class ContinuousPuppeteer(nnx.Module):
         return self.matrices.count * self.matrices.rank * (c_in + c_out + k * k) < 0.75 * whole
 
     def _made(self, h: Float[Array, ""], factored: tuple[bool, ...]) -> list[Any]:
-        """Of each layer the kernel (K, K, C_in, C_out); of one that stays ``factored`` taps and output factor."""
+        """Make each layer's kernel (K, K, C_in, C_out); of one that stays ``factored`` its taps and output factor."""
         sines = self.network.sines(self._points(h))
         # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
         # every image, are made first.
@@ -144,20 +139,20 @@ class ContinuousPuppeteer(nnx.Module):
         made: list[Any] = []
         start = 0
         for (c_out, c_in, k, _), stays in zip(self.kernel_shapes, factored, strict=True):
-            own = slice(start, start + k * k)
+            of_layer = slice(start, start + k * k)
             start += k * k
             if stays:
-                taps, factor_out = self._factors(coefficients[own], c_out, c_in)
+                taps, factor_out = self._factors(coefficients[of_layer], c_out, c_in)
                 made.append((taps.reshape(k, k, -1), factor_out))
             else:
-                kernel = generate((sines if folded else coefficients)[own], pooled[c_out, c_in])
+                kernel = generate((sines if folded else coefficients)[of_layer], pooled[c_out, c_in])
                 made.append(kernel.reshape(k, k, c_in, c_out))
         return made
 
     def _factors(
         self, coefficients: Float[Array, "t b"], c_out: int, c_in: int
     ) -> tuple[Float[Array, "t r"], Float[Array, "r c_out"]]:
-        """What is a kernel's own of its factors, which make it standardised."""
+        """Make the two factors that belong to one kernel alone, so that the kernel is standardised."""
         taps = jnp.repeat(coefficients, self.matrices.rank or 1, axis=1)
         factor_in, factor_out = self.matrices.factors(c_out, c_in)
         if not self.standardise:
@@ -168,7 +163,7 @@ class ContinuousPuppeteer(nnx.Module):
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """What it consists of, in words, as a tuple of one."""
+        """What it consists of, in words: one line."""
         layers = len(self.kernel_shapes)
         return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, {self.network.hidden} sines",)
 
@@ -183,12 +178,12 @@ def _with_ones(columns: Float[Array, "n r"]) -> Float[Array, "n r_and_one"]:
 
 
 def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:
-    """The kernel Σ_b taps[t, b] matrices[b]."""
+    """Make the kernel Σ_b taps[t, b] matrices[b]."""
     return combine(taps, matrices.reshape(len(matrices), -1)).reshape(-1, *matrices.shape[1:])
 
 
 def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:
-    """The same, standardised (see :func:`standardise`), in fewer passes over what is large.
+    """Make the same kernel, standardised (see :func:`standardise`), in fewer passes over what is large.
 
     With B = B° + B̄, its mean over input channels apart, the kernel without its mean is Σ_b a_tb B°_b + Σ_b (a_tb − ā_b)
     B̄_b. The first term sums to zero over input channels and the second is the same for all of them, so that the
@@ -203,7 +198,7 @@ def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) ->
 
 
 def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of every tap of every layer, rows and columns of the kernel at equal steps over [−1, 1], and its layer."""
+    """Return (x, y) of every tap of every layer, at equal steps over [−1, 1], and the number of its layer."""
     positions, layers = [], []
     for layer, (_, _, k, _) in zip(numbers, kernel_shapes, strict=True):
         axis = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
@@ -211,3 +206,79 @@ def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int,
         positions.append(np.stack([x.ravel(), y.ravel()], axis=1))
         layers.append(np.full(k * k, layer))
     return np.concatenate(positions).astype(np.float32), np.concatenate(layers).astype(np.float32)
+
+
+class CoordinateNetwork(nnx.Module):
+    """The implicit function behind continuous kernels: from points z to coefficients of variance one, sin(z W + b) C.
+
+    A SIREN (Sitzmann et al. 2020, arXiv:2006.09661) of one sine layer, but for its frequency scale ω, which is the
+    initial scale of W. It is no factor in front of W, as in the paper's sin(ω (z W + b)): under Adam, whose steps do
+    not know the scale of a gradient, that factor multiplies the learning rate of the network against that of
+    everything else.
+
+    Args:
+        hidden: number of sines.
+        outputs: number of coefficients.
+        omega: frequency scale ω of the sines at first, in radians a unit: one for each coordinate.
+        rngs: Flax random streams; ``params`` is used.
+    """
+
+    def __init__(self, hidden: int, outputs: int, *, omega: Sequence[float], rngs: nnx.Rngs):
+        self.hidden = hidden
+
+        def draw(bound, *shape):
+            return nnx.Param(uniform(rngs.params(), shape, bound))
+
+        # Sitzmann et al. §3.2: the arguments of the sines spread over ω.
+        self.weight = draw(np.asarray(omega)[:, None] / len(omega), len(omega), hidden)
+        self.bias = draw(math.pi, hidden)
+        # A sine layer's outputs have mean square 1/2.
+        self.coefficients = draw(math.sqrt(6.0 / hidden), hidden, outputs)
+
+    def __call__(self, points: Float[Array, "points inputs"]) -> Float[Array, "points outputs"]:
+        """Return the coefficients at each point."""
+        return self.sines(points) @ self.coefficients[...]
+
+    def sines(self, points: Float[Array, "points inputs"]) -> Float[Array, "points hidden"]:
+        """Return what the coefficients are sums of."""
+        return jnp.sin(points @ self.weight[...] + self.bias[...][None])
+
+
+class ChannelMatrices(nnx.Module):
+    """The ``count`` matrices (C_out, C_in) that a kernel is a sum of, their entries of deviation ``scale`` at first.
+
+    Each is a product of two factors of rank ``rank``: count·rank·(C_out + C_in) numbers. ``None``: the matrices
+    themselves, count·C_out·C_in.
+    """
+
+    def __init__(self, count: int, c_out: int, c_in: int, *, rank: int | None, scale: float, rngs: nnx.Rngs):
+        self.count, self.rank, self.c_out, self.c_in = count, rank, c_out, c_in
+        if rank is None:
+            self.matrices = parameter(rngs, scale, count, c_out, c_in)
+        else:
+            deviation = math.sqrt(scale / math.sqrt(rank))
+            self.factor_out = parameter(rngs, deviation, count, c_out, rank)
+            self.factor_in = parameter(rngs, deviation, count, rank, c_in)
+
+    def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
+        """Return the matrices, averaged down to these channels; of products the factors are: it comes to the same."""
+        if self.rank is None:
+            return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
+        left, right = self._averaged(c_out, c_in)
+        return left @ right
+
+    def factors(self, c_out: int, c_in: int) -> tuple[Float[Array, "c_in r"], Float[Array, "r c_out"]]:
+        """Return the products' factors, averaged down to these channels, their R = count·rank columns side by side."""
+        left, right = self._averaged(c_out, c_in)
+        return jnp.moveaxis(right, 2, 0).reshape(c_in, -1), jnp.swapaxes(left, 1, 2).reshape(-1, c_out)
+
+    def _averaged(
+        self, c_out: int, c_in: int
+    ) -> tuple[Float[Array, "count c_out rank"], Float[Array, "count rank c_in"]]:
+        assert self.rank is not None
+        left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
+        return left, adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
+
+    def __str__(self) -> str:
+        what = "matrices" if self.rank is None else f"products of rank {self.rank}"
+        return f"{self.count} {what}, {self.c_out}×{self.c_in}"

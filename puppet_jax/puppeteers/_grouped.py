@@ -8,14 +8,15 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from puppet_jax.puppeteers._base import Kernels, KernelShape, check_kernel_shapes
+from puppet_jax.puppeteers._base import Puppeteer
 from puppet_jax.puppeteers._continuous import ContinuousPuppeteer
+from puppet_jax.puppeteers._kernels import Kernels, KernelShape
 
 SIZES = ("basis", "rank", "hidden")
 """Options of :class:`ContinuousPuppeteer` that are solved for."""
 
 
-class GroupedPuppeteer(nnx.Module):
+class GroupedPuppeteer(Puppeteer):
     """A :class:`ContinuousPuppeteer` for each group of layers of like widths, so that a layer does not pay for the
     widest one. Together they store at most a ``compression``-th of the kernels' parameters.
 
@@ -41,16 +42,15 @@ class GroupedPuppeteer(nnx.Module):
     def __init__(
         self, kernel_shapes: Sequence[KernelShape], *, compression: float | int, rngs: nnx.Rngs, **options: Any
     ):
-        self.kernel_shapes = check_kernel_shapes(kernel_shapes, "GroupedPuppeteer")
+        super().__init__(kernel_shapes)
         if not compression > 0:
             raise ValueError(f"compression must be positive, got {compression}; 10 stores a tenth of the kernels")
         solved = _solve(self.kernel_shapes, compression)
         self.groups = tuple(group for group, _ in solved)
         self.parts: nnx.List[ContinuousPuppeteer] = nnx.List([])
         for group, sizes in solved:
-            own = [self.kernel_shapes[i] for i in group]
-            numbers = [i + 1 for i in group]
-            self.parts.append(ContinuousPuppeteer(own, numbers=numbers, **sizes, **options, rngs=rngs))
+            shapes, numbers = [self.kernel_shapes[i] for i in group], [i + 1 for i in group]
+            self.parts.append(ContinuousPuppeteer(shapes, numbers=numbers, **sizes, **options, rngs=rngs))
         self.conditioned = any(part.conditioned for part in self.parts)
 
     @property
@@ -58,15 +58,11 @@ class GroupedPuppeteer(nnx.Module):
         return tuple(text for part in self.parts for text in part.sizes)
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
-        """Kernels of one image of complexity ``h``, a scalar >= 0: one float32 (C_out, C_in, K, K) a layer.
-
-        Raises:
-            ValueError: ``h`` is not a scalar.
-        """
+        """Make the kernels of one image."""
         return self._in_order(part(h) for part in self.parts)
 
     def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
-        """As :meth:`ContinuousPuppeteer.bank`."""
+        """Make the kernels of images of these complexities, as :meth:`ContinuousPuppeteer.bank` does."""
         return self._in_order(part.bank(complexities) for part in self.parts)
 
     def _in_order(self, of_parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -77,7 +73,7 @@ class GroupedPuppeteer(nnx.Module):
 
 
 def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tuple[tuple[int, ...], dict[str, Any]]]:
-    """Groups of layers, and the sizes of each group's puppeteer."""
+    """Group the layers, and choose the sizes of each group's puppeteer."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, (c_out, c_in, _, _) in enumerate(shapes):
         groups.setdefault((math.ceil(math.log2(c_out)), math.ceil(math.log2(c_in))), []).append(i)
@@ -94,8 +90,11 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
         )
         if small is None:
             break
-        far = lambda key: (abs(key[0] - small[0]) + abs(key[1] - small[1]), -budget(groups[key]))  # noqa: B023, E731
-        near = min((key for key in groups if key != small), key=far)
+        _, _, near = min(
+            (abs(key[0] - small[0]) + abs(key[1] - small[1]), -budget(groups[key]), key)
+            for key in groups
+            if key != small
+        )
         joined = sorted(groups.pop(small) + groups.pop(near))
         groups.setdefault((max(small[0], near[0]), max(small[1], near[1])), []).extend(joined)
     least = {"basis": 2, "rank": 1, "hidden": 4}
@@ -103,7 +102,7 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
 
 
 def _sizes(shapes: Sequence[KernelShape], budget: float) -> dict[str, Any] | None:
-    """Of one puppeteer with at most so many parameters; ``None`` if even the smallest has more."""
+    """Choose the sizes of one puppeteer with at most so many parameters; ``None`` if even the smallest has more."""
     c_out, c_in = (max(shape[axis] for shape in shapes) for axis in range(2))
     most = min(64, max(8, sum(k * k for *_, k in shapes)))
     for basis in sorted({most, 32, 16, 8, 4} & set(range(most + 1)), reverse=True):

@@ -14,11 +14,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from puppet_jax._schedule import initial_value, step_size
-from puppet_jax.puppeteers import bilinear
-from puppet_jax.puppeteers._base import Kernels, KernelShape, check_complexity, check_kernel_shapes
-from puppet_jax.puppeteers._initialisation import of_deviation
-from puppet_jax.puppeteers._pooling import adaptive_average
-from puppet_jax.puppeteers._standardise import check_standardisable, standardise
+from puppet_jax.puppeteers import _bilinear as bilinear
+from puppet_jax.puppeteers._base import Puppeteer, parameter
+from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
 
 Initial = Literal["constant", "low_rank", "full"]
 Adjoint = Literal["recursive", "backsolve", "direct"]
@@ -28,7 +26,7 @@ _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda x: x}
 _ROOT_TOLERANCE = 1e-5
 
 
-class OdePuppeteer(nnx.Module):
+class OdePuppeteer(Puppeteer):
     """Kernels along dP/dt = G(P), P(0) = P0(H): the kernel of layer l is P at t = l·dl(H), l = 1 … L.
 
     The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²). The published field G is one
@@ -75,7 +73,7 @@ class OdePuppeteer(nnx.Module):
         adjoint: Adjoint = "recursive",
         rngs: nnx.Rngs,
     ):
-        self.kernel_shapes = check_kernel_shapes(kernel_shapes, "OdePuppeteer")
+        super().__init__(kernel_shapes)
         _check_choice("initial", initial, Initial)
         _check_choice("activation", activation, Activation)
         _check_choice("adjoint", adjoint, Adjoint)
@@ -93,20 +91,19 @@ class OdePuppeteer(nnx.Module):
         self.adjoint = adjoint
 
         c_out, c_in, k2 = self.state_shape
-        draw = lambda deviation, *shape: nnx.Param(of_deviation(rngs.params(), shape, deviation))  # noqa: E731
         # LeCun et al. 1998: each linear map keeps the variance of what it reads.
-        self.depthwise = draw(1 / 3, c_out, 3, 3)
+        self.depthwise = parameter(rngs, 1 / 3, c_out, 3, 3)
         self.depthwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
-        self.pointwise = draw(1 / math.sqrt(c_out), c_out, c_out)
+        self.pointwise = parameter(rngs, 1 / math.sqrt(c_out), c_out, c_out)
         self.pointwise_bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
         self.initial = initial
         if initial == "low_rank":
             scale = rank ** (-1 / 6)  # three factors, `rank` terms: entries of standard deviation 1
-            self.initial_out = draw(scale, rank, c_out)
-            self.initial_in = draw(scale, rank, c_in)
-            self.initial_tap = draw(scale, rank, k2)
+            self.initial_out = parameter(rngs, scale, rank, c_out)
+            self.initial_in = parameter(rngs, scale, rank, c_in)
+            self.initial_tap = parameter(rngs, scale, rank, k2)
         elif initial == "full":
-            self.initial_full = draw(1.0, c_out, c_in, k2)
+            self.initial_full = parameter(rngs, 1.0, c_out, c_in, k2)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -143,7 +140,7 @@ class OdePuppeteer(nnx.Module):
         return jnp.transpose(self._states(h), (0, 3, 2, 1))
 
     def _states(self, h: Real[ArrayLike, ""]) -> Float[Array, "layers k2 c_in c_out"]:
-        h = check_complexity(h, "OdePuppeteer")
+        h = self._scalar(h)
         layers = len(self.kernel_shapes)
         # In units of layers, τ = t / dl, every image is read at the same times 1 … L: dP/dτ = dl·G(P). The times are
         # then constants of the program and one Euler step is eq. (2) to the letter.

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from puppet_jax.puppeteers._base import KernelShape
-from puppet_jax.puppeteers._initialisation import of_deviation
+from puppet_jax.puppeteers._base import KernelShape, of_deviation
 from puppet_jax.puppets._base import Puppet
 
 
