@@ -95,7 +95,7 @@ def _sides(folder: Path, pixels) -> dict[str, partial]:
         path.unlink(missing_ok=True)
         with PredictionsFile(path, about) as file:
             count = sum(1 for _ in predict.missing(file, given))
-            predict.add(file, predict.missing(file, given), count, images, predictor, 1)
+            predict.add(file, given, count, images, predictor, 1)
             assert file.count == len(pixels)
 
     baked(parts[0])

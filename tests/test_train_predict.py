@@ -13,11 +13,11 @@ from PIL import Image
 from trained_runs import ENVIRONMENT, picture, save_run
 
 from train.__main__ import main
-from train.data.images import read_image
+from train.data.images import ImageError, read_image
 from train.errors import UserError
 from train.predict import stream
 from train.predict.predictor import Predictor
-from train.predict.read_ahead import AHEAD, read_ahead
+from train.predict.stream import AHEAD, read_ahead
 
 NAMES = ["cat", "dog", "猫", "a \x1b[31mred\n name"]
 
@@ -132,18 +132,18 @@ def test_images_are_read_ahead_in_order_and_boundedly():
             started.append(name)
         time.sleep(0.001 * (int(name) % 3))
         if name == "7":
-            raise LookupError("seven")
+            raise ImageError("line\n seven")
         return np.full((1, 2, 1), int(name), np.uint8)
 
     def ahead(count):
-        return read_ahead(map(str, range(count)), read, (1, 2, 1), 8, threads=3, refused=LookupError)
+        return read_ahead(map(str, range(count)), read, (1, 2, 1), 8, threads=3)
 
     taken = []
     for batch in ahead(60):
         taken += batch.names
         expected = [[[[int(name)], [int(name)]]] for name in batch.names if name != "7"]
         np.testing.assert_array_equal(batch.pixels, np.array(expected))
-        assert [batch.names[place] for place in batch.errors] == ["7"] * ("7" in batch.names)
+        assert batch.errors == ({batch.names.index("7"): "line seven"} if "7" in batch.names else {})
         with lock:
             assert len(started) <= len(taken) + 8 * AHEAD
     assert taken == [str(number) for number in range(60)]
@@ -156,7 +156,7 @@ def test_images_are_read_ahead_in_order_and_boundedly():
     assert len(started) == before <= 60 + 8 * (AHEAD + 1)
     # What does not explain an image is an error.
     with pytest.raises(ValueError, match="invalid literal"):
-        list(read_ahead(["a"], read, (1, 2, 1), 2, threads=1, refused=LookupError))
+        list(read_ahead(["a"], read, (1, 2, 1), 2, threads=1))
 
 
 def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from trained_runs import picture, python, save_run
 
 from train.__main__ import main
 from train.data.walk import walk_images
-from train.predict import jsonl_file, parquet_file, predictor, stream
-from train.predict.parts import place
+from train.predict import jsonl_file, predictor, stream
 from train.runs.trained import open_run
 
 COUNT = 11
@@ -162,53 +160,6 @@ def test_what_cannot_be_read_is_told_once_and_not_tried_again(run, folder, small
     assert lines_of("out.jsonl") == found
 
 
-def test_parquet_holds_what_the_lines_hold(run, folder, small, capsys, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, which writes Parquet")
-    Path("in/03.png").write_bytes(b"no image")
-    os.rename("in/06.png", b"in/\xff6.png")
-
-    def same() -> bool:
-        rows = parquet.read_table("out.parquet").to_pylist()
-        columns = ["image", "class", "probability", "complexity_bits", "depth", "top", "error"]
-        assert all(list(row) == columns for row in rows)
-        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        for line in (lines := lines_of("out.jsonl")):
-            line["image"] = line["image"].replace("\udcff", "\\udcff")
-        return rows == lines
-
-    both = [["predict", str(run), "in", "--output", f"out.{kind}", "--top", "2"] for kind in ("jsonl", "parquet")]
-    assert [main(command) for command in both] == [1, 1]
-    assert same()
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    before = os.stat("out.parquet").st_ino
-    assert main(both[1]) == 1
-    assert os.stat("out.parquet").st_ino == before, "written anew with nothing to add"
-    for seed, where in ((20, "pack"), (21, "drop_lines")):  # cut off before the file is written, and after
-        picture(Path("in", f"{seed}.png"), seed)
-        assert main(both[0]) == 1
-        with monkeypatch.context() as patch:
-            patch.setattr(parquet_file, where, stop)
-            assert main(both[1]) == 130
-        assert parquet.read_table("out.parquet").num_rows == seed - 20 + (11 if where == "pack" else 12)
-        assert main(both[1]) == 1
-        assert same()
-    assert sorted(os.listdir()) == ["in", "out.jsonl", "out.jsonl.about", "out.parquet"]
-    capsys.readouterr()
-    assert main([*both[1][:-1], "1"]) == 2
-    assert "(--top 2, now 1)" in capsys.readouterr().err
-    Path("out.parquet").write_bytes(b"PAR1")
-    assert main(both[1]) == 2
-    assert "out.parquet cannot be read" in capsys.readouterr().err
-    Path("out.parquet").unlink()
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(both[1]) == 2
-    assert "pip install pyarrow" in capsys.readouterr().err
-    assert not Path("out.parquet").exists()
-
-
 def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
     for name in ("b/a.png", "b.png", "b/c/d.JPG", "a b/z.gif", "b-/x.png", ".hidden/x.png", "b/.x.png", "b/n.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +213,7 @@ def test_two_devices_say_what_one_says(run, folder):
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     file = jsonl_file.PredictionsFile(tmp_path / "out.jsonl", {"format": "x"})
-    file.write(['{"image": "a"}\n'], 0)
+    file.write([("a", {})])
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -270,7 +221,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); what is in it is whole"):
-            file.write(['{"image": "b"}\n'], 0)
+            file.write([("b", {})])
     assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
     assert file.count == 1
     file.__exit__()
@@ -278,41 +229,5 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
             with pytest.raises(ValueError, match="cannot be written"), jsonl_file.PredictionsFile(path, {}) as file:
-                file.write(["{}\n"], 0)
+                file.write([("c", {})])
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.about"}
-
-
-def test_processes_share_a_folder_each_in_a_part_of_its_own(run, folder, small, capsys, monkeypatch):
-    def predict(number, count=2):
-        return main(
-            ["predict", str(run), "in", "--output", "out", f"--process-id={number}", f"--process-count={count}"]
-        )
-
-    assert predict(0) == 0
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    assert main(["predict", str(run), "in", "--output", "out", "--distributed"]) == 0
-    parts = [Path("out") / f"part-{number:05d}-of-00002.jsonl" for number in (0, 1)]
-    both = [lines_of(part) for part in parts]
-    assert min(map(len, both)) > 0
-    assert main(["predict", str(run), "in", "--json"]) == 0
-    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    by_name = lambda line: line["image"]  # noqa: E731
-    assert sorted([*both[0], *both[1]], key=by_name) == sorted(expected, key=by_name)
-    # One that was lost goes on alone.
-    content = parts[1].read_bytes()
-    parts[1].write_bytes(content[:-5])
-    assert predict(1) == 0
-    assert capsys.readouterr().out == f"{parts[1]}: {len(both[1])} images, 1 of them now\n"
-    assert lines_of(parts[1]) == both[1]
-    command = ["predict", str(run), "in"]
-    for arguments, message in [
-        (["--output=out", "--process-id=0", "--process-count=3"], "parts of another number of processes than 3"),
-        (["--output=out", "--process-id=2", "--process-count=2"], "--process-id: got 2, expected 0 to 1"),
-        (["--output=a.jsonl", "--distributed"], "expected a folder"),
-        (["--distributed"], "--output: missing, expected a folder"),
-    ]:
-        assert main([*command, *arguments]) == 2
-        assert message in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no cluster found, expected to be started by Slurm"):
-        place(True, None, None, {})

@@ -1,6 +1,7 @@
 """Files written so that a reader, or a process that resumes, finds the old file or the whole new one."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -38,3 +39,14 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def lock(descriptor: int) -> bool:
+    """Whether no other process holds an open file's lock; then this one does until it closes the file, or dies."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True

@@ -42,8 +42,8 @@ class Predictor:
         def one_part(arrays, images):
             return lax.all_gather(tuple(predict.with_arrays(arrays)(images)), BATCH, tiled=True)
 
-        arrays = predict.arrays  # an argument: as a constant it would be compiled into the program
-        self._arrays = shared(self._mesh, arrays)
+        # Arrays are an argument: as constants they would be compiled into the program.
+        self._arrays = shared(self._mesh, predict.arrays)
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
 
     @property
@@ -81,18 +81,12 @@ class Predictor:
         return self.finish(self.start(images))
 
 
-def choose_devices(count: int | None, own: int | None = None) -> list[jax.Device]:
+def choose_devices(count: int | None) -> list[jax.Device]:
     """``count`` of the local devices, by default all.
-
-    Args:
-        own: the number of this process among those of its machine, which then takes only the GPU of that number.
 
     Raises:
         UserError: there are not so many.
     """
-    if own is not None:  # as jax.distributed does: each process sees one, so that all do not take the memory of all
-        for platform in ("cuda", "rocm"):
-            jax.config.update(f"jax_{platform}_visible_devices", str(own))
     local = jax.local_devices()
     if count is not None and not 1 <= count <= len(local):
         raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")

@@ -1,54 +1,62 @@
-"""Files of images to a model's outputs, while later images are being read and decoded."""
+"""Files of images to what a model says of them, while later images are being read and decoded."""
 
 import contextlib
+import itertools
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from train.data.decode import cores
+from train.data.decode import MAX_THREADS, cores
 from train.data.images import ImageError, quiet, read_image
-from train.predict.predictor import Outputs, Predictor
-from train.predict.read_ahead import Batch, read_ahead
+from train.predict.formats import records
+from train.predict.predictor import Predictor
 from train.runs.trained import Images
 from train.terminal import printable
 
 # Images in a device's batch, and the most bytes that its pixels take, which limits batches of large images.
 BATCH, BATCH_BYTES = 256, 64 * 2**20
-# More threads would wait for the interpreter.
-MOST_THREADS = 8
+# Batches that are decoded while another one is with the model.
+AHEAD = 2
+# Images that a thread takes at a time: passing them singly would cost as much as decoding small ones.
+CHUNK = 64
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
 
 def predict_images(
-    names: Iterable[str], count: int, images: Images, predictor: Predictor, *, done: int = 0, bar: bool = True
-) -> Iterator[tuple[Batch, Outputs | None]]:
-    """Batches of images in the order named, each with the model's outputs for those of them that could be read, or
-    ``None`` if none could.
+    names: Iterable[str],
+    count: int,
+    images: Images,
+    predictor: Predictor,
+    top: int,
+    *,
+    done: int = 0,
+    bar: bool = True,
+) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Names and records of images in the order named, a batch at a time; the record of an image that could not be read
+    holds the reason as ``error``, which is told on standard error too.
 
-    While the caller handles a batch, the devices compute the next one and those after it are decoded. Images that could
-    not be read are named on standard error, where a progress bar is shown if that is a terminal.
+    While the caller handles a batch, the devices compute the next one and those after it are decoded.
 
     Args:
         names: paths of the images.
         count: how many there are.
-        images: the size and channels that they are converted to.
+        images: the size and channels that they are converted to, and the names of the classes.
         predictor: of the model.
+        top: how many classes a record names (:func:`train.predict.formats.records`).
         done: how many were predicted earlier, for the bar.
-        bar: whether to show one.
+        bar: whether to show one, if standard error is a terminal.
     """
     if not count:
         return
     size = batch_size(count, images, predictor.device_count)
-    reading = read_ahead(
-        names,
-        lambda name: read_image(name, images.size, images.channels),
-        (*images.size, images.channels),
-        size,
-        threads=min(cores(), MOST_THREADS),
-        refused=ImageError,
-    )
+    read = lambda name: read_image(name, images.size, images.channels)  # noqa: E731
+    reading = read_ahead(names, read, (*images.size, images.channels), size, threads=min(cores(), MAX_THREADS))
     started: deque = deque()
     with (
         quiet(),
@@ -64,13 +72,17 @@ def predict_images(
         ) as shown,
     ):
 
-        def finished() -> tuple[Batch, Outputs | None]:
+        def finished() -> list[tuple[str, dict[str, Any]]]:
             batch, answer = started.popleft()
-            for place in sorted(batch.errors):
-                report_unreadable(batch.names[place], batch.errors[place])
-            found = None if answer is None else predictor.finish(answer)
-            shown.update(len(batch.names))
-            return batch, found
+            found = iter(() if answer is None else records(predictor.finish(answer), images.class_names, top))
+            told = []
+            for place, name in enumerate(batch.names):
+                told.append((name, {"error": batch.errors[place]} if place in batch.errors else next(found)))
+                if place in batch.errors:
+                    tqdm.write(f"{printable(name)}: {printable(batch.errors[place])}", file=sys.stderr)
+            sys.stderr.flush()
+            shown.update(len(told))
+            return told
 
         for batch in reading:
             started.append((batch, predictor.start(batch.pixels, size) if len(batch.pixels) else None))
@@ -87,12 +99,62 @@ def batch_size(count: int, images: Images, devices: int) -> int:
     return -(-count // -(-count // most))
 
 
-def report_unreadable(name: str, reason: object) -> None:
-    """Name a file that could not be read on standard error, above the bar if there is one."""
-    tqdm.write(f"{printable(name)}: {printable(one_line(reason))}", file=sys.stderr)
-    sys.stderr.flush()
+@dataclass(eq=False)
+class Batch:
+    """Images in the order named.
+
+    Attributes:
+        names: of all of them.
+        pixels: of those that could be read, ``(n, H, W, C)`` uint8.
+        errors: why the others could not, in a line, by their place in ``names``.
+    """
+
+    names: list[str]
+    pixels: np.ndarray
+    errors: dict[int, str] = field(default_factory=dict)
 
 
-def one_line(reason: object) -> str:
-    """A reason in one line, also if it has several."""
-    return " ".join(str(reason).split())
+def read_ahead(
+    names: Iterable[str], read: Callable[[str], np.ndarray], shape: tuple[int, int, int], size: int, *, threads: int
+) -> Generator[Batch]:
+    """All images in the order named, ``size`` at a time, the last batch smaller.
+
+    At most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
+    threads.
+
+    Args:
+        names: taken from as they are needed.
+        read: name → ``shape`` uint8; called from the threads. An :class:`ImageError` of it is kept in the batch,
+            anything else is raised here.
+        threads: how many.
+    """
+    names = iter(names)
+
+    def fill(batch: Batch, places: range) -> None:
+        for place in places:
+            try:
+                batch.pixels[place] = read(batch.names[place])
+            except ImageError as error:
+                batch.errors[place] = " ".join(str(error).split())
+
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[Batch, list[Future]]] = deque()
+    chunk = max(1, min(CHUNK, size // threads))
+    try:
+        while True:
+            while len(waiting) <= AHEAD and (chosen := list(itertools.islice(names, size))):
+                # A new array each time: the device may still read from an earlier one.
+                batch = Batch(chosen, np.empty((len(chosen), *shape), np.uint8))
+                places = (range(start, min(start + chunk, len(chosen))) for start in range(0, len(chosen), chunk))
+                waiting.append((batch, [pool.submit(fill, batch, part) for part in places]))
+            if not waiting:
+                return
+            batch, parts = waiting.popleft()
+            for part in parts:
+                part.result()
+            if batch.errors:
+                batch.pixels = np.delete(batch.pixels, list(batch.errors), 0)
+            yield batch
+            del batch  # so that it is freed before another one is allocated
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,7 +1,6 @@
 """The folder of a run: created, described, and written so that an interruption leaves whole lines and whole files."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -121,12 +120,8 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
         return
     with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it") from error
-        except OSError:
-            pass  # a file system without locks
+        if not atomic_file.lock(file.fileno()):
+            raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it")
         yield
 
 
