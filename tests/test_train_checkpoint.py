@@ -12,9 +12,6 @@ import pytest
 from train.errors import UserError
 from train.runs.checkpoint import DAMAGED, FOLDER, Checkpoints, fill, flat
 
-# orbax leaves a reading thread behind when it stumbles over a damaged file.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def state(step):
     generator = np.random.default_rng(step)
@@ -55,7 +52,7 @@ def restored(folder):
 
 
 def steps(folder):
-    return sorted(int(path.name) for path in (folder / FOLDER).iterdir() if path.name.isdigit())
+    return sorted(int(path.stem) for path in (folder / FOLDER).iterdir())
 
 
 def test_a_round_trip_is_exact_and_fills_the_tree(folder):
@@ -66,8 +63,8 @@ def test_a_round_trip_is_exact_and_fills_the_tree(folder):
     assert same(flat(tree), 3)
     with pytest.raises(ValueError, match=r"w\.0 is float32\[40, 30\], expected float32\[2\]"):
         fill({**state(0), "w": [np.zeros(2, np.float32), state(0)["w"][1]]}, arrays)
-    with pytest.raises(ValueError, match=r"key is uint32\[2\], expected absent"):
-        fill({name: value for name, value in state(0).items() if name != "key"}, arrays)
+    with pytest.raises(ValueError, match=r"other is absent, expected uint32\[2\]"):
+        fill({**state(0), "other": arrays["key"]}, arrays)
 
 
 def test_the_last_and_the_best_are_kept_in_later_lives_too(tmp_path):
@@ -113,36 +110,26 @@ def test_when_one_is_due(tmp_path, monkeypatch):
         assert silent.restore() is None
 
 
-def files(folder: Path, step: int) -> list[Path]:
-    return sorted(path for path in (folder / FOLDER / str(step)).rglob("*") if path.is_file())
-
-
-def largest(folder, step):
-    return max(files(folder, step), key=lambda path: path.stat().st_size)
+def file(folder: Path, step: int) -> Path:
+    return folder / FOLDER / f"{step}.safetensors"
 
 
 def flip_a_bit(folder):
-    content = bytearray(largest(folder, 3).read_bytes())
-    content[len(content) // 2] ^= 4
-    largest(folder, 3).write_bytes(content)
+    content = bytearray(file(folder, 3).read_bytes())
+    content[-2000] ^= 4
+    file(folder, 3).write_bytes(content)
 
 
 def change_the_description(folder):
-    (path,) = [path for path in files(folder, 3) if path.parent.name == "about" and path.name == "metadata"]
-    path.write_text(path.read_text().replace("0.1", "0.2"))
-
-
-def put_another_in_its_place(folder):
-    shutil.rmtree(folder / FOLDER / "3")
-    shutil.copytree(folder / FOLDER / "2", folder / FOLDER / "3")
+    file(folder, 3).write_bytes(file(folder, 3).read_bytes().replace(b"0.1", b"0.2"))
 
 
 DAMAGES = {
-    "truncated": lambda folder: os.truncate(largest(folder, 3), 100),
+    "truncated": lambda folder: os.truncate(file(folder, 3), 100),
+    "emptied": lambda folder: os.truncate(file(folder, 3), 0),
     "a bit flipped": flip_a_bit,
-    "a file removed": lambda folder: largest(folder, 3).unlink(),
     "description changed": change_the_description,
-    "another's": put_another_in_its_place,
+    "another's": lambda folder: shutil.copy(file(folder, 2), file(folder, 3)),
 }
 
 
@@ -157,7 +144,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
         assert problem.startswith("the checkpoint at step 3 is damaged: ")
         assert len(problem) > 45  # it says why
         # It does not stand in the way of the one to come, and is there to be looked at.
-        assert (folder / DAMAGED / "3").is_dir()
+        assert (folder / DAMAGED / "3.safetensors").is_file()
         assert checkpoints.save(3, state(3), {})
     arrays, _, problems = restored(folder)
     assert same(arrays, 3)
@@ -166,17 +153,31 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
 
 def test_there_may_be_no_good_one_or_none_and_a_disk_that_refuses_is_told(folder, tmp_path):
     for step in (1, 2, 3):
-        largest(folder, step).unlink()
+        os.truncate(file(folder, step), 9)
     with pytest.raises(UserError, match=r"(?s)no checkpoint can be read .*step 3 .*step 2 .*step 1 .*--overwrite"):
         restored(folder)
     assert steps(folder) == [1, 2, 3]  # nothing is begun or moved
-    assert restored(tmp_path) is None
     # What a process leaves that was killed in its first save.
-    (tmp_path / FOLDER / "1.orbax-checkpoint-tmp" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "1.safetensors.tmp").touch()
     assert restored(tmp_path) is None
     assert list((tmp_path / FOLDER).iterdir()) == []
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"there is none, though metrics\.jsonl tells"):
+        restored(tmp_path)
     with Checkpoints(tmp_path, keep=3) as checkpoints:
-        shutil.rmtree(tmp_path / FOLDER)
+        (tmp_path / FOLDER).rmdir()
         (tmp_path / FOLDER).write_text("in the way")
+        checkpoints.save(1, state(1), {})
         with pytest.raises(UserError, match="could not be written"):
-            checkpoints.save(1, state(1), {})
+            checkpoints.wait()
+
+
+def test_the_best_is_due_whenever_it_is_best(tmp_path):
+    with Checkpoints(tmp_path, keep=1, every=100) as checkpoints:
+        for step, accuracy, due in [(1, 0.5, True), (2, 0.5, False), (3, None, False), (4, 0.7, True), (5, 0.6, False)]:
+            assert checkpoints.due(step, True, accuracy) == due
+            if due:
+                checkpoints.save(step, state(step), {}, accuracy)
+        checkpoints.save(6, state(6), {}, 0.6)
+    assert steps(tmp_path) == [4, 6]

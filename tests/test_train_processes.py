@@ -57,7 +57,7 @@ def begin():
 
 def newest(folder: Path) -> int:
     """Step of the last completed checkpoint; 0 if there is none."""
-    return max((int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    return max((int(path.stem) for path in (folder / "checkpoints").glob("*.safetensors")), default=0)
 
 
 class Pair:

@@ -152,11 +152,17 @@ def from_first(value: bytes | None) -> bytes | None:
     """The first process's ``value``, in every process; those of the others are ignored."""
     if jax.process_count() == 1:
         return value
-    length = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if value is None else len(value))))
+    # As bytes: without x64 JAX would cut a length to 32 bits.
+    size = np.frombuffer(np.int64(-1 if value is None else len(value)).tobytes(), np.uint8)
+    length = int(_of_first(size).view(np.int64)[0])
     if length < 0:
         return None
     content = np.zeros(length, np.uint8) if value is None or not is_first() else np.frombuffer(value, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8).tobytes()
+    return _of_first(content).tobytes()
+
+
+def _of_first(content: np.ndarray) -> np.ndarray:
+    return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
 
 
 def _agree(config: ResolvedConfig, count: int, data: Mapping[str, Any] | None) -> None:

@@ -1,6 +1,8 @@
 """Parameters as a safetensors file: no pickle, flat dotted names, the configuration in its header."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,12 @@ def flat(params: nnx.State) -> dict[str, np.ndarray]:
     """Parameters as host arrays by dotted name, for example ``puppet.head_bias``."""
     # safetensors writes an array's memory as it lies, whatever its strides say.
     return {parameter_name(path): np.asarray(leaf, order="C") for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def digest(about: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a text and of arrays, their names, types and shapes."""
+    found = hashlib.sha256(about.encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()

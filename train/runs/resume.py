@@ -1,15 +1,17 @@
 """The position of a run between two steps: saved as a checkpoint, and restored when the run is resumed."""
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import safetensors.numpy
+import numpy as np
 
 from train import data
 from train.config import ResolvedConfig, contradictions, from_json, to_json
-from train.devices import from_first
+from train.devices import from_first, is_first
 from train.errors import UserError
 from train.runs.checkpoint import Checkpoints, fill
 from train.runs.parameters import FORMAT
@@ -82,24 +84,29 @@ def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Positio
         beginning: where a new run begins, for the shapes.
 
     Raises:
-        UserError: as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another configuration, or
-            arrays that do not fit.
+        UserError: in all processes, as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another
+            configuration, or arrays that do not fit.
     """
-    found = checkpoints.restore()
-    text = from_first(json.dumps([found[1], found[2]]).encode() if found else None)
-    content = from_first(safetensors.numpy.save(found[0]) if found else None)
-    if text is None or content is None:
-        return None, []
-    arrays = safetensors.numpy.load(content)
-    saved, problems = json.loads(text)
-    check(from_json(saved["config"]), config)
+    tree: Any = {"state": beginning.state, "tally": beginning.tally}
+    plain, problems, refused = None, list[str](), None
     try:
-        if saved.get("format") != FORMAT:  # shapes do not tell of a layer that computes something else
-            raise ValueError(f"format {saved.get('format')}, expected {FORMAT}")
-        tree = fill({"state": beginning.state, "tally": beginning.tally}, arrays)
-    except ValueError as error:
-        raise UserError(
-            f"--resume: the checkpoint is of another version of this program ({error}); resume with that version"
-        ) from error
-    plain = {name: saved[name] for name in PLAIN}
+        if is_first() and (found := checkpoints.restore()) is not None:
+            arrays, saved, problems = found
+            check(from_json(saved["config"]), config)
+            if saved["format"] != FORMAT:  # shapes do not tell of a layer that computes something else
+                raise ValueError(f"format {saved['format']}, expected {FORMAT}")
+            tree = fill(tree, arrays)
+            plain = {name: saved[name] for name in PLAIN}
+    except UserError as error:
+        refused = str(error)
+    except (ValueError, KeyError, TypeError) as error:
+        refused = f"--resume: the checkpoint is of another version of this program ({error}); resume with that version"
+    told = from_first(json.dumps([plain, problems, refused]).encode())
+    plain, problems, refused = json.loads(told or b"")
+    if refused is not None:
+        raise UserError(refused)
+    if plain is None:
+        return None, []
+    content = io.BytesIO(from_first(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))) or b"")
+    tree = jax.tree.map(lambda x: np.frombuffer(content.read(x.nbytes), x.dtype).reshape(x.shape), tree)
     return Position(tree["state"], tree["tally"], **plain), problems

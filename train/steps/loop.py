@@ -206,7 +206,7 @@ def train(
                     tally = devices.shared(mesh, empty_tally(done))
                     clock = time.perf_counter()
 
-                if stop or done == total_steps or checkpoints.due(done, ends_epoch):
+                if stop or done == total_steps or checkpoints.due(done, ends_epoch, accuracy):
                     so_far = time.perf_counter() - clock
                     now = resume.Position(state, tally, history, train_seconds, so_far)
                     if resume.save(checkpoints, config, now, accuracy):
