@@ -15,14 +15,14 @@ from flax import nnx
 
 import puppet_jax as pj
 from bench import machine, results_file
+from puppet_jax import _stored_dtype
+from puppet_jax._stored_dtype import SCALES
 from train.commands import evaluate
 from train.data import padded_batches
 from train.devices import BATCH
 from train.runs import parameters
 from train.steps import evaluation
 from train.steps.step import make_eval_step
-
-_SHRUNK = np.linspace(0.5, 1.0, 21)
 
 
 def measured(run: Path | str, shifts: Sequence[int]) -> dict:
@@ -60,26 +60,13 @@ def measured(run: Path | str, shifts: Sequence[int]) -> dict:
 
 
 def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
-    """A float32 array as it comes back, and the bytes that it takes.
-
-    An array of two axes or more is rounded to integers of so many bits with a scale, a float16, for each index of its
-    first axis: of 21 from half to all of what the greatest number asks for, that of the least squared error. Other
-    arrays are float16.
-    """
+    """A float32 array as a release gives it back, and the bytes that it takes; arrays of one axis in float16."""
     if bits == 32:
         return array, array.nbytes
     if array.ndim < 2:
         return array.astype(np.float16).astype(np.float32), 2 * array.size
-    rows, most = array.reshape(len(array), -1), 2 ** (bits - 1) - 1
-    best, error = np.zeros_like(rows), np.full(len(rows), np.inf)
-    for share in _SHRUNK:
-        scales = np.maximum(share * np.abs(rows).max(1) / most, np.finfo(np.float16).tiny).astype(np.float16)
-        scales = scales.astype(np.float32)[:, None]
-        each = np.clip(np.rint(rows / scales), -most, most) * scales
-        found = np.sum((each - rows) ** 2, axis=1)
-        best = np.where((found < error)[:, None], each, best)
-        error = np.minimum(found, error)
-    return best.reshape(array.shape).astype(np.float32), math.ceil(array.size * bits / 8) + 2 * len(rows)
+    stored = dict(zip(("a", f"a{SCALES}"), _stored_dtype.quantised(array, bits), strict=True))
+    return _stored_dtype.unpack(stored)["a"], math.ceil(array.size * bits / 8) + 2 * len(array)
 
 
 def mirrored(name: str) -> float:

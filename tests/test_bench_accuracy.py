@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from bench import accuracy, cifar, evaluated, study
+from bench import accuracy, cifar, study
 from bench.peers.shuffled import complexity as complexity_of_another
 from puppet_jax._named_function import named_function
 from puppet_jax.puppeteers._kernels import standardise
@@ -166,22 +166,6 @@ def test_a_study_that_cannot_be_read_is_named(tmp_path, rows, told):
     path.write_text(f'output = "mine.json"\nnote = ""\n[parts.main]\nrows = {rows}\n')
     with pytest.raises(ValueError, match=rf"mine\.toml: .*{told}"):
         study.read(path)
-
-
-@pytest.mark.parametrize(("bits", "most"), [(8, 127), (4, 7)])
-def test_fewer_bits_cost_less_than_half_a_step(bits, most):
-    rng = np.random.default_rng(0)
-    array = (rng.standard_normal((5, 4, 9)) * np.arange(5)[:, None, None]).astype(np.float32)  # a row of zeros
-    found, size = evaluated.quantised(array, bits)
-    assert size == array.size * bits // 8 + 2 * len(array)
-    step = np.abs(array).max((1, 2), keepdims=True) / most
-    plain = np.rint(array / np.where(step, step, 1)) * step
-    squared = lambda each: np.square(each - array).sum((1, 2))  # noqa: E731
-    assert (squared(found) <= squared(plain) * 1.02).all()
-    assert (squared(found) <= array[0].size * step[:, 0, 0] ** 2 / 4).all()
-    levels = [np.unique(row).size for row in found]
-    assert max(levels) <= 2 * most + 1
-    assert levels[0] == 1
 
 
 @pytest.mark.parametrize(
