@@ -184,7 +184,7 @@ def test_signals_end_with_their_codes(tmp_path, number, code):
         "import signal, sys, time, train.__main__ as program\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(path):\n    print('reading', flush=True)\n    time.sleep(60)\n"
-        "import train.plots.compared_run as compared_run\ncompared_run.read_metrics = wait\n"
+        "import train.commands.plot as plot\nplot.read_metrics = wait\n"
         f"sys.exit(program.main(['plot', {str(tmp_path / 'run')!r}]))"
     )
     command = [sys.executable, "-c", script]

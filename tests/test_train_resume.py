@@ -28,9 +28,9 @@ FLAGS = ["--puppeteer=stored", "--width=8", "--batch-size=10", "--epochs=2", "--
 
 
 def set_up(patch) -> None:
-    """Small data, and figures that are only there: drawing them would take as long as all the steps."""
+    """Small data, and figures that fail, which ends no run: drawing them would take as long as all the steps."""
     patch.setattr(data, "load", lambda *_, **__: small_digits())
-    patch.setattr(run_figures, "draw", lambda folder, **_: [(folder / name).touch() for name in run_folder.FIGURES])
+    patch.delattr(run_figures, "draw")
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_a_finished_run_is_left_alone_and_missing_files_are_made_again(tmp_path,
     assert "test accuracy" in told.out
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     monkeypatch.setattr(data, "train_batches", lambda *_, **__: (batch for batch in ()))
-    for name in ("summary.json", "depth.png", "params.safetensors", "metrics.jsonl"):
+    for name in ("summary.json", "params.safetensors", "metrics.jsonl"):
         (folder / name).unlink()
     assert main(["--resume", str(folder)]) == 0
     assert run_folder.finished(folder)

@@ -5,16 +5,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from train import atomic_file
 from train.errors import UserError
-from train.plots.compared_run import ComparedRun, labels, read_run
+from train.runs.reading import number, open_folder, read_json, read_metrics
 from train.terminal import printable, table
 
 SUFFIXES = (".png", ".svg", ".pdf")
+# What says where and how a run is made, not what it trains: train.config.FREE (a test compares them), which is not
+# imported because that imports jax, and reading text files should not take seconds.
+NOT_TRAINED = {"data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices"}
+NOT_TRAINED |= {"distributed", "coordinator", "process_id", "process_count"}
+LONGEST = 60
+HEADER = ("run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state")
 
 
 @dataclass(frozen=True)
@@ -33,76 +39,111 @@ class Plot:
     """What the curves are drawn against: the epoch, or the seconds spent in training steps."""
 
 
+class ComparedRun(NamedTuple):
+    """What is compared of a run: its configuration, its epochs (at least one), and where it has ended its result, else
+    that of its last epoch."""
+
+    folder: Path
+    config: dict[str, Any]
+    epochs: Sequence[dict[str, float]]
+    evaluated_on: str
+    accuracy: float
+    loss: float
+    parameters: float | None
+    compression: float | None
+    state: str
+
+
 def run(options: Plot) -> int:
     """Read, draw, print. 0, or 1 if a run could not be read."""
     if options.out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out: got {printable(options.out)}, expected a name that ends in {', '.join(SUFFIXES)}")
     if not options.runs:
         raise UserError("RUN: got none, expected folders that python -m train left")
-    runs = compare(options.runs, options.out, options.against)
-    return 0 if len(runs) == len(_distinct(options.runs)) else 1
-
-
-def compare(folders: Sequence[Path], out: Path, against: str = "epoch") -> list[ComparedRun]:
-    """Compare runs in a figure at ``out`` and a table on standard output.
-
-    What cannot be read is named on standard error.
-
-    Returns:
-        the runs that were compared.
-
-    Raises:
-        UserError: none can be read, or the figure cannot be written.
-    """
-    runs = []
-    for folder in _distinct(folders):
+    runs: list[ComparedRun] = []
+    failed = False
+    for folder in {os.path.realpath(folder): folder for folder in reversed(options.runs)}.values():  # each once
         try:
-            runs.append(read_run(folder))
+            runs.insert(0, _read(folder))
         except UserError as error:
+            failed = True
             print(f"left out: {error}", file=sys.stderr)
-            continue
-        for place, what in runs[-1].metrics.damaged[:3]:
-            print(f"{printable(folder / 'metrics.jsonl')}, line {place}: damaged, {what}; left out", file=sys.stderr)
-        if (more := len(runs[-1].metrics.damaged) - 3) > 0:
-            print(f"{printable(folder / 'metrics.jsonl')}: and {more} more damaged lines", file=sys.stderr)
     if not runs:
         raise UserError("RUN: none of them can be compared, expected folders that python -m train left")
-    names = labels([(r.folder, r.config) for r in runs])
-
-    from train.plots import comparison  # matplotlib takes a second to import
-
+    names = labels([(run.folder, run.config) for run in runs])
     try:
-        with atomic_file.replacing(out) as temporary:
-            comparison.draw(temporary, list(zip(names, runs, strict=True)), against)
+        from train.plots import comparison  # matplotlib takes a second to import
+
+        with atomic_file.replacing(options.out) as temporary:
+            comparison.draw(temporary, names, runs, options.against)
     except OSError as error:
-        raise UserError(f"--out: {printable(out)} cannot be written ({error.strerror})") from error
-    print(report(names, runs))
-    print(f"\nfigure: {printable(out)}")
-    return runs
+        raise UserError(f"--out: {printable(options.out)} cannot be written ({error.strerror})") from error
+    print(table(HEADER, list(map(_row, names, runs)), (False, True, True, True, True, True, True, False)))
+    print(f"\nfigure: {printable(options.out)}")
+    return int(failed)
 
 
-def report(names: Sequence[str], runs: Sequence[ComparedRun]) -> str:
-    """The table, in the order in which the runs were given."""
-    rows = []
-    for name, each in zip(names, runs, strict=True):
-        epochs = each.metrics.lines
-        seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
-        rows.append(
-            (
-                name,
-                f"{epochs[-1]['epoch']:.0f}",
-                f"{each.accuracy:.2%}",
-                f"{each.loss:.4f}",
-                "–" if each.parameters is None else f"{each.parameters:,.0f}",
-                "–" if each.compression is None else f"{each.compression:.2f}x",
-                f"{seconds:.1f}",
-                each.state,
-            )
+def _read(folder: Path) -> ComparedRun:
+    metrics = read_metrics(open_folder(folder) / "metrics.jsonl")
+    if not metrics.lines:
+        raise UserError(f"{printable(folder)}: no epoch in its metrics.jsonl that can be read")
+    files, notes = {}, []
+    for name in ("config.json", "summary.json"):
+        try:
+            files[name] = read_json(folder / name)
+        except UserError:
+            notes += [f"{name} damaged"] if (folder / name).exists() else []
+    summary, config = files.get("summary.json", {}), files.get("config.json", {}).get("config")
+    config = config if isinstance(config, dict) else {}
+    last = metrics.lines[-1]
+    accuracy, loss = number(summary, "test_accuracy"), number(summary, "test_loss")
+    if accuracy is None or loss is None:
+        accuracy, loss = last["test_accuracy"], last["test_loss"]
+        notes.insert(0, f"unfinished, epoch {last['epoch']:.0f} of {printable(config.get('epochs', '?'))}")
+    notes += [f"{len(metrics.damaged)} damaged lines"] if metrics.damaged else []
+    return ComparedRun(
+        folder,
+        config,
+        metrics.lines,
+        evaluated_on="validation" if config.get("evaluate_on") == "validation" else "test",
+        accuracy=accuracy,
+        loss=loss,
+        parameters=number(summary, "parameters", "total"),
+        compression=number(summary, "compression"),
+        state="; ".join(notes) or "finished",
+    )
+
+
+def _row(name: str, run: ComparedRun) -> tuple[str, ...]:
+    return (
+        name,
+        f"{run.epochs[-1]['epoch']:.0f}",
+        f"{run.accuracy:.2%}",
+        f"{run.loss:.4f}",
+        "–" if run.parameters is None else f"{run.parameters:,.0f}",
+        "–" if run.compression is None else f"{run.compression:.2f}x",
+        f"{sum(epoch['seconds'] for epoch in run.epochs) / len(run.epochs):.1f}",
+        run.state,
+    )
+
+
+def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """A name for each run, of its folder and configuration: what differs between the configurations, and the folder
+    where that does not tell."""
+    # A setting that some run lacks is of another version, so its value there is not known.
+    known = [config for _, config in runs if config]
+    names = [name for name in (known or [{}])[0] if name not in NOT_TRAINED and all(name in each for each in known)]
+    differing = [name for name in names if len({repr(config[name]) for config in known}) > 1]
+    texts = [", ".join(_setting(name, config[name]) for name in differing if config) for _, config in runs]
+    return [
+        printable(
+            folder if not text or len(text) > LONGEST else text if texts.count(text) == 1 else f"{text} ({folder})"
         )
-    header = ("run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state")
-    return table(header, rows, (False, True, True, True, True, True, True, False))
+        for (folder, _), text in zip(runs, texts, strict=True)
+    ]
 
 
-def _distinct(folders: Sequence[Path]) -> list[Path]:
-    """Each folder once, in the order given."""
-    return list({os.path.realpath(folder): folder for folder in reversed(folders)}.values())[::-1]
+def _setting(name: str, value: Any) -> str:
+    if name == "data":
+        return Path(str(value)).name
+    return str(value) if name in ("preset", "model", "puppeteer") else f"{name.replace('_', ' ')} {value}"

@@ -165,8 +165,8 @@ def described(folder: Path) -> Described:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has all its final files."""
-    return all((folder / name).is_file() for name in FINAL)
+    """Whether a run has all its final files; figures it may lack."""
+    return all((folder / name).is_file() for name in FINAL if name not in FIGURES)
 
 
 def describe(

@@ -257,18 +257,21 @@ def train(
         "peak_memory_bytes": run_folder.peak_memory_bytes(),
     }
     if folder is not None:
-        from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
+        try:
+            from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
 
-        run_figures.draw(
-            folder,
-            title=f"{config.data_name}, {config.net}, {config.puppeteer}, seed {config.seed}",
-            evaluated=config.evaluate_on,
-            history=history,
-            train=of_train,
-            test=of_test,
-            accuracy_by_depth=accuracy_by_depth,
-            max_depth=model.max_depth,
-        )
+            run_figures.draw(
+                folder,
+                title=f"{config.data_name}, {config.net}, {config.puppeteer}, seed {config.seed}",
+                evaluated=config.evaluate_on,
+                history=history,
+                train=of_train,
+                test=of_test,
+                accuracy_by_depth=accuracy_by_depth,
+                max_depth=model.max_depth,
+            )
+        except Exception as error:  # a matplotlib that cannot draw here is no reason to lose the summary
+            say(f"no figures: {type(error).__name__}: {error}")
         run_folder.write_json(folder / "summary.json", summary)
     return summary
 
