@@ -13,8 +13,8 @@ from PIL import Image
 
 from train import config
 from train.__main__ import main
-from train.errors import UserError
 from train.commands import plot
+from train.errors import UserError
 from train.runs.reading import number, open_folder, read_json, read_metrics
 from train.terminal import printable
 
