@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -42,13 +43,14 @@ def small(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def cut(monkeypatch, step: int, signum=signal.SIGTERM) -> None:
-    """From now on runs are asked to end while they take batch ``step`` (from 1)."""
+def cut(monkeypatch, step: int, signum=signal.SIGTERM, *, seconds=0.0) -> None:
+    """From now on runs are asked to end while they take batch ``step`` (from 1), after ``seconds``."""
     whole = data.train_batches
 
     def batches(*arguments, start_step, **options):
         for index, batch in enumerate(whole(*arguments, start_step=start_step, **options), start_step + 1):
             if index == step:
+                time.sleep(seconds)
                 signal.raise_signal(signum)
             yield batch
 
@@ -95,18 +97,26 @@ def saved(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in (folder / "checkpoints").iterdir())
 
 
-def test_cut_again_in_its_last_step_it_ends_the_same_to_the_bit(half_done, monkeypatch, capsys, uncut):
+def test_cut_again_within_an_epoch_and_in_its_last_step_it_ends_the_same_to_the_bit(
+    half_done, monkeypatch, capsys, uncut
+):
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     folder = half_done.rename(half_done.with_name("a run"))
     assert 14 <= saved(folder)[-1] <= 14 + loop.AHEAD
-    with monkeypatch.context() as patch:
-        cut(patch, 28, signal.SIGINT)
-        assert main(["--resume", str(folder)]) == 130
-    assert f"interrupted; go on with: python -m train --resume '{folder}'" in capsys.readouterr().err
-    assert saved(folder)[-1] == 28
-    assert not (folder / "summary.json").exists()
+    for step, reached in ((20, 20 + loop.AHEAD), (28, 28)):
+        with monkeypatch.context() as patch:
+            cut(patch, step, signal.SIGINT, seconds=0.5)
+            assert main(["--resume", str(folder)]) == 130
+        assert f"interrupted; go on with: python -m train --resume '{folder}'" in capsys.readouterr().err
+        assert saved(folder)[-1] == reached
+        assert not (folder / "summary.json").exists()
     assert main(["--resume", str(folder)]) == 0
     assert same_end(folder, uncut)
+    # The time before a cut counts too, of epochs and within one.
+    seconds = [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert seconds[1] > 1.0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train_seconds"] == pytest.approx(sum(seconds), abs=0.01)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
