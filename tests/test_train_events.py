@@ -42,10 +42,11 @@ def curve(found: list, tag: str) -> dict[int, float]:
 
 def test_scalars_are_read_back_before_a_close_and_after(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "FLUSH", 0.0)
-    with Events(tmp_path / "run", None) as written:
-        written.scalars(10, {"loss/train": 2.5, "loss/test": 1.25})
-        assert curve(read(tmp_path / "run"), "loss/train") == {10: 2.5}  # as after a kill
-        written.scalars(20, {"loss/train": math.nan, "accuracy/test": 0.1})
+    written = Events(tmp_path / "run", None)
+    written.scalars(10, {"loss/train": 2.5, "loss/test": 1.25})
+    assert curve(read(tmp_path / "run"), "loss/train") == {10: 2.5}  # as after a kill
+    written.scalars(20, {"loss/train": math.nan, "accuracy/test": 0.1})
+    written.close()
     written.close()
     written.scalars(30, {"loss/train": 1.0})
     found = read(tmp_path / "run")
@@ -70,17 +71,10 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path):
         again.scalars(step, {"loss": -float(step)})
         again.close()
     assert curve(read(tmp_path), "loss") == {10: 10.0, 20: 20.0, 25: -25.0, 31: -31.0}
-    # Nor do a file from the future and foreign ones disturb the order.
-    for foreign in ("9000000000.host.1", "x", "", "9" * 50):
-        (tmp_path / "events" / f"events.out.tfevents.{foreign}").write_bytes(b"")
-    before = set((tmp_path / "events").iterdir())
-    Events(tmp_path, 5).close()
-    (made,) = set((tmp_path / "events").iterdir()) - before
-    assert made.name.startswith("events.out.tfevents.9000000001.")
 
 
 def no_package(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
     return lambda written: None, "pip install tensorboardX"
 
 
@@ -95,8 +89,9 @@ def full_disk(folder, monkeypatch):
     monkeypatch.setattr(events, "FLUSH", 0.0)
 
     def fill(written):
-        written._writer._writer.close()
-        written._writer._writer = open("/dev/full", "wb")  # noqa: SIM115
+        records = written._writer._py_recordio_writer
+        records._writer.close()
+        records._writer = open("/dev/full", "wb")  # noqa: SIM115
 
     return fill, "No space left"
 

@@ -1,6 +1,7 @@
 """What a run tells: a bar on a terminal, lines elsewhere, events; nothing from a process that is not the first."""
 
 import io
+import itertools
 import sys
 import time
 
@@ -68,7 +69,7 @@ def told(monkeypatch):
 def test_lines_where_there_is_no_terminal(tmp_path, told):
     # One a minute, not one a step; ten images in a second.
     assert told(tmp_path, 0, 100, 1.0, terminal=False).splitlines() == [
-        "step 60/400, epoch 2/10: loss 2.500, accuracy 25.0%, H 3.00 bits, depth 2.00, 10 images/s, 05:40 left",
+        "epoch 2/10, step 60/400, 05:40 left: loss 2.500, accuracy 25.0%, 10 images/s",
         "epoch 2/10: train loss 1.5000, accuracy 50.00%; test loss 1.2500, accuracy 62.50%; 4.0 s, 1,234 images/s",
     ]
     running = {"loss": 2.5, "accuracy": 0.25, "complexity": 3.0, "depth": 2.0}
@@ -81,10 +82,26 @@ def test_lines_where_there_is_no_terminal(tmp_path, told):
 
 def test_a_bar_on_a_terminal_from_where_the_run_goes_on(tmp_path, told):
     shown = told(tmp_path, 50, 60, 0.2, terminal=True, resume=tmp_path)
-    for text in ("12%", "60/400", "epoch 2/10"):  # 50 of 400 are done before the first look
-        assert text in shown
-    assert "loss 2.500, accuracy 25.0%, H 3.00 bits, depth 2.00, 50 images/s, 01:08 left" in shown
+    assert " 12%|" in shown  # 50 of 400 are done before the first look
+    assert "epoch 2/10  15%|" in shown
+    assert "|, 01:08 left, loss 2.500, accuracy 25.0%, 50 images/s" in shown
     assert Recorded.last.resumed_at == 50
+
+
+def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not_shown_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "Events", Recorded)
+    monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
+    monkeypatch.setenv("COLUMNS", "80")
+    now = itertools.count(0, 9)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    with Progress(tmp_path, resolve(Config(batch_size=100_000)), empty_tally(0), 100_000, 1000) as shown:
+        for step in (99_000, 99_003, 99_001, 99_002, 99_004):  # as at an epoch's end
+            shown.look(tally(step)._replace(sums=tally(1).sums))
+    bars = [line for line in sys.stderr.getvalue().split("\r") if "left" in line]
+    assert [line.split("|")[0] for line in bars] == ["epoch 99/100  99%", *["epoch 100/100  99%"] * 2]
+    for line in bars:
+        assert len(line.rstrip()) <= 80
+        assert line.rstrip().endswith(" images/s")
 
 
 def test_another_process_tells_nothing(told):

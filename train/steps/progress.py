@@ -21,7 +21,8 @@ EVENT_STEPS = 100
 # Updates that images per second are averaged over.
 WINDOW = 20
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+# Of at most 80 columns; where there are fewer, its end is cut off.
+FORMAT = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
 
 
 class Progress:
@@ -37,47 +38,43 @@ class Progress:
     def __init__(self, folder: Path | None, config: ResolvedConfig, tally: Tally, total: int, steps_per_epoch: int):
         self._total, self._steps_per_epoch, self._config = total, steps_per_epoch, config
         self._epochs = math.ceil(total / steps_per_epoch)
-        done = int(tally.step)
+        self._step = int(tally.step)
         self._events: Events | None = None
         if folder is not None:
-            self._events = Events(folder, None if config.resume is None else done, say)
+            self._events = Events(folder, None if config.resume is None else self._step, say)
         # disable=None: no bar where standard error is no terminal.
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            bar_format=FORMAT,
-            mininterval=0,  # when to refresh it is decided here
-            leave=False,
-            disable=None if folder is not None else True,
-        )
+        hidden = None if folder is not None else True
+        self._bar = tqdm(total=total, initial=self._step, bar_format=FORMAT, leave=False, disable=hidden)
         self._pause = PLAIN if self._bar.disable else REFRESH
-        self._looks: deque[tuple[float, int]] = deque([(time.perf_counter(), done)], maxlen=WINDOW)
+        self._looks = deque([(time.perf_counter(), self._step)], maxlen=WINDOW)
 
     def look(self, tally: Tally) -> None:
-        """Show how far the run is, if it is time to. ``tally`` should be computed already: reading it would otherwise
-        wait for its step, and the device then for the next one."""
-        if self._events is None:
-            return
+        """Show how far the run is, if it is time to, and further than before. ``tally`` should be computed already:
+        reading it would otherwise wait for its step, and the device then for the next one."""
         step = int(tally.step)
+        if self._events is None or step <= self._step:
+            return
+        self._step = step
         if step % EVENT_STEPS == 0:
-            running = means(tally.sums)
-            self._events.scalars(step, {f"running/{name}": value for name, value in running.items()})
+            self._events.scalars(step, {f"running/{name}": value for name, value in means(tally.sums).items()})
         now = time.perf_counter()
-        since, at = self._looks[-1]
-        if now - since < self._pause or step == at:
+        if now - self._looks[-1][0] < self._pause:
             return
         since, at = self._looks[0]
         self._looks.append((now, step))
         pace = (step - at) / (now - since)
-        text = describe(tally.sums, pace * self._config.batch_size)
-        left = f"{tqdm.format_interval((self._total - step) / pace)} left"
         epoch = f"epoch {math.ceil(step / self._steps_per_epoch)}/{self._epochs}"
+        left = f"{tqdm.format_interval((self._total - step) / pace)} left"
+        mean = means(tally.sums)
+        text = f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.1%}, "
+        text += f"{pace * self._config.batch_size:,.0f} images/s"
         if self._bar.disable:
-            say(f"step {step}/{self._total}, {epoch}: {text}, {left}")
+            say(f"{epoch}, step {step}/{self._total}, {left}: {text}")
         else:
             self._bar.set_description_str(epoch, refresh=False)
-            self._bar.set_postfix_str(f"{text}, {left}", refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(f"{left}, {text}", refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Report a finished epoch, given its line of metrics."""
@@ -109,14 +106,6 @@ def means(sums: Sums) -> dict[str, float]:
         "complexity": float(sums.complexity) / seen,
         "depth": int(sums.depth) / seen,
     }
-
-
-def describe(sums: Sums, images_per_second: float) -> str:
-    mean = means(sums)
-    return (
-        f"loss {mean['loss']:.3f}, accuracy {mean['accuracy']:.1%}, H {mean['complexity']:.2f} bits, "
-        f"depth {mean['depth']:.2f}, {images_per_second:,.0f} images/s"
-    )
 
 
 def say(text: str) -> None:
