@@ -92,9 +92,10 @@ def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not
     monkeypatch.setattr(progress, "Events", Recorded)
     monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
     now = itertools.count(0, 9)
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    with Progress(tmp_path, resolve(Config(batch_size=100_000)), empty_tally(0), 100_000, 1000) as shown:
+    with Progress(tmp_path, resolve(Config(batch_size=1)), empty_tally(0), 100_000, 1000) as shown:
         for step in (99_000, 99_003, 99_001, 99_002, 99_004):  # as at an epoch's end
             shown.look(tally(step)._replace(sums=tally(1).sums))
     bars = [line for line in sys.stderr.getvalue().split("\r") if "left" in line]
