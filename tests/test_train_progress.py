@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import sys
 import time
 
@@ -91,8 +92,8 @@ def test_a_bar_on_a_terminal_from_where_the_run_goes_on(tmp_path, told):
 def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not_shown_again(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "Events", Recorded)
     monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setattr(os, "get_terminal_size", lambda stream: os.terminal_size((80, 24)))
+    sys.stderr.fileno = lambda: 2
     now = itertools.count(0, 9)
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     with Progress(tmp_path, resolve(Config(batch_size=1)), empty_tally(0), 100_000, 1000) as shown:
