@@ -4,7 +4,7 @@ Nothing heavier than NumPy is imported before it is needed.
 """
 
 from train.data.fingerprint import differences, fingerprint
-from train.data.pipeline import batches, padded_batches, train_batches
+from train.data.pipeline import padded_batches, train_batches
 from train.data.sets import load, located
 from train.data.split import Dataset, Skipped, Split, every_nth
 
@@ -12,7 +12,6 @@ __all__ = [
     "Dataset",
     "Skipped",
     "Split",
-    "batches",
     "differences",
     "every_nth",
     "fingerprint",

@@ -1,11 +1,11 @@
 """The order in which a run visits its training images, and the batches, prepared ahead."""
 
-import functools
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from train.data.packages import missing
 from train.data.split import Split
 from train.errors import UserError
 
@@ -20,20 +20,6 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def batches(split: Split, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
-    """One epoch of training batches.
-
-    Images left over after the last full batch are not used in this epoch, so that all batches have one shape.
-
-    Yields:
-        images ``(batch_size, H, W, C)`` uint8 and labels ``(batch_size,)`` int32.
-    """
-    order = epoch_order(len(split), seed=seed, epoch=epoch)
-    for start in range(0, len(split) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield split.images[chosen], split.labels[chosen]
-
-
 def train_batches(
     split: Split,
     batch_size: int,
@@ -46,9 +32,10 @@ def train_batches(
 ) -> Generator[Batch]:
     """The batches of steps ``start_step`` to ``stop_step - 1``, prepared ahead by a thread.
 
-    With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th of epoch
-    ``k // n + 1`` (epochs count from 1) of :func:`batches`. It depends on the seed and k alone, so a run resumes at a
-    step by its number.
+    With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th piece of
+    :func:`epoch_order` in epoch ``k // n + 1`` (epochs count from 1). It depends on the seed and k alone, so a run
+    resumes at a step by its number. Images left over after the last full batch are not used in that epoch, so that all
+    batches have one shape.
 
     Args:
         batch_size: of all processes together.
@@ -57,59 +44,43 @@ def train_batches(
         process_index: which of ``process_count`` equal parts of each batch, its rows in a piece, to give.
 
     Yields:
-        images ``(batch_size / process_count, H, W, C)`` uint8 and labels. Close the generator, or exhaust it, to end
-        its thread.
+        images ``(batch_size / process_count, H, W, C)`` uint8 and labels int32. Close the generator, or exhaust it, to
+        end its thread.
 
     Raises:
-        UserError: batches larger than the split, or not divisible by the processes; or grain is missing.
+        UserError: batches larger than the split, or not divisible by the processes.
     """
     if not 1 <= batch_size <= len(split):
         raise UserError(f"--batch-size: got {batch_size}, expected at most the {len(split)} training images")
     if batch_size % process_count:
         raise UserError(f"--batch-size: got {batch_size}, expected a multiple of the {process_count} processes")
+    own = batch_size // process_count
+    rows = _rows(len(split), batch_size, seed, start_step, stop_step)
+    return _ahead(split, (batch[process_index * own : (process_index + 1) * own] for batch in rows))
+
+
+def _rows(count: int, batch_size: int, seed: int, start_step: int, stop_step: int) -> Iterator[np.ndarray]:
+    per_epoch = count // batch_size
+    order = np.empty(0, int)
+    for step in range(start_step, stop_step):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or step == start_step:
+            order = epoch_order(count, seed=seed, epoch=epoch + 1)
+        yield order[place * batch_size : (place + 1) * batch_size]
+
+
+def _ahead(split: Split, chosen: Iterator[np.ndarray]) -> Generator[Batch]:
+    pool = ThreadPoolExecutor(1, "batches")
+    waiting: deque[Future[Batch]] = deque()
     try:
-        import grain  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing("grain") from error
-    steps = _Steps(split, batch_size, seed, range(start_step, stop_step), process_index, process_count)
-    return _prefetched(steps)
-
-
-class _Steps:
-    """The batches of a range of steps, as a random-access source for grain."""
-
-    def __init__(self, split: Split, batch_size: int, seed: int, steps: range, process_index: int, process_count: int):
-        self.split, self.steps = split, steps
-        self.batch_size = batch_size
-        self.per_epoch = len(split) // batch_size
-        self.part = slice(
-            process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count
-        )
-        # Two: the order in use, and the next one where an epoch ends.
-        self.order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(len(split), seed=seed, epoch=epoch))
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, place: int) -> Batch:
-        epoch, index = divmod(self.steps[place], self.per_epoch)
-        start = index * self.batch_size
-        chosen = self.order(epoch + 1)[start : start + self.batch_size][self.part]
-        return self.split.images[chosen], self.split.labels[chosen]
-
-
-def _prefetched(steps: _Steps) -> Generator[Batch]:
-    import grain
-
-    if len(steps) == 0:
-        return
-    # An element is a whole batch, so that grain's overhead is paid once a batch, not once an image.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
-    iterator = iter(grain.MapDataset.source(steps).to_iter_dataset(options))
-    try:
-        yield from iterator
+        for rows in chosen:
+            waiting.append(pool.submit(lambda rows: (split.images[rows], split.labels[rows]), rows))
+            if len(waiting) > PREFETCH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        iterator.close()
+        pool.shutdown(cancel_futures=True)
 
 
 def padded_batches(array: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

@@ -174,7 +174,7 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers: configuration, data, the digest of a teacher, the runs before it,
     versions, machine, revision."""
-    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "grain", "numpy", "safetensors")
+    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "data": fingerprint(dataset),
