@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import json
 import math
-import os
 import signal
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from bench import machine, pareto, results_file
 from bench import study as studies
 from bench.study import Row, Study
-from bench.table import markdown
+from bench.target import markdown
 from train.errors import UserError
 
 PATIENCE = 60  # seconds that a run is given to save and end
@@ -106,7 +105,7 @@ class _Job:
 def _train(options: Accuracy, study: Study, missing: collections.deque, done: dict[str, dict], output: Path) -> bool:
     """Run what is missing, moving it to ``done``; whether runs failed. What was cut short stays missing."""
     until = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
-    cores = sorted(os.sched_getaffinity(0))
+    cores = machine.cores()
     jobs: list[_Job | None] = [None] * options.jobs
     failed, cut = False, []
     try:
@@ -163,7 +162,7 @@ def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subproce
         command += ["--data-dir", str(options.data_dir)]
     # A session of its own: Ctrl-C is for this process, which hands it on.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
-    where["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
+    where["preexec_fn"] = machine.keep_to(cores)
     with open(f"{folder}.log", "a") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
 

@@ -96,6 +96,8 @@ def prepare(folder: Path, size: Size) -> None:
     static_logits = np.asarray(_at_full_depth(twin, images))
     arrays = {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
     arrays |= {"complexity": np.asarray(complexity(images)), "logits": logits, "loss": loss(logits, labels).mean()}
+    full = make_model(size, measurement=pj.Measure(depth="full"))
+    arrays["full_logits"] = np.asarray(nnx.jit(lambda model, images: model(images))(full, images))
     arrays |= {"static_logits": static_logits, "static_loss": loss(static_logits, labels).mean()}
     arrays |= {f"weight/{name}": array for name, array in exported.items()}
     arrays |= {f"static/{name}": array for name, array in stored.items()}

@@ -10,14 +10,14 @@ import numpy as np
 
 from bench import case, contenders, first_answer, plan, results_file, target, timing
 from bench.case import Size
-from bench.command import Options
 from bench.crew import Crew
+from bench.speed import Speed
 
 TOLERANCE = 1e-3
 FILE = "speed.json"
 
 
-def measure(options: Options, result: dict, path: Path | None) -> None:
+def measure(options: Speed, result: dict, path: Path | None) -> None:
     """Fill ``result``; what it holds of other parts stays, each with the command, date and revision it was made by."""
     made_by = {key: result[key] for key in ("command", "date", "revision")}
     before = path and path.exists() and json.loads(path.read_text(encoding="utf-8"))
@@ -98,15 +98,16 @@ def set_up(crew: Crew, worker: str, label: str, contender: str, size: Size, fold
 
 
 def _rows(everything: list[plan.Measurement], measurements: dict[str, dict]) -> list[dict]:
-    """Every row whose two sides were measured."""
+    """Every row all sides of which were measured."""
     rows = []
     for one in everything:
         found = measurements.get(one.name, {}).get("contenders", {})
         for row in one.rows:
-            if row["over"] in found and row["under"] in found:
-                sides = (timing.Times(found[row[side]]["calls_s"]).per_round() for side in ("over", "under"))
-                over, under = map(np.asarray, sides)
-                ratio = target.row(row["what"], target.ratio(row["scale"] * over, under), row["sense"], row["target"])
+            if {row["over"], *row["under"]} <= set(found):
+                names = (row["over"], *row["under"])
+                over, *others = (np.array(timing.Times(found[name]["calls_s"]).per_round()) for name in names)
+                ratio = target.ratio(row["scale"] * over, np.min(others, axis=0))
+                ratio = target.row(row["what"], ratio, row["sense"], row["target"])
                 rows.append({**row, "measurement": one.name, **ratio})
     return sorted(rows, key=lambda row: row["number"])
 

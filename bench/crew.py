@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import machine
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -20,9 +22,8 @@ class Crew:
 
     def __init__(self, cores: int | None = None, compile_fast: bool = False):
         self.compile_fast = compile_fast
-        self.cores = sorted(os.sched_getaffinity(0))[:cores]
+        self.cores = machine.cores()[:cores]
         self._workers: dict[str, subprocess.Popen] = {}
-        self.limits: dict[str, int] = {}  # cores of a worker that is not given all of them, by its name
 
     def __enter__(self):
         return self
@@ -67,8 +68,7 @@ class Crew:
         environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         if self.compile_fast:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        cores = self.cores[: self.limits.get(worker)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-        pipes["preexec_fn"] = lambda: os.sched_setaffinity(0, cores)
+        pipes["preexec_fn"] = machine.keep_to(self.cores)
         self._workers[worker] = process = subprocess.Popen([sys.executable, "-m", "bench.worker"], **pipes)
         return process

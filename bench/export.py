@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cifar, first_answer, target, timing
-from bench.command import Options
+from bench.speed import Options
 
 FILE = "export.json"
 TARGET_S = 3.0

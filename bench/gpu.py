@@ -4,8 +4,8 @@
 
 Needs the library's core dependencies alone, and finds the package beside it. First every lowering and the whole model
 are compared with the CPU, then a table is printed: this library beside the static CNN (cuDNN's) and kernels for every
-image, interleaved, as ratios with quartiles; then the lowerings beside each other, and with what is left of the time
-the throughput of training on batches of CIFAR-10's shape. Without a GPU it says so and ends with exit code 3, unless
+image, interleaved, as ratios with quartiles; then, with what is left of the time, the throughput of training on batches
+of CIFAR-10's shape. Without a GPU it says so and ends with exit code 3, unless
 ``--cpu`` asks for the same on the CPU.
 """
 
@@ -68,7 +68,7 @@ def main() -> int:
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
-    result["speed"], result["lowerings"] = [], []
+    result["speed"], result["throughput"] = [], []
     with jax.default_device(device):
         for size in [TINY] if arguments.quick else SIZES:
             if time.perf_counter() - began > arguments.seconds:
@@ -76,8 +76,6 @@ def main() -> int:
                 continue
             rounds = 2 if arguments.quick else 15
             result["speed"] += measure(size, QUICK if arguments.quick else CONTENDERS, rounds)
-            result["lowerings"] += measure_lowerings(size, rounds)
-        result["throughput"] = []
         models = models if arguments.quick else {name: preset(name) for name in ("puppet_s", "puppet_m")}
         for name, model in models.items():
             if time.perf_counter() - began < arguments.seconds:
@@ -177,25 +175,6 @@ def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list
             runs = {name: contenders.make(name, given).call for name in names}
             rows += compare(size, runs, rounds)
     return rows
-
-
-def measure_lowerings(size: Size, rounds: int) -> list[dict]:
-    """One layer's convolution with both gradients, by each lowering; images in the bins of a batch of CIFAR-10."""
-    batch, channels, side = size.batch, size.channels, size.map
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((batch, side, side, channels)), jnp.float32)
-    bank = jnp.asarray(rng.standard_normal((7, 3, 3, channels, channels)), jnp.float32)
-    index = jnp.asarray(np.sort(rng.choice(7, batch, p=(0.02, 0.05, 0.13, 0.3, 0.3, 0.15, 0.05))))
-
-    def both(lowering):
-        def value(x, bank):
-            one = functools.partial(convolve, lowering=lowering)
-            return jax.vmap(one, (0, Choice(0, None)))(x, Choice(index, bank))
-
-        return jax.jit(lambda x, bank: jax.vjp(value, x, bank)[1](x))
-
-    runs = {name: functools.partial(both(name), x, bank) for name in ("gathered", "ragged")}
-    return compare(size, {name: lambda run=run: jax.block_until_ready(run()) for name, run in runs.items()}, rounds)
 
 
 def compare(size: Size, runs: dict, rounds: int) -> list[dict]:

@@ -9,9 +9,22 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "torch")
+_PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "torch", "onnxruntime", "openvino")
+
+
+def cores() -> list[int]:
+    """The cores that this process may use; all there are where the system keeps none apart (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def keep_to(chosen: Sequence[int]) -> Callable[[], None] | None:
+    """What a new process is to do first to have these cores alone (``preexec_fn`` of subprocess), where that can be."""
+    return (lambda: os.sched_setaffinity(0, chosen)) if hasattr(os, "sched_setaffinity") else None
 
 
 def describe() -> dict:
@@ -23,7 +36,7 @@ def describe() -> dict:
             "processor": _processor(),
             "architecture": platform.machine(),
             "system": platform.system(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": len(cores()),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "load_at_start": os.getloadavg()[0],
         },
@@ -35,15 +48,14 @@ def describe() -> dict:
 
 def _native() -> bool:
     """Whether the package was built with its C++ convolution; without importing JAX."""
-    folder = Path(__file__).parent.parent / "puppet_jax" / "puppets" / "native"
+    folder = Path(__file__).parent.parent / "puppet_jax" / "convolution" / "native"
     return any((folder / f"_convolution{end}").exists() for end in importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    path = Path("/proc/cpuinfo")
+    named = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
+    return named[0].partition(":")[2].strip() if named else platform.processor()
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.case import Size
 
-FOLDER = Path(__file__).with_name("plans")
+_PATH = Path(__file__).with_name("plans") / "speed.toml"
 _TINY = (3, 8, 8, 2)
 
 
@@ -18,7 +18,7 @@ class Measurement:
         kind: the part of the command that it belongs to.
         size: of every contender.
         contenders: names in ``bench.contenders``.
-        rows: number, what, over, under, sense, target and scale of each.
+        rows: number, what, over, under (names), sense, target and scale of each.
     """
 
     kind: str
@@ -33,18 +33,19 @@ class Measurement:
 
 def read(quick: bool = False) -> list[Measurement]:
     """Every measurement; ``quick`` ones are of a size that only shows that the command runs."""
-    plan = tomllib.loads((FOLDER / "speed.toml").read_text(encoding="utf-8"))
+    plan = tomllib.loads(_PATH.read_text(encoding="utf-8"))
     found = []
     for kind in plan["measurements"]:
-        for size in [_TINY] if quick else kind["sizes"]:
-            first = quick or size == kind["sizes"][0]
-            contenders = (*kind["contenders"], *(kind.get("at_first_size", ()) if first else ()))
-            rows = tuple(_row(row, size[1]) for row in kind["rows"] if {row["over"], row["under"]} <= set(contenders))
+        for place, size in enumerate([_TINY] if quick else kind["sizes"]):
+            contenders = (*kind["contenders"], *(() if place else kind.get("at_first_size", ())))
+            rows = [_row(row, place) for row in kind["rows"]]
+            rows = tuple(row for row in rows if {row["over"], *row["under"]} <= set(contenders))
             found.append(Measurement(kind["name"], Size(*size), contenders, rows))
     return found
 
 
-def _row(row: dict, channels: int) -> dict:
-    row = {"scale": 1.0, **row}
-    at_128 = row.pop("target_at_128_channels", row["target"])
-    return {**row, "target": at_128 if channels == 128 else row["target"]}
+def _row(row: dict, place: int) -> dict:
+    """A row of the plan at the size of this place."""
+    under, goal = row["under"], row.get("target")
+    under, goal = [under] if isinstance(under, str) else under, goal[place] if isinstance(goal, list) else goal
+    return {"scale": 1.0, "sense": None, **row, "under": under, "target": goal}

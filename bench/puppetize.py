@@ -11,7 +11,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from bench import cifar, nets, results_file, target, timing
-from bench.command import Options
+from bench.speed import Options
 
 FILE = "puppetize.json"
 NETS: dict[str, Callable] = {"ResNet-20": nets.resnet20, "MobileNet": nets.mobilenet}

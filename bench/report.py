@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench import results_file
-from bench.table import markdown
+from bench.target import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).with_name("templates")

@@ -5,8 +5,6 @@ from typing import Literal
 
 import numpy as np
 
-from bench.table import markdown
-
 QUARTILES = (0.25, 0.75)
 LEAST_TO_GREATEST = (0.0, 1.0)
 
@@ -28,8 +26,14 @@ def row(what: str, found: dict, sense: Literal[">=", "<="] | None = None, target
     return {"what": what, **found, "sense": sense, "target": target, "reached": reached}
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
 def table(rows: Sequence[dict]) -> str:
-    """Rows as Markdown."""
+    """Rows of :func:`row` in Markdown."""
     lines = []
     for each in rows:
         goal = ("", "")

@@ -10,12 +10,10 @@ does, and a ratio to it is only as good as that figure is small.
 """
 
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench.crew import Crew
@@ -94,6 +92,7 @@ def seconds_of(call: Callable[[], object], budget_s: float = 0.0, least: int = 1
 
 def _busy_seconds() -> float:
     """Processor time used by everything on the machine since it started; resolution 10 ms."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    import psutil  # not where bench/gpu.py measures
+
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))

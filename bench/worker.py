@@ -67,6 +67,8 @@ def drop(held, label: str) -> dict:
 
 def step_memory(held, label: str) -> dict:
     """Memory of a contender that was set up: XLA's analysis, and the peak of the resident set during two calls."""
+    if sys.platform != "linux":
+        raise contenders.Unavailable("the resident set's peak is read from /proc, on Linux alone")
     contender, reply = held[label], {}
     if contender.compiled is not None:
         analysis = contender.compiled().memory_analysis()

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from bench import case
+from bench import case, contenders
 from bench.case import relative_error as relative
-from bench.peers import static_jax, vmap_jax, weights
+from bench.peers import static_jax, weights
 
 LAYERS = (pj.LayerSpec(8, stride=2), pj.LayerSpec(8), pj.LayerSpec(12, kernel_size=2, stride=2), pj.LayerSpec(12))
 
@@ -43,7 +43,7 @@ def torch_images(torch, images):
 
 
 def test_pytorch_conventional_puppet_gives_our_logits_kernels_and_gradient(torch, images):
-    from bench.peers.conventional_torch import ConventionalPuppet, Options
+    from bench.peers.conventional_torch import ConventionalPuppet
 
     model = make_model(pj.OdePuppeteer)
     assert len(set(np.asarray(pj.depth(pj.complexity(images), 4)).tolist())) >= 3
@@ -51,7 +51,7 @@ def test_pytorch_conventional_puppet_gives_our_logits_kernels_and_gradient(torch
     gradient = nnx.jit(nnx.grad(lambda model: (model(images) ** 2).mean()))(model)
     ours = {name: np.asarray(gradient["puppeteer"][name][...]) for name in ("pointwise", "initial_in")}
     exported, inputs = weights.export(model), torch_images(torch, images)
-    for chosen in (Options(), Options(False, "matmul", "channels_last"), Options(True, "matmul", "channels_last")):
+    for chosen in ("grouped", "matmul"):
         peer = ConventionalPuppet(*exported, chosen)
         with torch.inference_mode():
             assert relative(peer(inputs), expected) < 1e-4
@@ -98,12 +98,17 @@ def test_static_peers_give_the_puppets_logits_at_full_depth(torch, images):
                 assert relative(peer(torch_images(torch, images)), expected) < 1e-4
 
 
-def test_plain_vmap_gives_ours(images):
-    model = make_model(pj.OdePuppeteer)
-    config, _ = weights.export(model)
-    logits = nnx.jit(lambda model, images: model(images))(model, images)
-    run = nnx.jit(lambda model, images: vmap_jax.forward(model, images, config))
-    assert relative(run(model, images), np.asarray(logits)) < 1e-4
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_give_the_static_twins_logits(name, images):
+    pytest.importorskip("onnx", reason="onnx is not installed (it is in the bench extra)")
+    pytest.importorskip(name, reason="not installed (it is in the bench extra)")
+    model = make_model(pj.StoredPuppeteer)
+    config, exported = weights.export(model)
+    arrays = {"images": images, "static_logits": np.asarray(case._at_full_depth(model, images))}
+    arrays |= {f"static/{key}": array for key, array in exported.items()}
+    engine = contenders.make(name, case.Case(case.Size(6, 8, 16, 4), arrays, config))
+    assert set(engine.notes["seconds"]) == {"GroupNormalization", "InstanceNormalization"}
+    assert engine.error(engine.call()) < 1e-4  # the worst of the two
 
 
 def test_export_refuses_what_the_peers_cannot_compute():

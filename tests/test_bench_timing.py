@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from bench import cifar, contenders, plan, results_file, target, timing
+from bench import case, cifar, comparison, contenders, plan, results_file, target, timing
+
+ROW = {"number": 1, "what": "", "scale": 1.0, "sense": "<=", "target": 1.0}
 
 
 def test_ratio_is_formed_round_by_round(rng):
@@ -84,9 +86,18 @@ def test_images_have_complexities_of_cifar():
 @pytest.mark.parametrize("quick", [False, True])
 def test_plan_covers_every_target_of_speed(quick):
     measurements = plan.read(quick)
-    assert {row["number"] for one in measurements for row in one.rows} == set(range(1, 11))
+    assert {row["number"] for one in measurements for row in one.rows} == set(range(1, 12))
     assert {name for one in measurements for name in one.contenders} <= set(contenders.CONTENDERS)
     assert len({one.name for one in measurements}) == len(measurements)
-    of_static = {one.size.channels: row["target"] for one in measurements for row in one.rows if row["number"] == 5}
-    assert of_static.get(128, 1.25) == 1.25
-    assert of_static.get(64, 1.0) == 1.0
+    of_static = {one.size.channels: row["target"] for one in measurements for row in one.rows if row["number"] == 6}
+    assert of_static == ({8: 1.0} if quick else {64: 1.0, 128: 1.25, 32: 1.0})
+
+
+def test_of_several_rivals_the_fastest_of_each_round_counts():
+    one = plan.Measurement("a", case.Size(1, 1, 1), (), ({**ROW, "over": "us", "under": ["b", "c"]},))
+    times = {"us": [[2.0], [2.0]], "b": [[1.0], [8.0]], "c": [[4.0], [4.0]]}
+    found = {one.name: {"contenders": {name: {"calls_s": calls} for name, calls in times.items()}}}
+    (row,) = comparison._rows([one], found)
+    assert row["rounds"] == [2.0, 0.5]
+    del found[one.name]["contenders"]["c"]  # the best of those that were measured would flatter
+    assert comparison._rows([one], found) == []

@@ -1,14 +1,18 @@
 """Everything that is measured, by name.
 
-A contender is a function ``case -> Contender`` in ``jax_side.py`` or ``torch_side.py`` and a line in the table below;
-to add one, write the two under one name. Its module is imported only in the process that runs it, so PyTorch and JAX
-never meet in one. A function raises ``Unavailable`` where what it needs is not installed: the benchmark then goes on
-without it and says so.
+A contender is a function ``case -> Contender`` in ``jax_side.py``, ``torch_side.py`` or ``engine_side.py`` and a line
+in the table below; to add one, write the two under one name. Its module is imported only in the process that runs it,
+so PyTorch and JAX never meet in one. A function raises ``Unavailable`` where what it needs is not installed: the
+benchmark then goes on without it and says so.
 """
 
 import dataclasses
 import importlib
+import math
+import time
 from collections.abc import Callable
+
+from bench.case import relative_error
 
 
 class Unavailable(Exception):
@@ -33,22 +37,24 @@ class Contender:
 CONTENDERS: dict[str, tuple[str, str]] = {
     # Images to logits.
     "compile_predict": ("jax", "pj.compile_predict(model)"),
+    "compile_predict_full": ("jax", "the same, every layer for every image"),
     "exact": ("jax", "the model as it stands, kernels by diffrax for every image"),
-    "vmap": ("jax", "the same kernels, plain jax.vmap of lax.conv_general_dilated"),
     "static_jax": ("jax", "static twin at D_max in JAX, one shared kernel a layer"),
     "complexity": ("jax", "complexity alone, a part of every puppet's time"),
     "torch_batched": ("torch", "PyTorch, conventional method, batched"),
     "torch_one_by_one": ("torch", "PyTorch, conventional method, image by image"),
     "torch_static": ("torch", "PyTorch (oneDNN), static CNN at D_max"),
+    "torch_compile": ("torch", "the same, torch.compile with frozen parameters"),
+    "onnxruntime": ("engine", "ONNX Runtime, static CNN at D_max"),
+    "openvino": ("engine", "OpenVINO, static CNN at D_max"),
     # One training step: loss, gradient, AdamW.
     "train_ode": ("jax", "training step, the ODE's kernels for the bins at hand"),
     "train_continuous": ("jax", "training step, continuous kernels for the bins at hand"),
     "train_exact": ("jax", "training step, kernels by diffrax for every image"),
-    "train_exact_direct": ("jax", "the same, DirectAdjoint"),
-    "train_exact_backsolve": ("jax", "the same, BacksolveAdjoint"),
     "train_static_jax": ("jax", "training step, static twin in JAX"),
     "train_torch_batched": ("torch", "training step, PyTorch, conventional method, batched"),
     "train_torch_static": ("torch", "training step, PyTorch, static CNN"),
+    "train_torch_compile": ("torch", "the same, torch.compile"),
     # Complexities to kernels.
     "generate_exact": ("jax", "kernels of a batch by diffrax, one solve an image"),
     "generate_continuous": ("jax", "the same, by the continuous puppeteer"),
@@ -60,3 +66,22 @@ CONTENDERS: dict[str, tuple[str, str]] = {
 def make(name: str, case) -> Contender:
     """The contender of this name, ready to be called. Raises ``Unavailable``."""
     return getattr(importlib.import_module(f"bench.contenders.{CONTENDERS[name][0]}_side"), name)(case)
+
+
+def fastest(case, ways: dict[str, Callable], answer: str | None) -> Contender:
+    """The fastest of some ways to compute one thing, each held to the answer first; all their times in the notes."""
+    seconds, errors = {}, {}
+    for name, way in ways.items():
+        result = way()
+        if answer is not None:
+            errors[name] = relative_error(result, case.arrays[answer])
+        seconds[name] = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            way()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+            if seconds[name] > 2.0 * min(seconds.values()):
+                break
+    chosen = min(seconds, key=seconds.get)
+    notes = {"chosen": chosen, "seconds": seconds}
+    return Contender(ways[chosen], (lambda _: max(errors.values())) if errors else None, notes)

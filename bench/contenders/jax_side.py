@@ -11,7 +11,6 @@ import puppet_jax as pj
 from bench.case import Case, make_model, relative_error
 from bench.contenders import Contender
 from bench.peers import static_jax as static_peer
-from bench.peers import vmap_jax
 
 LEARNING_RATE = 1e-4
 
@@ -19,18 +18,19 @@ LEARNING_RATE = 1e-4
 # Images to logits.
 
 
-def compile_predict(case: Case) -> Contender:
-    predict = pj.compile_predict(make_model(case.size))
-    return _on_images(case, lambda images: predict(images).logits, "logits")
+def compile_predict(case: Case, depth: str = "complexity", answer: str = "logits") -> Contender:
+    predict = pj.compile_predict(make_model(case.size, measurement=pj.Measure(depth=depth)))
+    return _on_images(case, lambda images: predict(images).logits, answer)
+
+
+compile_predict_full = partial(compile_predict, depth="full", answer="full_logits")
 
 
 def exact(case: Case) -> Contender:
     # Continuous complexity: kernels for every image, and other ones than a bin's, so there is no answer to compare.
-    return _forward(case, make_model(case.size, measurement=pj.Measure(bin=None)), _call, None)
-
-
-def vmap(case: Case) -> Contender:
-    return _forward(case, make_model(case.size), partial(vmap_jax.forward, config=case.config), "logits")
+    graphdef, state = nnx.split(make_model(case.size, measurement=pj.Measure(bin=None)))
+    run = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    return _on_images(case, partial(run, state), None)
 
 
 def static_jax(case: Case) -> Contender:
@@ -46,19 +46,15 @@ def complexity(case: Case) -> Contender:
 
 
 def train_ode(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size), _call, "loss")
+    return _train_model(case, make_model(case.size), "loss")
 
 
 def train_continuous(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size, "continuous"), _call, None)
+    return _train_model(case, make_model(case.size, "continuous"), None)
 
 
-def train_exact(case: Case, adjoint: str = "recursive") -> Contender:
-    return _train_model(case, make_model(case.size, measurement=pj.Measure(bin=None), adjoint=adjoint), _call, None)
-
-
-train_exact_direct = partial(train_exact, adjoint="direct")
-train_exact_backsolve = partial(train_exact, adjoint="backsolve")
+def train_exact(case: Case) -> Contender:
+    return _train_model(case, make_model(case.size, measurement=pj.Measure(bin=None)), None)
 
 
 def train_static_jax(case: Case) -> Contender:
@@ -84,10 +80,6 @@ def bake(case: Case) -> Contender:
     return Contender(lambda: jax.block_until_ready(pj.compile_predict(model).bank))
 
 
-def _call(module, argument):
-    return module(argument)
-
-
 def _static(case: Case, baked: bool):
     """Parameters of the static CNN, and its forward pass of them."""
     params = static_peer.parameters(case.config, case.weights("static"), baked=baked)
@@ -99,15 +91,9 @@ def _on_images(case: Case, run, answer: str | None) -> Contender:
     return Contender(lambda: jax.block_until_ready(run(images)), _error(case, answer))
 
 
-def _forward(case: Case, model, function, answer: str | None) -> Contender:
-    graphdef, state = nnx.split(model)
-    run = jax.jit(lambda state, images: function(nnx.merge(graphdef, state), images))
-    return _on_images(case, partial(run, state), answer)
-
-
-def _train_model(case: Case, model, function, answer: str | None) -> Contender:
+def _train_model(case: Case, model, answer: str | None) -> Contender:
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    return _train(case, params, lambda params, images: function(nnx.merge(graphdef, params, rest), images), answer)
+    return _train(case, params, lambda params, images: nnx.merge(graphdef, params, rest)(images), answer)
 
 
 def _train(case: Case, params, forward, answer: str | None) -> Contender:
@@ -130,8 +116,7 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
         held[0], held[1], value = step(*held, images, labels)
         return jax.block_until_ready((value, held))[0]
 
-    compiled = lambda: step.lower(*held, images, labels).compile()  # noqa: E731
-    return Contender(call, _error(case, answer), compiled=compiled)
+    return Contender(call, _error(case, answer), compiled=lambda: step.lower(*held, images, labels).compile())
 
 
 def _error(case: Case, answer: str | None):

@@ -1,66 +1,81 @@
 """Contenders in PyTorch. Of several ways to do a thing each is tried at the size at hand, and the fastest taken."""
 
-import itertools
-import os
-import time
-import warnings
 from functools import partial
 
 import numpy as np
 
-from bench.case import Case, relative_error
-from bench.contenders import Contender, Unavailable
+from bench import machine
+from bench.case import Case
+from bench.contenders import Contender, Unavailable, fastest
 
 try:
     import torch
 except ImportError:
     raise Unavailable("torch is not installed; pip install -e '.[bench]'") from None
 
-from bench.peers.conventional_torch import ConventionalPuppet, Options
+from bench.peers.conventional_torch import ConventionalPuppet
 from bench.peers.static_torch import StaticPuppet
 
 LEARNING_RATE = 1e-4
-LAYOUTS = [Options(state_layout=layout) for layout in ("contiguous", "channels_last")]
-_CHOICES = (True, False), ("grouped", "matmul"), ("contiguous", "channels_last")
-OPTIONS = [Options(*chosen) for chosen in itertools.product(*_CHOICES)]
 
-torch.set_num_threads(len(os.sched_getaffinity(0)))
+torch.set_num_threads(len(machine.cores()))
+
+
+# Images to logits.
 
 
 def torch_batched(case: Case) -> Contender:
-    return _fastest(case, _each(case, OPTIONS, lambda model, images: lambda: model(images)), "logits")
+    ways = {name: _inference(model, _images(case)) for name, model in _conventional(case).items()}
+    return fastest(case, ways, "logits")
 
 
 def torch_one_by_one(case: Case) -> Contender:
-    return _fastest(case, _each(case, LAYOUTS, lambda model, images: lambda: model.one_by_one(images)), "logits")
-
-
-def torch_generate(case: Case) -> Contender:
-    h = torch.from_numpy(case.arrays["h"])
-    return _fastest(case, _each(case, LAYOUTS, lambda model, images: lambda: model.generate(h)), None)
+    model = _conventional(case)["grouped"]
+    return fastest(case, {"": _inference(model.one_by_one, _images(case))}, "logits")
 
 
 def torch_static(case: Case) -> Contender:
-    images, ways = _images(case), {}
-    for layout, model in _static(case, baked=True).items():
-        ways[layout] = partial(model, images)
-        if (frozen := _frozen(model, images)) is not None:
-            ways[f"{layout}, traced and frozen"] = partial(frozen, images)
-    return _fastest(case, ways, "static_logits")
+    ways = {name: _inference(model, _images(case)) for name, model in _static(case, baked=True).items()}
+    return fastest(case, ways, "static_logits")
+
+
+def torch_compile(case: Case) -> Contender:
+    from torch._inductor import config
+
+    # Parameters become constants, which oneDNN packs ahead: what PyTorch's documentation advises for CPUs.
+    config.freezing = True
+    models = _static(case, baked=True)
+    ways = {name: _inference(torch.compile(model.eval()), _images(case)) for name, model in models.items()}
+    return fastest(case, ways, "static_logits")
+
+
+# Training steps.
 
 
 def train_torch_batched(case: Case) -> Contender:
-    return _fastest(case, _each(case, OPTIONS, partial(_training, case)), "loss", inference=False)
+    ways = {name: _training(case, model) for name, model in _conventional(case).items()}
+    return fastest(case, ways, "loss")
 
 
-def train_torch_static(case: Case) -> Contender:
-    ways = {layout: _training(case, model, _images(case)) for layout, model in _static(case, baked=False).items()}
-    return _fastest(case, ways, "static_loss", inference=False)
+def train_torch_static(case: Case, compiled: bool = False) -> Contender:
+    models = _static(case, baked=False)
+    ways = {name: _training(case, torch.compile(model) if compiled else model) for name, model in models.items()}
+    return fastest(case, ways, "static_loss")
 
 
-def _each(case: Case, options, call) -> dict:
-    images, weights = _images(case), case.weights()
-    return {str(chosen): call(ConventionalPuppet(case.config, weights, chosen), images) for chosen in options}
+train_torch_compile = partial(train_torch_static, compiled=True)
+
+
+# Complexities to kernels.
+
+
+def torch_generate(case: Case) -> Contender:
+    generate = _conventional(case)["grouped"].generate
+    return fastest(case, {"": _inference(generate, torch.from_numpy(case.arrays["h"]))}, None)
+
+
+def _conventional(case: Case) -> dict[str, ConventionalPuppet]:
+    return {name: ConventionalPuppet(case.config, case.weights(), name) for name in ("grouped", "matmul")}
 
 
 def _static(case: Case, baked: bool) -> dict[str, StaticPuppet]:
@@ -68,8 +83,8 @@ def _static(case: Case, baked: bool) -> dict[str, StaticPuppet]:
     return {"contiguous": make(channels_last=False), "channels_last": make(channels_last=True)}
 
 
-def _training(case: Case, model, images):
-    labels = torch.from_numpy(case.arrays["labels"])
+def _training(case: Case, model):
+    images, labels = _images(case), torch.from_numpy(case.arrays["labels"])
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step():
@@ -82,43 +97,10 @@ def _training(case: Case, model, images):
     return step
 
 
-def _frozen(model, images):
-    # TorchScript is deprecated, and still what packs weights for oneDNN ahead of time.
-    try:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model.eval(), images)))
-            frozen(images)
-    except Exception:
-        return None
-    return frozen
-
-
-def _fastest(case: Case, ways: dict, answer: str | None, inference: bool = True) -> Contender:
-    """The fastest of some ways to compute one thing, each held to the answer first; all their times in the notes."""
-    if inference:
-        ways = {name: _inference(way) for name, way in ways.items()}
-    seconds, errors = {}, {}
-    for name, way in ways.items():
-        result = way()
-        if answer is not None:
-            errors[name] = relative_error(result, case.arrays[answer])
-        seconds[name] = np.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            way()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-            if seconds[name] > 2.0 * min(seconds.values()):
-                break
-    chosen = min(seconds, key=seconds.get)
-    notes = {"chosen": chosen, "seconds": seconds, "threads": torch.get_num_threads()}
-    return Contender(ways[chosen], (lambda _: max(errors.values())) if errors else None, notes)
-
-
-def _inference(way):
+def _inference(function, argument):
     def run():
         with torch.inference_mode():
-            return way()
+            return function(argument)
 
     return run
 

@@ -3,10 +3,10 @@
 Written as for production: the batch is sorted by depth, so that the images with D ≥ l are a contiguous prefix and layer
 l computes nothing for the others; generation is two convolutions over the batch of states; the batch of convolutions
 with own kernels is one grouped convolution (oneDNN runs it at nearly the rate of a shared kernel) or, where that is
-faster, one batched matrix product of patches. ``Options`` names the choices; the benchmark takes the fastest.
+faster, one batched matrix product of patches; the benchmark takes the faster. States are channels_last, which was the
+faster layout at every size.
 """
 
-import dataclasses
 from typing import Literal
 
 import torch
@@ -17,22 +17,13 @@ from bench.peers import layers_torch
 from bench.peers.complexity_torch import complexity, depth, initial_value, step_size
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How, not what: every combination computes the same function."""
-
-    stop: bool = True
-    convolution: Literal["grouped", "matmul"] = "grouped"
-    state_layout: Literal["contiguous", "channels_last"] = "contiguous"
-
-
 class ConventionalPuppet(nn.Module):
     """A Puppet-CNN with an ODE puppeteer, from the configuration and weights that ``peers/weights.py`` exports."""
 
-    def __init__(self, config: dict, weights: dict, options: Options | None = None):
+    def __init__(self, config: dict, weights: dict, convolution: Literal["grouped", "matmul"] = "grouped"):
         super().__init__()
         self.config = config
-        self.options = options or Options()
+        self.convolve = {"grouped": _grouped, "matmul": _matmul}[convolution]
         for name in ("initial_out", "initial_in", "initial_tap", "depthwise_bias", "pointwise_bias"):
             setattr(self, name, _parameter(weights[name]))
         self.depthwise = _parameter(weights["depthwise"][:, None])
@@ -48,18 +39,15 @@ class ConventionalPuppet(nn.Module):
         h, d = self._measure(images)
         d, order = d.sort(descending=True, stable=True)
         x = (images.float() / 255.0 - 0.5).mul_(4.0)[order]
-        active = _active(d, self.layers, self.options.stop)
+        active = _active(d, self.layers)
         exits = []
         for layer, kernels in enumerate(self._kernels(h[order], active)):
             x = self._layer(x[: len(kernels)], kernels, layer)
             mean = x.mean((2, 3))
             exits.append(F.pad(mean, (0, self.head.shape[1] - mean.shape[1])))
-        if self.options.stop:
-            # Layer l's exits are the tail of its prefix, so the deepest images come first again.
-            ends = [*active[1:], 0]
-            features = torch.cat([m[n:] for m, n in zip(exits[::-1], ends[::-1], strict=True)])
-        else:
-            features = torch.stack(exits)[d - 1, torch.arange(len(d))]
+        # Layer l's exits are the tail of its prefix, so the deepest images come first again.
+        ends = [*active[1:], 0]
+        features = torch.cat([m[n:] for m, n in zip(exits[::-1], ends[::-1], strict=True)])
         return F.linear(features, self.head, self.head_bias)[order.argsort()]
 
     def one_by_one(self, images: torch.Tensor) -> torch.Tensor:
@@ -77,7 +65,7 @@ class ConventionalPuppet(nn.Module):
     def generate(self, h: torch.Tensor) -> list[torch.Tensor]:
         """Kernels of every layer, (n_l, C_out, C_in, K, K), for the n_l images with D ≥ l, deepest first."""
         d, order = depth(h, self.layers).sort(descending=True, stable=True)
-        return list(self._kernels(h[order], _active(d, self.layers, self.options.stop)))
+        return list(self._kernels(h[order], _active(d, self.layers)))
 
     def _measure(self, images):
         with torch.no_grad():
@@ -92,9 +80,7 @@ class ConventionalPuppet(nn.Module):
         c_out, c_in, size = (max(shape[axis] for shape in shapes) for axis in range(3))
         start = torch.einsum("ro,ri,rk->oik", self.initial_out, self.initial_in, self.initial_tap)
         dl = step_size(h)[:, None, None, None]
-        state = start + initial_value(h)[:, None, None, None]
-        if self.options.state_layout == "channels_last":
-            state = state.contiguous(memory_format=torch.channels_last)
+        state = (start + initial_value(h)[:, None, None, None]).contiguous(memory_format=torch.channels_last)
         for layer, n in enumerate(active):
             state, dl = state[:n], dl[:n]
             mixed = torch.tanh(F.conv2d(state, self.depthwise, self.depthwise_bias, padding=1, groups=c_out))
@@ -103,7 +89,7 @@ class ConventionalPuppet(nn.Module):
             yield layers_torch.standardise(kernels)
 
     def _layer(self, x: torch.Tensor, kernels: torch.Tensor, index: int) -> torch.Tensor:
-        convolve = _grouped if self.options.convolution == "grouped" or len(x) == 1 else _matmul
+        convolve = _grouped if len(x) == 1 else self.convolve
         y = convolve(x, kernels, self.config["strides"][index])
         return layers_torch.finish(y, x, self.norm_scale[index], self.norm_shift[index], self.config["norm_groups"])
 
@@ -124,10 +110,8 @@ def _matmul(x: torch.Tensor, kernels: torch.Tensor, stride: int) -> torch.Tensor
     return torch.bmm(kernels.reshape(n, c_out, -1), patches).view(n, c_out, rows, columns)
 
 
-def _active(d: torch.Tensor, layers: int, stop: bool) -> list[int]:
+def _active(d: torch.Tensor, layers: int) -> list[int]:
     """Images that layer 1, 2, … is computed for; the list ends at the batch's greatest depth."""
-    if not stop:
-        return [len(d)] * layers
     counts = [int((d >= layer).sum()) for layer in range(1, layers + 1)]
     return [n for n in counts if n]
 
