@@ -1,6 +1,7 @@
 """Splits, the order of batches, where decoded images are kept, and what is said when a data set is not there."""
 
 import itertools
+import json
 import math
 import os
 import sys
@@ -43,6 +44,30 @@ def test_digits_are_whole_and_divided_by_class():
     large = data.load("digits", None, "test", image_size=16).train.images
     means = large.reshape(-1, 8, 2, 8, 2, 1).mean((2, 4))
     assert np.corrcoef(means.ravel(), digits.train.images.ravel())[0, 1] > 0.97
+
+
+def test_a_fingerprint_tells_every_pixel_label_and_order():
+    rng = np.random.default_rng(0)
+
+    def dataset():
+        parts = [
+            (rng.integers(0, 256, (count, 3, 3, 1), np.uint8), rng.integers(0, 4, count)) for count in (5000, 3000)
+        ]
+        return data.Dataset(*(data.Split(images, labels.astype(np.int32)) for images, labels in parts), tuple("abcd"))
+
+    given = dataset()
+    recorded = data.fingerprint(given)
+    assert recorded == json.loads(json.dumps(recorded))
+    assert data.differences(given, recorded) == []
+    for split in (given.train, given.test):
+        for array, name in ((split.images, "all_pixels"), (split.labels, "all_labels")):
+            before = array.copy()
+            array[2717] ^= 1
+            assert [each.split()[0] for each in data.differences(given, recorded)] == [name]
+            array[:] = before[::-1]
+            assert [each.split()[0] for each in data.differences(given, recorded)] == [name]
+            array[:] = before
+    assert data.differences(given, recorded) == []
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.07, 1 / 3, 0.9])

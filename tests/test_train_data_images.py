@@ -13,7 +13,7 @@ from PIL import Image
 
 from train.data import images as module
 from train.data.images import FORMATS, MAX_PIXELS, ImageError, read_header, read_image, resize
-from train.data.walk import find_images
+from train.data.walk import walk_images
 
 
 def encode(image, kind, **options):
@@ -70,6 +70,39 @@ def test_transparent_pixels_lie_over_white(colours):
     assert np.abs(read_image(encode(rgba, "PNG"), None, 3) - expected).max() <= 1
     for channels in (1, 3):
         assert np.abs(read_image(encode(la, "PNG"), None, channels)[..., 0] - expected[..., 0]).max() <= 1
+
+
+def stored(samples, depth, colour, clear=None):
+    """A PNG of ``samples`` (H, W, C) in ``depth`` bits, of a colour type of its specification, written by hand."""
+    bits = (samples.reshape(len(samples), -1, 1) >> np.arange(depth)[::-1]) & 1
+    rows = np.packbits(bits.reshape(len(samples), -1).astype(np.uint8), axis=1)
+    pixels = np.insert(rows, 0, 0, axis=1).tobytes()  # each row begins with its filter: none
+    return png(samples.shape[1], len(samples), depth, colour, pixels, clear)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "keyed"),
+    [
+        *((depth, 0, keyed) for depth in (1, 2, 4, 8, 16) for keyed in (False, True)),
+        *((depth, 2, keyed) for depth in (8, 16) for keyed in (False, True)),
+        *((depth, colour, False) for depth in (8, 16) for colour in (4, 6)),
+    ],
+)
+def test_every_depth_and_colour_of_png_lies_over_white(rng, depth, colour, keyed):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    top = 2**depth - 1
+    samples = rng.integers(0, top + 1, (6, 7, channels))
+    samples[1] = key = samples[0, 0]
+    alpha = samples[..., -1:] / top if colour > 2 else 1.0 - np.all(samples == key, -1, keepdims=True) * keyed
+    levels = samples[..., :3] if colour & 2 else samples[..., :1]
+    expected = 255 * (levels / top * alpha + 1 - alpha)
+    raw = stored(samples, depth, colour, key.astype(">u2").tobytes() if keyed else None)
+    if (depth, colour, keyed) == (16, 2, True):
+        with pytest.raises(ImageError, match="a transparent colour of 16 bits a channel, expected"):
+            read_image(raw, None, 3)
+    else:
+        assert np.abs(read_image(raw, None, 3) - expected).max() <= 1.2
+        assert read_header(raw).grey == (colour in (0, 4))
 
 
 def test_palettes_with_and_without_transparency():
@@ -149,13 +182,14 @@ def test_resizing_keeps_the_middle_and_the_proportions_also_while_decoding(rng):
     np.testing.assert_array_equal(resize(ramp, (40, 120)), ramp)
 
 
-def png(width, height, depth=8, colour=2, data=b""):
+def png(width, height, depth=8, colour=2, data=b"", clear=None):
     """A PNG with sound checksums that claims any size."""
     chunk = lambda kind, body: (  # noqa: E731
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     )
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pieces = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    pieces = chunk(b"IHDR", header) + (chunk(b"tRNS", clear) if clear else b"")
+    pieces += chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + pieces
 
 
@@ -203,7 +237,7 @@ def spoilt(folder):
 
 def test_every_kind_of_spoilt_file_has_its_reason(tmp_path):
     reasons = spoilt(tmp_path)
-    assert [path.name for path in find_images(tmp_path)] == sorted(reasons)
+    assert [os.path.basename(path) for path in walk_images(tmp_path)] == sorted(reasons)
     for name, reason in {**reasons, "absent.png": "there is no such file", "a\0b.png": "null"}.items():
         with pytest.raises(ImageError, match=reason):
             read_image(tmp_path / name, None, 3)

@@ -164,7 +164,8 @@ def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
     for name in ("b/a.png", "b.png", "b/c/d.JPG", "a b/z.gif", "b-/x.png", ".hidden/x.png", "b/.x.png", "b/n.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    picture(tmp_path / "b" / "0.png", 0).rename(tmp_path / "b" / "no ending")
+    (tmp_path / "b" / "e\u0301.png").write_bytes(b"x")  # é in two characters, sorted as one: after f
+    (tmp_path / "b" / "f.png").write_bytes(b"x")
     picture(tmp_path / "b" / "run" / "figure.png", 0)
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / "b" / "run" / name).write_text("{}")
@@ -172,11 +173,16 @@ def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
     (tmp_path / "folder.png" / "inside.png").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "b")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
-    expected = ["a b/z.gif", "b/a.png", "b/c/d.JPG", "b/no ending", "b-/x.png", "b.png", "broken.png", "folder.png"]
+    expected = ["a b/z.gif", "b/a.png", "b/c/d.JPG", "b/f.png", "b/e\u0301.png", "b-/x.png", "b.png"]
+    expected += ["broken.png", "folder.png"]
     passed = {}
     found = list(walk_images(tmp_path, passed.__setitem__))
-    assert found == [str(path) for path in sorted(tmp_path / name for name in expected)]
-    told = {"b/n.txt": "no image", "b/run": "the folder of a run", "link": "a link to a folder, not followed"}
+    assert found == [str(tmp_path / name) for name in expected]
+    told = {
+        "b/n.txt": "no image by its ending",
+        "b/run": "the folder of a run",
+        "link": "a link to a folder, not followed",
+    }
     assert passed == {str(tmp_path / name): reason for name, reason in told.items()}
     assert list(walk_images(tmp_path / "b/n.txt")) == [str(tmp_path / "b/n.txt")], "asked for by name"
 

@@ -19,7 +19,7 @@ import numpy as np
 from train.data.decode import decode, headers, one_size
 from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
-from train.data.walk import NO_IMAGE, find_images, is_image, is_run
+from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
 from train.errors import UserError
 
 OUTSIDE = "in no class folder"
@@ -85,15 +85,15 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
     skipped: list[Skipped] = []
-    splits = _splits(folder)
+    inside = _folders(folder)
+    splits = _splits(folder, inside)
     train = splits.get("train")
-    tests = [splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])]
-    test = tests[0] if tests else None
+    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
     # A folder called train may also be a class among others: it then holds images, beside no test folder.
-    if train is None or not _folders(train) or (test is None and _has_images(train)):
+    if train is None or not _folders(train) or (test is None and any(_is_outside(skip) for skip in _loose(train))):
         train, test = folder, None
     elif test is not None:
-        beside = [path for path in _folders(folder, skipped).values() if path not in (train, test)]
+        beside = [path for path in inside.values() if path not in (train, test)]
         skipped += [Skipped(str(path), f"beside {train.name} and {test.name}, not read") for path in beside]
 
     classes = _classes(train)
@@ -114,24 +114,27 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     return classes, (files, held), [*skipped, *_loose(test)]
 
 
-def _splits(folder: Path) -> dict[str, Path]:
-    """The folders in a folder by their names in small letters."""
+def _splits(folder: Path, inside: dict[str, Path]) -> dict[str, Path]:
+    """The folders that may be splits by their names in small letters."""
     found: dict[str, Path] = {}
-    for name, path in _folders(folder).items():
-        other = found.setdefault(name.casefold(), path)
-        if other != path and name.casefold() in ("train", *TEST_NAMES):
-            raise UserError(
-                f"--data {folder}: has both {other.name} and {name}, which may be one split's images in two folders or "
-                "two versions of them; put them into one folder, or move one away"
-            )
+    for name, path in inside.items():
+        if name.casefold() in ("train", *TEST_NAMES) and found.setdefault(name.casefold(), path) != path:
+            raise _twice(folder, found[name.casefold()], path, "split")
     return found
+
+
+def _twice(folder: Path, one: Path, other: Path, what: str) -> UserError:
+    return UserError(
+        f"--data {folder}: has both {one.name} and {other.name}, which may be one {what}'s images in two folders or "
+        "two versions of them; put them into one folder, or move one away"
+    )
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
     classes = tuple(_folders(folder))
     if len(classes) >= 2:
         return classes
-    loose = sum(skip.reason == OUTSIDE for skip in _loose(folder))
+    loose = sum(map(_is_outside, _loose(folder)))
     raise UserError(
         f"--data {folder}: holds {f'one class folder ({classes[0]})' if classes else 'no class folders'}"
         f"{f' and {loose} images outside of one' if loose else ''}, expected at least two folders, one a class, with "
@@ -140,51 +143,52 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _files(folders: dict[str, Path], classes: tuple[str, ...], skipped: list[Skipped]) -> _Files:
+    def passed(path: str, reason: str) -> None:
+        skipped.append(Skipped(path, reason))
+
     paths, labels = [], []
-    passed = lambda path, reason: skipped.append(Skipped(path, reason))  # noqa: E731
     for label, name in enumerate(classes):
-        of_class = find_images(folders[name], passed) if name in folders else []
+        of_class = [Path(found) for found in walk_images(folders[name], passed)] if name in folders else []
         paths += of_class
         labels += [label] * len(of_class)
     return _Files(paths, np.array(labels, np.int32))
 
 
 def _folders(folder: Path, skipped: list[Skipped] | None = None) -> dict[str, Path]:
-    """The folders in a folder by name, sorted, but for hidden ones and those of runs; links to folders are folders."""
-    found = {}
+    """The folders in a folder by name, sorted, but for those of runs; links to folders are folders."""
+    found: dict[str, Path] = {}
     for path in _entries(folder):
-        if path.name.startswith(".") or not path.is_dir():
+        if not path.is_dir():
             continue
         if _of_runs(path):
             if skipped is not None:
                 skipped.append(Skipped(str(path), "of runs, no class"))
-        else:
-            found[path.name] = path
-    return found
+        elif found.setdefault(composed(path.name), path) != path:
+            raise _twice(folder, found[composed(path.name)], path, "class")
+    return dict(sorted(found.items()))
 
 
 def _of_runs(folder: Path) -> bool:
     """Whether a folder is a run's, or one of runs, by its first entries: there may be a million."""
-    if is_run(folder):
-        return True
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return any(is_run(entry.path) for entry in itertools.islice(entries, 64) if entry.is_dir())
+        return is_run(folder) or any(is_run(entry.path) for entry in itertools.islice(entries, 64) if entry.is_dir())
     return False
 
 
 def _loose(folder: Path) -> list[Skipped]:
     """The files beside the class folders."""
-    beside = [path for path in _entries(folder) if not path.is_dir() and not path.name.startswith(".")]
-    return [Skipped(str(path), OUTSIDE if is_image(str(path)) else NO_IMAGE) for path in beside]
+    beside = [path for path in _entries(folder) if not path.is_dir()]
+    return [Skipped(str(path), OUTSIDE if is_image(path) else NO_IMAGE) for path in beside]
 
 
-def _has_images(folder: Path) -> bool:
-    return any(skip.reason == OUTSIDE for skip in _loose(folder))
+def _is_outside(skip: Skipped) -> bool:
+    return skip.reason == OUTSIDE
 
 
 def _entries(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, sorted."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(
             f"--data {folder}: cannot be listed ({error.strerror}), expected a folder of folders"

@@ -24,8 +24,6 @@ _ORIENTATION = 0x0112
 # Where an orientation may be stored, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _SMALL = 2**16
-# How files of these formats begin, as far as that is told by a few bytes; AVIF's and WebP's names come after a length.
-_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % n for n in range(1, 7)))
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -61,14 +59,18 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
         ImageError: the file is not there, may not be read, is no regular file, is no image in one of ``FORMATS``, has
             more than ``MAX_PIXELS``, or is damaged. Nothing else is raised.
     """
+    from PIL import ImageOps
+
     with _opened(source) as image:
         if size is not None and image.format in ("JPEG", "MPO") and min(image.size) >= 4 * max(size):
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster. At least twice the
             # pixels wanted are left to resample from.
             image.draft(None, (2 * max(size),) * 2)
+        raw_mode = _raw_mode(image)
         image.load()
-        image = _upright(image)
-        image = _in_channels(image, channels)
+        if _orientation(image) != 1:
+            image = ImageOps.exif_transpose(image)
+        image = _in_channels(image, channels, raw_mode)
         return _as_array(image if size is None else _scaled(image, size))
 
 
@@ -81,27 +83,9 @@ def read_header(source: str | Path | bytes) -> Header:
     with _opened(source) as image:
         width, height = image.size
         # Orientations from five on are quarter turns, which Pillow has applied to the size of a TIFF.
-        if _orientation(image) >= 5 and image.format != "TIFF":
+        if _orientation(image) in range(5, 9) and image.format != "TIFF":
             width, height = height, width
-        return Header(height, width, image.mode in _GREY)
-
-
-def looks_like_an_image(path: str | Path) -> bool:
-    """Whether a file's content is an image in one of ``FORMATS``, by its header."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except (OSError, ValueError):
-        return False
-    if not start.startswith(_BEGINNINGS) and start[8:] != b"WEBP" and start[4:] not in (b"ftypavif", b"ftypavis"):
-        return False
-    try:
-        read_header(path)
-    except ImageError:
-        return False
-    return True
+        return Header(height, width, image.mode in _GREY or _raw_mode(image) == "LA;16B")
 
 
 def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -199,47 +183,38 @@ def _orientation(image) -> int:
 
     try:
         # The base class's method, which reads what is loaded already: a PNG's own would decode the image.
-        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-        return value if value in range(1, 9) else 1
+        return Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data are ignored: the image itself may be sound
         return 1
 
 
-def _upright(image):
-    orientation = _orientation(image)
-    if orientation == 1:
-        return image
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(orientation)
-    return image if turn is None else image.transpose(turn)
+def _raw_mode(image) -> str:
+    """How a PNG that is not loaded yet stores its pixels, as Pillow calls it: ``"L;2"``, ``"RGB;16B"``, …"""
+    return image.tile[0].args if image.format == "PNG" and image.tile else ""
 
 
-def _in_channels(image, channels: int):
+def _in_channels(image, channels: int, raw_mode: str):
     """As a Pillow image of mode L or RGB."""
     wanted = "L" if channels == 1 else "RGB"
     if image.mode == wanted and not image.has_transparency_data:
         return image  # as most are: Pillow's conversion would copy it
     from PIL import Image
 
+    clear = image.info.get("transparency")  # of a PNG without alpha the transparent level, in bits as the file's
     if image.mode == "F":
         raise ImageError("pixels of 32-bit floats, expected 8 or 16 bits a channel")
+    if raw_mode == "RGB;16B" and clear is not None:
+        raise ImageError("a transparent colour of 16 bits a channel, expected transparency as an alpha channel")
     if image.mode.startswith("I"):
         # Pillow's own conversion would clip levels at 255.
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("pixels of 32 bits, expected 8 or 16 bits a channel")
-        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        scaled = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = Image.fromarray(scaled if clear is None else np.where(levels == clear, np.uint8(255), scaled))
     elif image.has_transparency_data:
+        if raw_mode in ("L;2", "L;4") and clear is not None:
+            image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[raw_mode]
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(wanted)
