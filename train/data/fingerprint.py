@@ -41,7 +41,7 @@ def _check_sum(arrays: list[np.ndarray]) -> int:
 
     def of_rows(piece: tuple[np.ndarray, int, int]) -> bytes:
         array, start, count = piece
-        return zlib.crc32(np.ascontiguousarray(array[start : start + count])).to_bytes(4, "big")
+        return zlib.crc32(np.ascontiguousarray(array[start : start + count]).data).to_bytes(4, "big")
 
     pieces = []
     for array in arrays:
