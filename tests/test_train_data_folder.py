@@ -118,7 +118,7 @@ def test_a_mixture_of_all_bad_kinds_loads_with_the_right_counts_and_names(tmp_pa
     Image.new("L", (6, 5), 30).save(tmp_path / "b" / "misnamed.gif", "PNG")
     (tmp_path / "b" / "notes.txt").write_text("not looked at")
     Image.new("RGB", (6, 5)).save(tmp_path / "loose.png")
-    got = data.load(str(tmp_path), None, "test", validation_share=0.2)
+    got = data.load(str(tmp_path), None, "test", image_size=5, validation_share=0.2)
 
     assert len(got.train) + len(got.test) == 24
     both = np.concatenate([got.train.labels, got.test.labels])

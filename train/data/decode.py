@@ -1,7 +1,7 @@
-"""Every image of a split decoded once, by a pool of threads, into one array."""
+"""Every image of a data set decoded once, by a pool of threads, into an array for each split."""
 
+import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,65 +37,68 @@ class Records(Protocol):
         """The record's name for a person: its path."""
 
 
-def headers(records: Records) -> list[Header | None]:
-    """The header of every image, ``None`` where it cannot be read (:func:`decode` then says why)."""
-
-    def look(rows: range) -> list[Header | None]:
-        return [_or_none(source) for source, _ in records.read(rows)]
-
-    return [header for chunk in _in_threads(look, len(records), "looking") for header in chunk]
-
-
-def one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Header | None]]) -> tuple[int, int]:
-    """The ``(H, W)`` that all images of several splits have; ``(1, 1)`` if none has a header.
+def decode(
+    data: str,
+    parts: Sequence[Records],
+    image_size: int | None,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> tuple[list[Split], list[Skipped]]:
+    """Decode every image of several splits, leaving out those that cannot be.
 
     Args:
         data: the data set's name, for errors.
         parts: the splits.
-        found: the :func:`headers` of each.
-
-    Raises:
-        UserError: there are several; it names two.
-    """
-    every = [
-        (part, row, header) for part, of_part in zip(parts, found, strict=True) for row, header in enumerate(of_part)
-    ]
-    sizes = Counter((header.height, header.width) for _, _, header in every if header)
-    if not sizes:
-        return 1, 1
-    (size, _), *others = sizes.most_common()
-    if others:
-        usual = next(part.name(row) for part, row, header in every if header and (header.height, header.width) == size)
-        for part, row, header in every:
-            # An image that is damaged after its header will be left out, so its size does not matter.
-            if header and (header.height, header.width) != size and _is_sound(part, row):
-                raise UserError(
-                    f"--data {data}: its images vary in size, and must all have one: {usual} is {size[1]}x{size[0]}, "
-                    f"{part.name(row)} is {header.width}x{header.height}. Scale and crop all to a square with "
-                    "--image-size, for example --image-size 64"
-                )
-    return size
-
-
-def decode(data: str, records: Records, size: tuple[int, int], channels: int, *, scale: bool) -> tuple[Split, list]:
-    """Decode every image, leaving out those that cannot be.
-
-    Args:
-        data: the data set's name, for errors.
-        size: ``(H, W)`` of every image in the split.
-        channels: 1 or 3.
-        scale: bring images to ``size``; else one of another size is left out.
+        image_size: scale every image to a square of this side; ``None`` to take them as they are, all of one size.
+        size, channels: ``(H, W)``, and 1 or 3, that all images are known to have. By default their headers tell, before
+            the first is decoded: three channels, or one if all are stored as grey.
 
     Returns:
-        the split and a :class:`Skipped` for each image left out, in the order of the records.
+        the splits, and a :class:`Skipped` for each image left out, in the order of the records.
 
     Raises:
-        UserError: more than half of the images cannot be read.
+        UserError: images of several sizes without ``image_size``, or more than half of a split's cannot be read.
     """
+    scale = image_size is not None
+    if image_size is not None:
+        size = image_size, image_size
+    if size is None or channels is None:
+        found = [list(itertools.chain(*_in_threads(part, _headers, "looking"))) for part in parts]
+        size = size or _one_size(data, parts, found)
+        channels = channels or (1 if all(header.grey for each in found for header in each if header) else 3)
+    decoded = [_decode(data, part, size, channels, scale) for part in parts]
+    return [split for split, _ in decoded], [skip for _, skipped in decoded for skip in skipped]
+
+
+def _headers(records: Records, rows: range) -> list[Header | None]:
+    """The header of every image, ``None`` where it cannot be read (decoding then says why)."""
+    return [_or_none(source) for source, _ in records.read(rows)]
+
+
+def _one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Header | None]]) -> tuple[int, int]:
+    """The ``(H, W)`` that all images of several splits have; ``(1, 1)`` if none has a header."""
+    first: dict[tuple[int, int], str] = {}
+    for part, of_part in zip(parts, found, strict=True):
+        for row, header in enumerate(of_part):
+            if header and (header.height, header.width) not in first:
+                first[header.height, header.width] = part.name(row)
+    if len(first) > 1:
+        two = [f"{name} is {width}x{height}" for (height, width), name in itertools.islice(first.items(), 2)]
+        raise UserError(
+            f"--data {data}: its images vary in size, and must all have one: {', '.join(two)}. Scale and crop all to a "
+            "square with --image-size, for example --image-size 64"
+        )
+    return next(iter(first), (1, 1))
+
+
+def _decode(
+    data: str, records: Records, size: tuple[int, int], channels: int, scale: bool
+) -> tuple[Split, list[Skipped]]:
     images = store.allocate((len(records), *size, channels))
     labels = np.empty(len(records), np.int32)
 
-    def fill(rows: range) -> list[tuple[int, str]]:
+    def fill(records: Records, rows: range) -> list[tuple[int, str]]:
         refused = []
         for row, (source, label) in zip(rows, records.read(rows), strict=True):
             labels[row] = label
@@ -108,7 +111,7 @@ def decode(data: str, records: Records, size: tuple[int, int], channels: int, *,
                 refused.append((row, str(error)))
         return refused
 
-    refused = dict(pair for chunk in _in_threads(fill, len(records), "decoding") for pair in chunk)
+    refused = dict(itertools.chain(*_in_threads(records, fill, "decoding")))
     skipped = [Skipped(records.name(row), reason) for row, reason in refused.items()]
     if len(refused) > MAX_SKIPPED * len(records):
         examples = "\n".join(f"  {skip.path}: {skip.reason}" for skip in skipped[:5])
@@ -122,15 +125,6 @@ def decode(data: str, records: Records, size: tuple[int, int], channels: int, *,
     return Split(images, labels), skipped
 
 
-def _is_sound(records: Records, row: int) -> bool:
-    [(source, _)] = records.read(range(row, row + 1))
-    try:
-        read_image(source, None, 3)
-    except ImageError:
-        return False
-    return True
-
-
 def _or_none(source: Path | bytes) -> Header | None:
     try:
         return read_header(source)
@@ -138,15 +132,16 @@ def _or_none(source: Path | bytes) -> Header | None:
         return None
 
 
-def _in_threads(task: Callable[[range], list], count: int, doing: str) -> list[list]:
-    """``task`` on ranges that cover ``range(count)``, results in order; an error or Ctrl-C stops it at once."""
+def _in_threads(records: Records, task: Callable[[Records, range], list], doing: str) -> list[list]:
+    """``task`` on ranges that cover all records, results in order; an error or Ctrl-C stops it at once."""
+    count = len(records)
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     pool = ThreadPoolExecutor(min(cores(), MAX_THREADS))
     try:
         # No bar where standard error is no terminal, or where all is done in a moment.
         with quiet(), tqdm(total=count, desc=doing, unit="image", leave=False, disable=None, delay=0.5) as bar:
             results = []
-            for chunk, result in zip(chunks, pool.map(task, chunks), strict=True):
+            for chunk, result in zip(chunks, pool.map(task, itertools.repeat(records), chunks), strict=False):
                 results.append(result)
                 bar.update(len(chunk))
         return results

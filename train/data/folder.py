@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.decode import decode, headers, one_size
+from train.data.decode import decode
 from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
 from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
@@ -29,8 +29,6 @@ TEST_NAMES = ("test", "validation", "val", "valid")
 
 def load(folder: Path, image_size: int | None, validation_share: float) -> Dataset:
     """Find, check and decode every image. One that cannot be read is left out and named in ``skipped``.
-
-    Images have three channels, or one if all are stored as grey.
 
     Args:
         folder: as above.
@@ -45,18 +43,10 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing("pillow", str(folder)) from error
-    data = str(folder)
     classes, parts, loose = _find(folder, validation_share)
-
-    # Headers first: they decide the array's shape, and cost little.
-    found = [headers(part) for part in parts]
-    size = (image_size, image_size) if image_size is not None else one_size(data, parts, found)
-    channels = 1 if all(header.grey for part in found for header in part if header) else 3
-    decoded = [decode(data, part, size, channels, scale=image_size is not None) for part in parts]
-    (train, _), (test, _) = decoded
-
-    skipped = [*(skip for _, refused in decoded for skip in refused), *loose]
-    _check_every_class(data, classes, train, skipped)
+    (train, test), skipped = decode(str(folder), parts, image_size)
+    skipped += loose
+    _check_every_class(str(folder), classes, train, skipped)
     return Dataset(train, test, classes, tuple(skipped))
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.decode import decode, headers, one_size
+from train.data.decode import decode
 from train.data.home import home
 from train.data.packages import missing
 from train.data.split import Dataset, hold_out
@@ -123,17 +123,12 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
         raise UserError(f"--data {name}: has the splits {', '.join(splits)}, expected one called train")
     names = ["train", *[other for other in ("test", "validation") if other in splits and splits[other].labelled()][:1]]
     height, width, channels = features["image"].shape
-    size = (height, width) if image_size is None else (image_size, image_size)
-    if None in size:
-        size = one_size(name, [splits[split] for split in names], [headers(splits[split]) for split in names])
-
-    decoded, skipped = [], []
-    for split in names:
-        part, refused = decode(name, splits[split], size, 1 if channels == 1 else 3, scale=image_size is not None)
+    size = None if None in (height, width) else (height, width)
+    parts = [splits[split] for split in names]
+    decoded, skipped = decode(name, parts, image_size, size=size, channels=1 if channels == 1 else 3)
+    for split, part in zip(names, decoded, strict=True):
         if len(part) and part.labels.min() < 0:
             raise UserError(f"--data {name}: has images without a label in {split}, expected a class for each")
-        decoded.append(part)
-        skipped += refused
     train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
     return Dataset(train, test, tuple(features["label"].names), tuple(skipped))
 
