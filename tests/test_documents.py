@@ -13,13 +13,13 @@ import yaml
 import bench.__main__ as bench_main
 import puppet_jax as pj
 from train import __main__ as train_main
-from train.commands import train as launch
+from train import config
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 RESULTS = ("docs/results.md", "docs/results.ja.md", "CHANGELOG.md")  # name commands of the revisions they tell of
-STANDS_FOR = {"N": "2", "I": "0", "HOST:PORT": "node0:1", "…": ""}
+STANDS_FOR = {"N": "2", "…": ""}
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -46,7 +46,7 @@ def commands() -> list[tuple[str, str, str]]:
 
 def arguments(line: str) -> list[str]:
     """As the shell would hand them over: without comments, variables filled in by something that they may be."""
-    line = re.sub(r"\$group\b", "--coordinator node0:1 --process-id 1 --process-count 2", line.rstrip("'"))
+    line = line.rstrip("'")
     line = re.sub(r"\$\w+", "0", line + "'" * (line.count("'") % 2))
     return [each for word in shlex.split(line, comments=True) if (each := STANDS_FOR.get(word, word))]
 
@@ -68,7 +68,7 @@ def understand(monkeypatch):
         elif given and not given[0].startswith("-"):
             train_main._run(given)
         else:
-            took.append(launch._parse(given, launch.Config()))
+            took.append(config.parse(given, config.Config()))
         return took
 
     return read
@@ -105,7 +105,7 @@ def test_commands_were_found():
     found = commands()
     assert {page for page, _, _ in found} >= {"README.md", "docs/training.md", "docs/devices.md", "docs/deploying.md"}
     ways = " ".join(line for page, _, line in found if page == "docs/devices.md")
-    assert all(flag in ways for flag in ("--distributed", "--coordinator", "--process-id", "--process-count"))
+    assert "--distributed" in ways
 
 
 def test_cluster_files_can_be_read():
@@ -115,8 +115,12 @@ def test_cluster_files_can_be_read():
     pods = job["spec"]["template"]["spec"]
     assert pods["subdomain"] == service["metadata"]["name"]
     (script,) = pods["containers"][0]["args"]
-    assert f"--coordinator {job['metadata']['name']}-0.{service['metadata']['name']}:" in script
-    assert f"--process-count {job['spec']['completions']}" in script
+    variables = {each["name"]: each.get("value") for each in pods["containers"][0]["env"]}
+    assert variables["JAX_COORDINATOR_ADDRESS"].startswith(
+        f"{job['metadata']['name']}-0.{service['metadata']['name']}:"
+    )
+    assert variables["JAX_NUM_PROCESSES"] == str(job["spec"]["completions"])
+    assert "JAX_PROCESS_ID=$JOB_COMPLETION_INDEX" in script
 
 
 @pytest.mark.parametrize("page", [page for page in TEXTS if "/" not in page or page in RESULTS])

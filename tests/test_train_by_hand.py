@@ -21,19 +21,19 @@ from safetensors.numpy import load_file
 
 import puppet_jax as pj
 from train.__main__ import main
-from train.config import Config, resolve
+from train.config import Config, Measurement, resolve
 from train.runs import run_folder
+from train.steps import optimiser
 
 SEED, BATCH, STEPS, PER_EPOCH, EMA, SMOOTHING, DECAY, CLIP, SIDE = 1, 5, 6, 4, 0.5, 0.1, 0.3, 0.2, 32
 FLAGS = [
     *(f"--seed={SEED}", f"--batch-size={BATCH}", "--epochs=9", f"--max-steps={STEPS}", f"--ema={EMA}"),
-    *(f"--label-smoothing={SMOOTHING}", f"--weight-decay={DECAY}", f"--clip-norm={CLIP}", "--warmup=0.34"),
+    *(f"--label-smoothing={SMOOTHING}", f"--weight-decay={DECAY}"),
     *("--preset=puppet_xs", "--puppeteer=stored", "--width=4", "--augment=flip-crop-cutout"),
 ]
 # Two of six steps rise; at the start of the third the decay is at its beginning, after the sixth at its end.
-PEAKS = {"adamw": ("cosine", 0.02), "muon": ("linear", 0.03)}
-RISING = [1 / 2, 1]
-FALLING = {"cosine": [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5], "linear": [1, 3 / 4, 2 / 4, 1 / 4]}
+PEAKS = {"adamw": 0.02, "muon": 0.03}
+RATES = [1 / 2, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]
 DECAYED = {"puppet.head", *(f"puppeteer.kernels.{layer}" for layer in range(6))}
 
 
@@ -58,7 +58,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module", params=PEAKS)
 def run(request, pictures, tmp_path_factory):
     """A run through the command line: its folder, what its figures show, and what it was asked for."""
-    kind, peak = PEAKS[request.param]
+    peak = PEAKS[request.param]
     folder, drawn = tmp_path_factory.mktemp("runs") / "run", {}
 
     def record(figure, path, **_):
@@ -69,9 +69,11 @@ def run(request, pictures, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", record)
-        which = [f"--optimiser={request.param}", f"--schedule={kind}", f"--learning-rate={peak}"]
+        patch.setattr(optimiser, "WARMUP", 0.34)
+        patch.setattr(optimiser, "CLIP_NORM", CLIP)
+        which = [f"--optimiser={request.param}", f"--learning-rate={peak}"]
         assert main([*FLAGS, *which, "--data", str(pictures[0]), "--out", str(folder)]) == 0
-    return SimpleNamespace(folder=folder, drawn=drawn, optimiser=request.param, kind=kind, peak=peak)
+    return SimpleNamespace(folder=folder, drawn=drawn, optimiser=request.param, peak=peak)
 
 
 def measured(images):
@@ -140,7 +142,7 @@ def by_hand(run, pictures):
         g = {n: np.asarray(leaf[...], float) for n, (_, leaf) in zip(names, nnx.to_flat_state(gradients), strict=True)}
         norm = math.sqrt(sum((each**2).sum() for each in g.values()))
         assert norm > CLIP
-        rate = run.peak * (RISING + FALLING[run.kind])[step]
+        rate = run.peak * RATES[step]
         t = step + 1
         for name in names:
             each = g[name] * CLIP / norm
@@ -223,16 +225,16 @@ def test_a_card_tells_the_recipe(run, tmp_path):
     assert main(["release", str(run.folder), "--name=of_noise", "--out", str(tmp_path)]) == 0
     named = {"adamw": "AdamW", "muon": "Muon"}[run.optimiser]
     assert (
-        f"9 epochs of batches of 5, {named}, peak learning rate {run.peak:g}, {run.kind} decay after a warm-up of "
-        "34%, weight decay 0.3, gradients clipped to 0.2, augmentation flip-crop-cutout, label smoothing 0.1, moving "
+        f"9 epochs of batches of 5, {named}, peak learning rate {run.peak:g}, cosine decay after a warm-up of "
+        "10%, weight decay 0.3, gradients clipped to 1, augmentation flip-crop-cutout, label smoothing 0.1, moving "
         "average of parameters 0.5"
     ) in " ".join((tmp_path / "of_noise.md").read_text().split())
 
 
 def test_the_default_recipes_are_those_that_were_chosen():
     fields = ("preset", "epochs", "batch_size", "optimiser", "learning_rate", "augment")
-    common = {"schedule": "cosine", "warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0, "ema": 0.0, "accumulate": 1}
-    common |= {"label_smoothing": 0.0, "bin": 0.25, "puppeteer": "continuous", "evaluate_on": "test", "seed": 0}
+    common = {"weight_decay": 0.01, "ema": 0.0, "accumulate": 1, "measurement": Measurement(0.25, None, None)}
+    common |= {"label_smoothing": 0.0, "puppeteer": "continuous", "evaluate_on": "test", "seed": 0}
     for data, recipe in (
         ("digits", ("puppet_xs", 30, 32, "adamw", 5e-3, "crop")),
         ("cifar10", ("puppet_s", 10, 64, "muon", 2e-2, "flip")),
@@ -240,6 +242,7 @@ def test_the_default_recipes_are_those_that_were_chosen():
         config = resolve(Config(data=data))
         assert tuple(getattr(config, field) for field in fields) == recipe
         assert {name: getattr(config, name) for name in common} == common
+    assert (optimiser.WARMUP, optimiser.CLIP_NORM) == (0.1, 1.0)
 
 
 def test_a_revision_says_that_the_source_differs_from_it(tmp_path, monkeypatch):

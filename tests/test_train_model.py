@@ -27,7 +27,7 @@ from train.runs.trained import open_run
 from train.steps.loop import plan
 
 OWN = ["--model=own_cnn:make", "--batch-norm=group", "--puppeteer=own_cnn:puppeteer"]
-OWN += ['--puppeteer-options={"basis": 4, "hidden": 8}', '--measurement={"function": "own_cnn:measure"}']
+OWN += ['--puppeteer-options={"basis": 4, "hidden": 8}', "--measurement.function=own_cnn:measure"]
 FLAGS = [*OWN, "--batch-size=12", "--max-steps=15", "--checkpoint-steps=2"]  # an epoch of 11 steps, and 4 more
 
 

@@ -14,7 +14,7 @@ from trained_runs import save_run
 
 from train.__main__ import main
 from train.build import build, measurement
-from train.config import Config, resolve
+from train.config import Config, Measurement, resolve
 from train.errors import UserError
 from train.runs import parameters
 from train.runs.source import PARAMETERS as FILE
@@ -48,7 +48,7 @@ def test_depth_is_as_the_preset_says_unless_the_measurement_does():
         return measurement(resolve(Config(data="cifar10", **fields)))["depth"]
 
     assert (depth(), depth(preset="puppet_m"), depth(model="own_cnn:net")) == ("complexity", "full", "complexity")
-    assert depth(preset="puppet_m", measurement='{"depth": 3}') == 3
+    assert depth(preset="puppet_m", measurement=Measurement(depth=3)) == 3
 
 
 def test_a_run_is_opened_as_it_was_saved(run, model):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train import config
 from train.__main__ import main
 from train.commands import plot
 from train.errors import UserError
@@ -105,7 +104,6 @@ def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path
 )
 def test_labels_say_what_differs(configs, expected):
     assert plot.labels([(Path(f"runs/{i}"), each) for i, each in enumerate(configs)]) == expected
-    assert set(config.FREE) - {"data"} <= plot.NOT_TRAINED
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_compared(tmp_path, capsys):

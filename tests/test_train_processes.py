@@ -23,17 +23,18 @@ FLAGS = ["--puppeteer=stored", "--width=8", "--batch-size=64", "--max-steps=40",
 
 KILLS = 20
 STEPS = 600
-ENDLESS = ["--puppeteer=stored", "--batch-size=64", "--epochs=100", f"--max-steps={STEPS}", "--ema=0.9", "--keep=2"]
+ENDLESS = ["--puppeteer=stored", "--batch-size=64", "--epochs=100", f"--max-steps={STEPS}", "--ema=0.9"]
 # The run that is killed saves nearly all the time; that does not change its numbers.
 EVERY = 3
 OFTEN = f"--checkpoint-steps={EVERY}"
 
 
-def live(arguments: list[str], log: Path) -> None:
+def live(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     """What such a process does."""
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.environ |= environment
     from train.__main__ import main
 
     os._exit(main(arguments))
@@ -47,8 +48,8 @@ def begin():
     context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
     begun = []
 
-    def begin(log: Path, *arguments: str) -> multiprocessing.Process:
-        begun.append(context.Process(target=live, args=(list(arguments), log)))
+    def begin(log: Path, *arguments: str, **environment: str) -> multiprocessing.Process:
+        begun.append(context.Process(target=live, args=(list(arguments), log, environment)))
         begun[-1].start()
         return begun[-1]
 
@@ -69,10 +70,10 @@ class Pair:
     def __init__(self, begin, folder, *arguments, second=()):
         with socket.socket() as free:
             free.bind(("localhost", 0))
-            where = ["--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count=2"]
+            where = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
         self.logs = [folder.with_name(f"log-{i}") for i in (0, 1)]
         self.processes = [
-            begin(log, *arguments, *where, f"--process-id={i}", *(second if i else ()))
+            begin(log, *(second if second and i else arguments), "--distributed", **where, JAX_PROCESS_ID=str(i))
             for i, log in enumerate(self.logs)
         ]
 

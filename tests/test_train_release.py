@@ -14,6 +14,7 @@ import puppet_jax as pj
 from bench import results_file
 from puppet_jax import _pretrained as pretrained
 from train.__main__ import main
+from train.config import Measurement
 from train.runs.trained import open_run
 
 NAMES = [*"012345678", "a \x1b[31mred\n name"]
@@ -22,9 +23,9 @@ NAMES = [*"012345678", "a \x1b[31mred\n name"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
-    fields = {"bin": 0.5, "measurement": '{"pixel_weight": 1}', "puppeteer_options": '{"basis": 4}'}
+    fields = {"measurement": Measurement(bin=0.5, depth=-1), "puppeteer_options": '{"basis": 4}'}
     fields |= {"puppeteer": "continuous", "teacher": str(folder.parent / "teacher")}
-    fields |= {"start_from": str(folder.parent / "start"), "schedule": "constant"}
+    fields |= {"start_from": str(folder.parent / "start")}
     groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, **fields))
     counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
     summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
@@ -51,13 +52,13 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
     images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
-    assert model.measurement == pj.Measure(pixel_weight=1, bin=0.5)
+    assert model.measurement == pj.Measure(depth=-1, bin=0.5)
 
     info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    learned = ("distilled from `teacher`", "that `start` then had", "constant after")
+    learned = ("distilled from `teacher`", "that `start` then had", "cosine decay after a warm-up of 10%")
     for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", *learned):
         assert words in card
     for text in (card, json.dumps(info)):

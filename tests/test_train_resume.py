@@ -172,13 +172,13 @@ def test_without_a_good_checkpoint_nothing_is_touched_and_a_run_cut_before_any_s
 
 
 def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys):
-    assert main(["--resume", str(half_done), "--seed", "5", "--batch-size", "12", "--keep", "7"]) == 2
+    assert main(["--resume", str(half_done), "--seed", "5", "--batch-size", "12", "--devices", "1"]) == 2
     error = capsys.readouterr().err
     assert "--batch-size is 10 in the run, got 12; --seed is 0 in the run, got 5." in error
-    assert "--keep" not in error
+    assert "--devices" not in error
     # What the run has may be said again, and the rest may change.
-    same = ["--seed", "0", "--batch-size", "10", "--keep", "1", "--checkpoint-steps", "40"]
-    assert train_command.parse(["--resume", str(half_done), *same]).keep == 1
+    same = ["--seed", "0", "--batch-size", "10", "--checkpoint-steps", "40"]
+    assert train_command.parse(["--resume", str(half_done), *same]).checkpoint_steps == 40
     for flags in (["--out", "elsewhere"], ["--overwrite"]):
         assert main(["--resume", str(half_done), *flags]) == 2
         assert "--resume" in capsys.readouterr().err
@@ -213,11 +213,11 @@ def test_a_changed_configuration_version_or_data_set_is_refused_by_the_checkpoin
 
 def test_a_folder_that_is_no_run_of_this_version_is_refused_and_one_cut_early_used_again(tmp_path, capsys):
     damaged = (None, "", "{}", '{"config": {"momentum": 1}}', "[1]", "\x00\xff")
-    for content, words in [*((each, "config.json") for each in damaged), ('{"config": {"nodes": 12}}', "0.1.0")]:
+    for content in damaged:
         if content is not None:
             (tmp_path / "config.json").write_text(content)
         assert main(["--resume", str(tmp_path)]) == 2
-        assert words in capsys.readouterr().err
+        assert "config.json" in capsys.readouterr().err
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json.tmp").write_text('{"con')
     with run_folder.created(resolve(Config(out=tmp_path)), {}):

@@ -2,39 +2,41 @@
 
 Exit codes, of all commands:
 
-====  ==================================================================================================
-0     done
-1     done in part: the loss diverged or another process was lost (train); images (predict) or runs (plot) could
-      not be read
-2     something to put right: a flag, a data set, a folder, a file; the message says what
-130   interrupted by Ctrl-C
-141   the reader of the output closed it, as ``| head`` does
-143   terminated by SIGTERM
-====  ==================================================================================================
+=============  =========================================================================================
+0              done
+1              done in part: the loss diverged or another process was lost (train); images (predict) or
+               runs (plot) could not be read
+2              something to put right: a flag, a data set, a folder, a file; the message says what
+129, 130, 143  ended by SIGHUP (a closed terminal), by Ctrl-C, by SIGTERM
+141            the reader of the output closed it, as ``| head`` does
+=============  =========================================================================================
 """
 
 import contextlib
-import difflib
 import importlib
-import io
 import os
 import signal
 import sys
 
+import tyro
+
+from train import host
+from train.commands import evaluate, export, plot, predict, release
+from train.config import Train
 from train.errors import UserError
-from train.host import is_own
 from train.huge_pages import ask_for_huge_pages
-from train.steps.interrupt import installed
+from train.steps import interrupt
 from train.terminal import printable
 
-# The module in train/commands/ and the class of the options; train parses its arguments itself.
+# The options of each command, and the module in train/commands/ that runs it. These import what takes seconds (jax,
+# matplotlib) only after they have checked their arguments, so that help and refusals come at once.
 COMMANDS = {
-    "train": ("train", ""),
-    "eval": ("evaluate", "Evaluate"),
-    "predict": ("predict", "Predict"),
-    "plot": ("plot", "Plot"),
-    "release": ("release", "Release"),
-    "export": ("export", "Export"),
+    "train": (Train, "train"),
+    "eval": (evaluate.Evaluate, "evaluate"),
+    "predict": (predict.Predict, "predict"),
+    "plot": (plot.Plot, "plot"),
+    "release": (release.Release, "release"),
+    "export": (export.Export, "export"),
 }
 
 OVERVIEW = """\
@@ -47,68 +49,60 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     export RUN FILE        write a run's model as one file that runs without this project, by jax alone
 RUN is the folder of a run; for eval, predict and export also a pretrained model's name, or a released .safetensors
 exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
-    130 interrupted; 141 output closed by its reader; 143 terminated
+    129 terminal closed; 130 interrupted; 141 output closed by its reader; 143 terminated
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line ``arguments`` (``None`` for the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is shown escaped
-            stream.reconfigure(errors="backslashreplace")
+    host.keep_streams()
     try:
         try:
-            return _run(arguments)
+            with interrupt.raised():
+                return _run(arguments)
         finally:
             sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:
-        if is_own():
+        if host.is_own():
             # Discard what is still buffered, which the interpreter would otherwise fail to write at its end.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _told(error, f"error: {error}", error.code)
     except OSError as error:  # a full disk, a folder without permission, a name that is too long
         where = f"{printable(error.filename)}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        return _told(error, f"error: {where}{error.strerror or error}", 2)
+    except KeyboardInterrupt as error:
+        return _told(error, "\ninterrupted", 128 + getattr(error, "signum", signal.SIGINT))
+    except Exception as error:
+        if (why := host.no_backend()) is None:
+            raise
+        return _told(error, f"error: {why}", 2)
 
 
 def _run(arguments: list[str]) -> int:
-    command = "train"
-    if arguments and not arguments[0].startswith("-"):
-        command, *arguments = arguments
-    if command == "train":
+    if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
             print(OVERVIEW, flush=True)
-        from train.commands.train import launch
-
-        return launch(arguments)  # which handles signals itself
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no command {printable(command)!r}, expected one of {', '.join(COMMANDS)}{meant}")
-    with installed(lambda *_: sys.exit(143), (signal.SIGTERM,)):  # an exception, so that cleanup code runs
-        return _parse_and_run(command, arguments)
-
-
-def _parse_and_run(command: str, arguments: list[str]) -> int:
-    # A command's module is imported only when the command is run, and imports what takes seconds (jax, matplotlib) only
-    # after it has checked its arguments, so that help and refusals come at once.
-    import tyro
-
-    name, options = COMMANDS[command]
-    module = importlib.import_module(f"train.commands.{name}")
-    flags = (tyro.conf.FlagCreatePairsOff,)
-    return module.run(
-        tyro.cli(getattr(module, options), prog=f"python -m train {command}", args=arguments, config=flags)
+        arguments = ["train", *arguments]
+    options = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in COMMANDS.items()},
+        prog="python -m train",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
+    name = next(name for kind, name in COMMANDS.values() if type(options) is kind)
+    module = importlib.import_module(f"train.commands.{name}")
+    # Training reads its flags again, over the settings of the run that they name.
+    return module.launch(arguments[1:]) if name == "train" else module.run(options)
+
+
+def _told(error: BaseException, text: str, code: int) -> int:
+    """Say what went wrong, and what the error's notes add to it; ``code``."""
+    print("; ".join([text, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ def build(
         UserError: the puppeteer refuses its options, or the user's function cannot be imported or makes no module that
             gives logits; names the option as the library does.
     """
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     try:
         options: dict[str, Any] = {
+            "puppeteer": config.puppeteer,
             "puppeteer_options": json.loads(config.puppeteer_options),
             "measurement": pj.Measure(**measurement(config)),
             "rngs": nnx.Rngs(config.seed),
@@ -35,33 +37,29 @@ def build(
         if config.compression is not None:
             options["compression"] = config.compression
         if config.model is None:
-            return pj.create(
-                config.preset or "",
-                puppeteer=config.puppeteer,
-                num_classes=num_classes,
-                in_channels=in_channels,
-                dtype=jnp.dtype(config.dtype),
-                width=config.width,
-                **options,
-            )
-        function = named_function(config.model)
-        module = function(num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(config.seed))
+            return pj.create(config.preset or "", **sizes, dtype=jnp.dtype(config.dtype), width=config.width, **options)
+        module = named_function(config.model)(**sizes, rngs=nnx.Rngs(config.seed))
         if image_size is None:
             raise ValueError("what image size it was traced on is not told")
         height, width = image_size
         shape = (height, width, in_channels)
-        model = pj.puppetize(module, config.puppeteer, image_shape=shape, batch_norm=config.batch_norm, **options)
-        _check_logits(model, (1, *shape), num_classes)
+        model = pj.puppetize(module, image_shape=shape, batch_norm=config.batch_norm, **options)
+        logits = nnx.eval_shape(lambda model, images: model(images), model, jax.ShapeDtypeStruct((1, *shape), "uint8"))
+        if getattr(logits, "shape", None) != (1, num_classes):
+            raise ValueError(
+                f"the module gives {getattr(logits, 'shape', type(logits).__name__)} for images {(1, *shape)}, "
+                f"expected logits {(1, num_classes)}: the trainer trains classifiers; for other outputs use "
+                "puppet_jax.puppetize and a loop of your own"
+            )
         return model
     except jax.errors.ConcretizationTypeError:  # no fault of the options: it was asked for shapes alone
         raise
     except (TypeError, ValueError) as error:
-        net = f"--model {config.model} --batch-norm {config.batch_norm} " if config.model else ""
-        compression = f" --compression {config.compression:g}" if config.compression is not None else ""
-        raise UserError(
-            f"{net}--puppeteer {config.puppeteer} --puppeteer-options {config.puppeteer_options!r}{compression} "
-            f"--measurement {config.measurement!r}: {error}"
-        ) from error
+        given = {name: getattr(config, name) for name in ("model", "batch_norm", "compression", "puppeteer")}
+        given |= {"puppeteer_options": repr(config.puppeteer_options)}
+        given |= {f"measurement.{name}": value for name, value in vars(config.measurement).items()}
+        flags = (f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None)
+        raise UserError(f"{' '.join(flags)}: {error}") from error
 
 
 def outline(config: ResolvedConfig, **shape: Any) -> pj.PuppetCNN:
@@ -73,19 +71,8 @@ def outline(config: ResolvedConfig, **shape: Any) -> pj.PuppetCNN:
 
 
 def measurement(config: ResolvedConfig) -> dict[str, Any]:
-    """The arguments of :class:`puppet_jax.Measure`: ``--measurement`` goes before ``--bin`` and the preset."""
+    """The arguments of :class:`puppet_jax.Measure`: of the preset where the configuration leaves it the choice."""
+    given = vars(config.measurement)
     preset = pj.PRESETS.get(config.preset or "")  # none of an unknown name, which create refuses
-    return {"bin": config.bin, "depth": preset.depth if preset else "complexity"} | json.loads(config.measurement)
-
-
-def _check_logits(model: pj.PuppetCNN, images: tuple[int, ...], num_classes: int) -> None:
-    """Raise ``ValueError`` unless the model gives one logit a class."""
-    run = lambda model, images: model(images)  # noqa: E731
-    found = nnx.eval_shape(run, model, jax.ShapeDtypeStruct(images, jnp.uint8))
-    shape = getattr(found, "shape", None)
-    if shape != (1, num_classes):
-        raise ValueError(
-            f"the module gives {shape or type(found).__name__} for images {images}, expected logits "
-            f"(1, {num_classes}): the trainer trains classifiers; for other outputs use puppet_jax.puppetize and a "
-            "loop of your own"
-        )
+    depth = (preset.depth if preset else "complexity") if given["depth"] is None else given["depth"]
+    return given | {"depth": depth}

@@ -1,85 +1,69 @@
-"""What a run is: one frozen dataclass, its defaults by data set, the checks on its values, and what a resumed run may
-change."""
+"""What a run is: its settings in groups, their defaults by data set, the checks on their values, the command line, and
+what a resumed run may change."""
 
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-import puppet_jax as pj
-from puppet_jax._model import PUPPETEERS
-from puppet_jax._named_function import is_function_name
 from train.errors import UserError
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The defaults that depend on the data set. Chosen on a validation part of the training set."""
-
-    preset: str | None
-    epochs: int
-    batch_size: int
-    optimiser: str
-    learning_rate: float
-    augment: str
-
-
-RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(
-        preset="puppet_xs", epochs=30, batch_size=32, optimiser="adamw", learning_rate=5e-3, augment="crop"
-    ),
+_BY_DATA = ("preset", "epochs", "batch_size", "optimiser", "learning_rate", "augment")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": dict(zip(_BY_DATA, ("puppet_xs", 30, 32, "adamw", 0.005, "crop"), strict=True)),
     # Chosen on CIFAR-10, in short runs (bench/studies).
-    "others": Recipe(preset="puppet_s", epochs=10, batch_size=64, optimiser="muon", learning_rate=2e-2, augment="flip"),
+    "others": dict(zip(_BY_DATA, ("puppet_s", 10, 64, "muon", 0.02, "flip"), strict=True)),
 }
+"""What depends on the data set: chosen on a validation part of the training images."""
 
-OPTIMISERS = ("adamw", "muon")
-
-AUGMENTATIONS = ("none", "flip", "crop", "flip-crop", "flip-crop-cutout")
-
-CONNECTION = ("distributed", "coordinator", "process_id", "process_count")
-"""How processes find each other: given with each command, never taken from the run that is resumed."""
-
-FREE = ("data", "data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices", *CONNECTION)
-"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
-are known by their content, not by where they lie (:func:`train.runs.resume.check_data`)."""
-
-OF_MODEL = (
-    *("preset", "model", "batch_norm", "compression", "width", "puppeteer", "puppeteer_options", "dtype"),
-    *("bin", "measurement"),
-)
-"""What a model is made from: what ``--start-from`` takes over from the model that it names."""
+# The names of puppet_jax.PRESETS and of its puppeteers: importing those would take seconds, and a test compares them.
+Preset = Literal["puppet_xs", "puppet_s", "puppet_m", "puppet_vgg_s", "puppet_resnet_s"]
+PUPPETEERS = ("continuous", "ode", "printed", "stored")
+Optimiser = Literal["adamw", "muon"]
+Augmentation = Literal["none", "flip", "crop", "flip-crop", "flip-crop-cutout"]
 
 
-def _by_data(field: str, text: str, metavar: str) -> Any:
-    """The help of a field whose default a recipe sets, with the defaults that the table has."""
-    defaults = ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
-    return tyro.conf.arg(help=f"{text} (default by data set: {defaults})", help_behavior_hint="", metavar=metavar)
+def _by_data(field: str, text: str, choices: Any = None) -> Any:
+    """The help of a field whose default depends on the data set, with all its defaults."""
+    values = [f"{name} {each[field]}" for name, each in DEFAULTS.items()]
+    metavar = f"{{{','.join(get_args(choices))}}}" if choices else type(DEFAULTS["others"][field]).__name__.upper()
+    return tyro.conf.arg(help=f"{text} (default: {', '.join(values)})", help_behavior_hint="", metavar=metavar)
 
 
 def _optional(metavar: str) -> Any:
-    """A field that is absent by default; its help says what that means."""
+    """The help of a field that is absent by default, which its text explains."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train a Puppet-CNN and leave its parameters, metrics and figures in a folder.
-
-    A field that is ``None`` because its default depends on the data set is filled in by :func:`resolve`.
-    """
+class Data:
+    """What to train on."""
 
     data: str = "digits"
-    """What to train on: digits (scikit-learn's, 8x8 grey, nothing to download), an image classification set of
-    TensorFlow Datasets by its name (cifar10, cifar100, mnist, ...), or a folder of class folders of images."""
+    """digits (scikit-learn's, 8x8 grey, nothing to download), an image classification set of TensorFlow Datasets by its
+    name (cifar10, cifar100, mnist, ...), or a folder of class folders of images."""
     data_dir: Annotated[Path | None, _optional("DIR")] = None
     """Where TensorFlow Datasets keeps prepared sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     image_size: Annotated[int | None, _optional("INT")] = None
     """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
-    preset: Annotated[str | None, _by_data("preset", f"The puppet: one of {', '.join(pj.PRESETS)}.", "NAME")] = None
+    evaluate_on: Literal["test", "validation"] = "test"
+    """What accuracy is reported on. validation: a share of the training images, then not trained on; to choose a
+    recipe without looking at the test images."""
+    validation_share: float = 0.1
+    """Share of the training images that --evaluate-on validation sets aside; a folder without a test part of its own
+    is divided so too. In (0, 1)."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The puppet, and where its kernels come from."""
+
+    preset: Annotated[Preset | None, _by_data("preset", "The puppet.", Preset)] = None
     model: Annotated[str | None, _optional("MODULE:FUNCTION")] = None
     """Your own CNN instead of a preset: a function that can be imported from here, which makes a Flax NNX module,
     function(num_classes=..., in_channels=..., rngs=...). Its puppet is trained: see puppet_jax.puppetize."""
@@ -89,12 +73,6 @@ class Config:
     compression: Annotated[float | None, _optional("FLOAT")] = None
     """How many times fewer parameters generate the kernels than the kernels have, instead of sizes given by hand
     (default: with --model as puppet_jax.puppetize says, else as the preset does)."""
-    start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
-    """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
-    with its kind of model. For another number of classes the head is drawn anew."""
-    teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
-    """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
-    tenth from the labels."""
     width: Annotated[int | None, _optional("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
@@ -104,35 +82,43 @@ class Config:
     be imported from here and makes a puppeteer, function(kernel_shapes, rngs=..., **options)."""
     puppeteer_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
     """Further options of the puppeteer, a JSON object, for example '{"basis": 32}'."""
-    measurement: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}"
-    """What complexity is and what follows it, a JSON object of puppet_jax.Measure's fields, for example
-    '{"pixel_weight": 1}' or '{"depth": "full"}'."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation. Parameters stay float32."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What complexity is, and what follows it: see puppet_jax.Measure."""
+
     bin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 0.25
     """Measure complexity to bins of this many bits, so that all images of a bin share kernels and depth. None: the
     paper's continuous complexity, kernels generated for every image, which is slower."""
-    epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.", "INT")] = None
+    depth: Annotated[Literal["complexity", "full"] | int | None, _optional("complexity|full|INT")] = None
+    """How many layers an image goes through: as many as its complexity says, all, or so many more than it says
+    (default: as the preset does)."""
+    function: Annotated[str | None, _optional("MODULE:FUNCTION")] = None
+    """A measure of your own: a function that can be imported from here, from images to complexity in [0, 8]."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train it. The learning rate rises for a tenth of the steps, then falls to 0 as a cosine."""
+
+    epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.")] = None
     max_steps: Annotated[int | None, _optional("INT")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
-    batch_size: Annotated[int | None, _by_data("batch_size", "Images in an optimiser step.", "INT")] = None
+    batch_size: Annotated[int | None, _by_data("batch_size", "Images in an optimiser step.")] = None
     optimiser: Annotated[
-        str | None,
+        Optimiser | None,
         _by_data(
             "optimiser",
             "adamw, or muon: the matrices that kernels are made of get orthogonal updates, the rest what AdamW gives.",
-            f"{{{','.join(OPTIMISERS)}}}",
+            Optimiser,
         ),
     ] = None
-    learning_rate: Annotated[
-        float | None, _by_data("learning_rate", "Peak learning rate, reached after the warm-up.", "FLOAT")
-    ] = None
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """What the learning rate does after the warm-up: fall to 0 as a cosine or linearly, or stay."""
-    warmup: float = 0.1
-    """Share of the steps in which the learning rate rises linearly from 0. In [0, 1)."""
+    learning_rate: Annotated[float | None, _by_data("learning_rate", "Peak learning rate.")] = None
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices and kernels only: biases and normalisation are spared."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm where they exceed it."""
     ema: float = 0.0
     """Decay of an exponential moving average of the parameters, in [0, 1), which is then what is evaluated and saved;
     0.999 averages over about the last 1,000 steps. 0: none, the parameters themselves."""
@@ -141,25 +127,28 @@ class Config:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes, in [0, 1). The test loss never has it."""
     augment: Annotated[
-        str | None,
+        Augmentation | None,
         _by_data(
             "augment",
             "Random changes to training images: flip mirrors half of them, crop pads by an eighth of the side and "
-            "crops back (4 pixels on CIFAR-10, 1 on digits), flip-crop does both, flip-crop-cutout also blanks a "
-            "square in each.",
-            f"{{{','.join(AUGMENTATIONS)}}}",
+            "crops back, flip-crop does both, flip-crop-cutout also blanks a square in each.",
+            Augmentation,
         ),
     ] = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation. Parameters stay float32."""
-    evaluate_on: Literal["test", "validation"] = "test"
-    """What accuracy is reported on. validation: a share of the training images, then not trained on; to choose a
-    recipe without looking at the test images."""
-    validation_share: float = 0.1
-    """Share of the training images that --evaluate-on validation sets aside; a folder without a test part of its own
-    is divided so too. In (0, 1)."""
+    start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
+    with its kind of model. For another number of classes the head is drawn anew."""
+    teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
+    tenth from the labels."""
     seed: int = 0
     """Fixes initial parameters, order of images and augmentation: same seed, same numbers on the same machine."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where it is written, and going on with it."""
+
     out: Annotated[Path | None, _optional("DIR")] = None
     """Folder of the run (default: runs/DATA-PRESET-PUPPETEER-seedSEED-TIME)."""
     overwrite: bool = False
@@ -167,27 +156,64 @@ class Config:
     resume: Annotated[Path | None, _optional("RUN")] = None
     """Continue the run in this folder from its last good checkpoint, to the same numbers as if it had not been
     interrupted. Its configuration is taken; flags that contradict it are refused."""
-    keep: int = 3
-    """How many of the last checkpoints to keep; the one with the best accuracy is kept besides."""
     checkpoint_steps: Annotated[int | None, _optional("INT")] = None
     """Save a checkpoint every so many steps, and at the end (default: at the end of an epoch unless the last one is
     less than 5 seconds old, and within an epoch once a minute)."""
-    devices: Annotated[int | None, _optional("INT")] = None
-    """How many of the local devices share a batch, each computing its part (default: all)."""
-    distributed: bool = False
-    """Train in several processes that find each other through the cluster's environment (Slurm, MPI, Cloud TPU, ...).
-    Each feeds its part of the batch; the first writes the run's folder."""
-    coordinator: Annotated[str | None, _optional("HOST:PORT")] = None
-    """Where the first of several processes listens, outside such a cluster; with --process-id and --process-count."""
-    process_id: Annotated[int | None, _optional("INT")] = None
-    """Which of the processes this one is, from 0."""
-    process_count: Annotated[int | None, _optional("INT")] = None
-    """How many processes there are."""
 
 
 @dataclass(frozen=True)
-class ResolvedConfig(Recipe, Config):
-    """A configuration in which no field of a recipe is ``None``, but for ``preset`` where ``model`` is given."""
+class Cluster:
+    """On how many devices."""
+
+    devices: Annotated[int | None, _optional("INT")] = None
+    """How many of the local devices share a batch, each computing its part (default: all)."""
+    distributed: bool = False
+    """Train in several processes, each on its part of the batch; the first writes the run's folder. They find each
+    other through a cluster that JAX detects (Slurm, MPI, Cloud TPU, ...), else by JAX_COORDINATOR_ADDRESS=HOST:PORT,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+
+
+@dataclass(frozen=True)
+class Config(Cluster, Run, Recipe, Model, Data):
+    """All settings. A field that is ``None`` because its default depends on the data set is filled in by
+    :func:`resolve`."""
+
+    measurement: Measurement = Measurement()
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a Puppet-CNN and leave its parameters, metrics and figures in a folder."""
+
+    data: Annotated[Data, tyro.conf.OmitArgPrefixes] = Data()
+    model: Annotated[Model, tyro.conf.OmitArgPrefixes] = Model()
+    measurement: Measurement = Measurement()
+    recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe()
+    run: Annotated[Run, tyro.conf.OmitArgPrefixes] = Run()
+    cluster: Annotated[Cluster, tyro.conf.OmitArgPrefixes] = Cluster()
+
+
+def _names(*groups: type) -> tuple[str, ...]:
+    return tuple(field.name for group in groups for field in fields(group))
+
+
+FREE = ("data", "data_dir", *_names(Run, Cluster))
+"""What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
+are known by their content, not by where they lie (:func:`train.runs.resume.check_data`)."""
+
+OF_MODEL = (*_names(Model), "measurement")
+"""What a model is made from: what ``--start-from`` takes over from the model that it names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(Config):
+    """A configuration without ``None`` where the default depends on the data set, but ``preset`` beside ``model``."""
+
+    epochs: int
+    batch_size: int
+    optimiser: Optimiser
+    learning_rate: float
+    augment: Augmentation
 
     @property
     def net(self) -> str:
@@ -200,62 +226,73 @@ class ResolvedConfig(Recipe, Config):
         return Path(self.data).name if Path(self.data).is_absolute() else self.data
 
 
+def parse(arguments: Sequence[str], default: Config) -> Config:
+    """The configuration of a command line, whose flags stand over ``default``."""
+    kinds = {"data": Data, "model": Model, "recipe": Recipe, "run": Run, "cluster": Cluster}
+    groups: dict[str, Any] = {
+        name: kind(**{field: getattr(default, field) for field in _names(kind)}) for name, kind in kinds.items()
+    }
+    found = tyro.cli(
+        Train,
+        prog="python -m train",
+        args=arguments,
+        default=Train(**groups, measurement=default.measurement),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    values = {name: value for group in kinds for name, value in vars(getattr(found, group)).items()}
+    return Config(**values, measurement=found.measurement)
+
+
 def resolve(config: Config) -> ResolvedConfig:
     """Fill in what depends on the data set and check every value.
 
     Raises:
         UserError: a value is out of range; names the flag, what was got and what is expected.
     """
-    recipe = RECIPES.get(config.data, RECIPES["others"])
-    missing = {name: value for name, value in vars(recipe).items() if getattr(config, name) is None}
-    if config.model is not None:
-        missing["preset"] = config.preset
+    missing = {
+        name: value
+        for name, value in DEFAULTS.get(config.data, DEFAULTS["others"]).items()
+        if getattr(config, name) is None and not (name == "preset" and config.model is not None)
+    }
     config = ResolvedConfig(**vars(config) | missing)
 
-    def expect(field: str, ok: bool, expected: str) -> None:
+    def expect(field: str, ok: bool, expected: str, of: Any = config) -> None:
         if not ok:
-            flag = "--" + field.replace("_", "-")
-            raise UserError(f"{flag}: got {getattr(config, field)!r}, expected {expected}")
+            flag = ("--measurement." if of is config.measurement else "--") + field.replace("_", "-")
+            raise UserError(f"{flag}: got {getattr(of, field)!r}, expected {expected}")
 
-    def at_least_1(field: str) -> None:
+    whole = ("epochs", "max_steps", "width", "batch_size", "image_size", "accumulate", "checkpoint_steps", "devices")
+    for field in whole:
         value = getattr(config, field)
         expect(field, value is None or value >= 1, "at least 1")
-
-    for field in ("epochs", "max_steps", "width", "batch_size", "image_size", "accumulate", "keep"):
-        at_least_1(field)
-    for field in ("checkpoint_steps", "devices", "process_count"):
-        at_least_1(field)
     if config.model is None:
-        expect("preset", config.preset in pj.PRESETS, f"one of {', '.join(pj.PRESETS)}")
+        expect("preset", config.preset in get_args(Preset), f"one of {', '.join(get_args(Preset))}")
         expect("batch_norm", config.batch_norm is None, "none without --model: presets have no nnx.BatchNorm")
     else:
-        expect("model", is_function_name(config.model), "MODULE:FUNCTION, for example my_package.nets:resnet20")
+        expect("model", ":" in config.model, "MODULE:FUNCTION, for example my_package.nets:resnet20")
         expect("preset", config.preset is None, "none with --model, which takes a preset's place")
         expect("width", config.width is None, "none with --model, whose layers have widths of their own")
         expect("dtype", config.dtype == "float32", "float32 with --model, whose layers have types of their own")
-    known = config.puppeteer in PUPPETEERS or is_function_name(config.puppeteer)
+    known = config.puppeteer in PUPPETEERS or ":" in config.puppeteer
     expect("puppeteer", known, f"one of {', '.join(PUPPETEERS)}, or MODULE:FUNCTION, such as my_package.kernels:make")
     expect("compression", config.compression is None or config.compression > 0, "a number above 0")
-    expect("bin", config.bin is None or 0 < config.bin <= 8, "above 0 and at most 8 bits, or None")
+    width = config.measurement.bin
+    expect("bin", width is None or 0 < width <= 8, "above 0 and at most 8 bits, or None", config.measurement)
     expect("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0")
-    expect("warmup", 0 <= config.warmup < 1, "a share in [0, 1)")
     expect("weight_decay", 0 <= config.weight_decay < math.inf, "0 or a number above it")
-    expect("clip_norm", 0 < config.clip_norm < math.inf, "a number above 0")
     expect("ema", 0 <= config.ema < 1, "a decay in [0, 1)")
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
-    expect("optimiser", config.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}")
-    expect("augment", config.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}")
     expect("validation_share", 0 < config.validation_share < 1, "a share in (0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
-    expect("measurement", _is_json_object(config.measurement), """a JSON object such as '{"pixel_weight": 1}'""")
     expect("resume", config.resume is None or not (config.out or config.overwrite), "no --out or --overwrite with it")
     return config
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON values."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    values = dataclasses.asdict(config)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def recipe_of(config: ResolvedConfig) -> dict[str, Any]:
@@ -266,26 +303,23 @@ def recipe_of(config: ResolvedConfig) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ResolvedConfig:
-    """The configuration of :func:`to_json`; a field that an older version did not have gets its default.
+    """The configuration of :func:`to_json`; a field that is not there gets its default.
 
     Raises:
         TypeError: a field that this version does not have.
     """
-    if "nodes" in values:
-        raise TypeError("it is a run of puppet-jax 0.1.0, which interpolated kernels; use that version, or train again")
-    config = ResolvedConfig(**values)
-    paths: dict[str, Any] = {
-        name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))
-    }
-    return dataclasses.replace(config, **paths)
+    config = ResolvedConfig(**values | {"measurement": Measurement(**values.get("measurement", {}))})
+    paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
+    return dataclasses.replace(config, **paths)  # type: ignore[arg-type]
 
 
 def contradictions(ran: ResolvedConfig, asked: ResolvedConfig) -> list[str]:
     """The fields of a resolved configuration that would change a run's numbers, each with both values."""
+    both = [vars(each) | {f"measurement.{k}": v for k, v in vars(each.measurement).items()} for each in (ran, asked)]
     return [
-        f"--{name.replace('_', '-')} is {value!r} in the run, got {getattr(asked, name)!r}"
-        for name, value in vars(ran).items()
-        if name not in FREE and value != getattr(asked, name)
+        f"--{name.replace('_', '-')} is {value!r} in the run, got {both[1][name]!r}"
+        for name, value in both[0].items()
+        if name not in (*FREE, "measurement") and value != both[1][name]
     ]
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import CONNECTION, FREE, Config, ResolvedConfig, to_json
+from train.config import FREE, Config, ResolvedConfig, to_json
 from train.errors import UserError
 
 BATCH = "batch"
@@ -26,43 +26,46 @@ SHARED, ROWS = PartitionSpec(), PartitionSpec(BATCH)
 
 
 def connect(config: Config) -> None:
-    """Connect to the other processes, if the configuration names any. Call it before anything asks for a device.
+    """Connect to the other processes with ``--distributed``. Call it before anything asks for a device.
 
     Raises:
-        UserError: the flags are incomplete, or the others are not there within five minutes.
+        UserError: no cluster, or the others are not there within five minutes.
     """
-    names = {"coordinator": "coordinator_address", "process_id": "process_id", "process_count": "num_processes"}
-    given: dict[str, Any] = {
-        jax_name: value for name, jax_name in names.items() if (value := getattr(config, name)) is not None
-    }
-    if not given and not config.distributed:
+    if not config.distributed or jax.distributed.is_initialized():
         return
-    if given and len(given) < len(names):
-        missing = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is None]
-        raise UserError(
-            f"{' and '.join(missing)}: missing, expected with the other flags of a process; give --coordinator "
-            "HOST:PORT --process-id I --process-count N, or --distributed alone inside a cluster"
-        )
-    if jax.distributed.is_initialized():
-        return
-    timeouts: dict[str, Any] = {
-        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-        "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
-    }
     try:
-        jax.distributed.initialize(**given, **timeouts)
+        # Of its own variables JAX reads only JAX_COORDINATOR_ADDRESS by itself; clusters tell it the others.
+        count, number = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count),
+            process_id=None if number is None else int(number),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except Exception as error:  # of several kinds: no cluster found, a bad address, nobody there in time
         raise UserError(
-            f"--{'coordinator' if given else 'distributed'}: {_first_line(error)}; expected "
-            f"{'all processes started with one address' if given else 'a cluster that JAX detects'}, else give "
-            "--coordinator HOST:PORT --process-id I --process-count N to each process"
+            f"--distributed: {_first_line(error)}; expected a cluster that JAX detects, else JAX_COORDINATOR_ADDRESS="
+            "HOST:PORT (the same for all), JAX_NUM_PROCESSES=N and JAX_PROCESS_ID=I (from 0) in the environment of "
+            "each process"
         ) from error
 
 
-def leave(message: str) -> NoReturn:
-    """End the process with code 1 at once. At an ordinary exit JAX would wait for the process that is lost."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
+def explain(error: jax.errors.JaxRuntimeError) -> None:
+    """Say what an error of the JAX runtime means for the user, if it is no defect. One of several processes ends here
+    with code 1: at an ordinary exit JAX would wait for the others.
+
+    Raises:
+        UserError: out of memory.
+    """
+    reason = _first_line(error)
+    told = f"lost another process ({reason})"
+    if "RESOURCE_EXHAUSTED" in reason:
+        told = f"--batch-size: out of memory ({reason}); take fewer images, or send them through with --accumulate"
+    if jax.process_count() > 1:
+        print("; ".join([f"error: {told}", *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+        os._exit(1)
+    if "RESOURCE_EXHAUSTED" in reason:
+        raise UserError(told) from error
 
 
 def is_first() -> bool:
@@ -168,13 +171,13 @@ def _of_first(content: np.ndarray) -> np.ndarray:
 def _agree(config: ResolvedConfig, count: int, data: Mapping[str, Any] | None) -> None:
     if jax.process_count() == 1:
         return
-    numbers = {name: value for name, value in to_json(config).items() if name not in (*FREE, *CONNECTION)}
-    digest = hashlib.sha256(json.dumps([numbers, count, data], sort_keys=True).encode()).digest()
-    digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    same = {name: value for name, value in to_json(config).items() if name not in FREE}
+    told = json.dumps([same, config.resume is not None, count, data], sort_keys=True)
+    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(told.encode()).digest(), np.uint8))
     if (digests != digests[0]).any():
         raise UserError(
-            "--process-id: the processes were started with different configurations, data or numbers of devices, "
-            "expected the same flags for all but --process-id"
+            "--distributed: the processes were started with different configurations, data or numbers of devices, or "
+            "some with --resume; expected the same flags for all"
         )
 
 

@@ -6,3 +6,6 @@ class UserError(ValueError):
 
     The message names what was asked for, what was found, and the way out.
     """
+
+    code = 2
+    """What the program exits with."""

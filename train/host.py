@@ -1,6 +1,9 @@
-"""Whether the process is this program's own, or somebody's who called it: a notebook, a service, a test."""
+"""The process that the program runs in: whose it is, its standard streams, its accelerators."""
 
+import io
+import os
 import sys
+from contextlib import suppress
 
 # Options of the interpreter whose value is an argument of its own.
 _WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
@@ -9,7 +12,7 @@ _WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 def is_own(package: str = "train") -> bool:
     """Whether the process was started as ``python -m package``.
 
-    Only such a process may be started over, ended on the spot or have its standard output closed: in any other these
+    Only such a process may be started over, ended on the spot or have its standard streams replaced: in any other these
     belong to the caller. ``%run -m train`` in a notebook, ``runpy`` and debuggers have another command line.
     """
     options = iter(sys.orig_argv[1:])
@@ -21,3 +24,44 @@ def is_own(package: str = "train") -> bool:
         elif not option.startswith("-"):
             return False
     return False
+
+
+class _Notes(io.FileIO):
+    """A stream that drops what it cannot write: no work is lost for a note that nobody can read."""
+
+    def write(self, content) -> int:
+        with suppress(OSError):  # a full disk, a reader that left, a terminal that was closed
+            return super().write(content) or 0
+        return len(content)
+
+
+def keep_streams() -> None:
+    """Make the standard streams such that the program can write to them.
+
+    What a terminal cannot show is shown escaped. In a process of our own, a stream that is closed becomes the null
+    device (else the next file that is opened would get its number, and what others print), and standard error drops
+    what it cannot write.
+    """
+    if is_own():
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            if getattr(sys, name) is None:
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+                setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+        raw = _Notes(sys.stderr.fileno(), "wb", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), sys.stderr.encoding, line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def no_backend() -> str | None:
+    """Why JAX has no device to compute on; ``None`` if it has, or is not in use."""
+    if "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:  # for a platform that is not installed it may be a bare AssertionError
+        named = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        return f"JAX_PLATFORMS={named}: no such device here{reason}; unset it, or set JAX_PLATFORMS=cpu"
+    return None

@@ -62,7 +62,8 @@ def run(options: Export) -> int:
     predict = pj.compile_predict(trained.model)
     if predict.bank is None:
         raise UserError(
-            "RUN: trained with --bin None, so that kernels are generated for every image and none can be stored"
+            "RUN: trained with --measurement.bin None, so that kernels are generated for every image, and none can be "
+            "stored"
         )
     kind = "grey by luma (ITU-R 601)" if images.channels == 1 else "RGB"
     try:

@@ -10,15 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from train import atomic_file
+from train.config import FREE
 from train.errors import UserError
 from train.runs.reading import number, open_folder, read_json, read_metrics
 from train.terminal import printable, table
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# What says where and how a run is made, not what it trains: train.config.FREE (a test compares them), which is not
-# imported because that imports jax, and reading text files should not take seconds.
-NOT_TRAINED = {"data_dir", "out", "overwrite", "resume", "keep", "checkpoint_steps", "devices"}
-NOT_TRAINED |= {"distributed", "coordinator", "process_id", "process_count"}
+NOT_TRAINED = set(FREE) - {"data"}  # what says where and how a run is made, not what it trains
 LONGEST = 60
 HEADER = ("run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state")
 

@@ -145,6 +145,8 @@ def _before(run: dict[str, Any]) -> str:
 
 
 def _card(name: str, about: dict, summary: dict, size: int) -> str:
+    from train.steps.optimiser import CLIP_NORM, WARMUP
+
     recipe, parameters, made = about["recipe"], about["parameters"], about["create"]
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
     kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
@@ -160,7 +162,6 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
     of_width = f", {made['width']} channels a layer" if made.get("width") else ""
     net = f"preset `{made['name']}`" if "name" in made else f"the CNN of `{made['model']}`, which must be importable"
     every = ", all layers for every image" if made["measurement"].get("depth") == "full" else ""
-    falling = "constant" if recipe["schedule"] == "constant" else f"{recipe['schedule']} decay"
     # "then": a model may have been released again, by the same name, since.
     begun = f"; begun with the parameters that `{recipe['start_from']}` then had" if recipe.get("start_from") else ""
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
@@ -180,8 +181,8 @@ def _card(name: str, about: dict, summary: dict, size: int) -> str:
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
 - **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
-  {recipe["learning_rate"]:g}, {falling} after a warm-up of {recipe["warmup"]:.0%}, weight decay
-  {recipe["weight_decay"]:g}, gradients clipped to {recipe["clip_norm"]:g}, augmentation {recipe["augment"]},
+  {recipe["learning_rate"]:g}, cosine decay after a warm-up of {WARMUP:.0%}, weight decay
+  {recipe["weight_decay"]:g}, gradients clipped to {CLIP_NORM:g}, augmentation {recipe["augment"]},
   label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
@@ -194,7 +195,7 @@ Accuracy of the images of each depth{as_float32}:
 """
     if by["complexity"]:
         text += f"""
-Of each bin of complexity, by its centre in {"nats" if made["measurement"].get("base") == "e" else "bits"}{as_float32}:
+Of each bin of complexity, by its centre in bits{as_float32}:
 
 | complexity | images | accuracy |
 | --- | --- | --- |

@@ -1,89 +1,72 @@
-"""``python -m train``: from the command line to a finished run and its exit code.
-
-Exit codes: 0 trained; 1 the loss diverged, or another process was lost; 2 something to put right (a flag, a data set, a
-folder, a full disk); 130 ended by Ctrl-C and 143 by SIGTERM, to be resumed.
-"""
+"""``python -m train``: from the command line to a finished run."""
 
 import contextlib
 import dataclasses
 import json
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
+from train import config as configuration
 from train import data, devices
-from train.config import CONNECTION, Config, ResolvedConfig, resolve
-from train.errors import UserError
+from train.config import Config, ResolvedConfig, resolve
 from train.runs import run_folder, start
 from train.runs.resume import check, check_data
 from train.runs.source import locate
-from train.steps import interrupt
-from train.steps.loop import Diverged, Plan, plan, train
+from train.steps.loop import Plan, plan, train
 from train.terminal import printable
 
 # How many of the images that cannot be read are named.
 SHOWN = 5
 
 
-def launch(arguments: list[str] | None) -> int:
-    """Train as the command line asks (``None`` for the process's own), and return the exit code.
+def launch(arguments: Sequence[str]) -> int:
+    """Train as the flags ask, and return 0. An error after the run's folder was made has a note of how to resume it.
 
     Raises:
         SystemExit: the parser's: with 0 after ``--help``, with 2 for what is no flag or no value of one.
+        UserError: something to put right; or the loss diverged.
+        Interrupted: ended by a signal; what was reached is saved.
     """
-    folder = None
+    config, folder = parse(arguments), None
+    devices.connect(config)
     try:
-        config = parse(arguments)
-        devices.connect(config)
-        with interrupt.raised():
-            if config.resume is not None and run_folder.finished(config.resume):
-                folder = config.resume
-                summary = json.loads((folder / "summary.json").read_text())
-                _tell(f"{folder} is finished; nothing to train")
-            else:
-                config, dataset = prepare(config)
-                planned = plan(config, dataset)
-                with _folder(config, dataset, planned) as folder:
-                    summary = train(config, dataset, folder, planned)
-    except UserError as error:
-        _tell(f"error: {error}")
-        return 2
-    except OSError as error:
-        _tell(f"error: {error}; what was reached can be resumed{_how(folder)}")
-        return 2
-    except Diverged as error:
-        _tell(f"stopped: {error}")
-        return 1
-    except KeyboardInterrupt as error:
-        signum = getattr(error, "signum", signal.SIGINT)
-        _tell(f"\ninterrupted{_how(folder)}")
-        return 128 + signum
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        devices.leave(f"lost another process ({str(error).strip().splitlines()[0]}){_how(folder)}")
+        if config.resume is not None and run_folder.finished(config.resume):
+            folder = config.resume
+            summary = json.loads((folder / "summary.json").read_text())
+            _tell(f"{folder} is finished; nothing to train")
+        else:
+            config, dataset = prepare(config)
+            planned = plan(config, dataset)
+            with _folder(config, dataset, planned) as folder:
+                summary = train(config, dataset, folder, planned)
+    except (KeyboardInterrupt, OSError, jax.errors.JaxRuntimeError) as error:
+        if folder is not None:
+            error.add_note(f"go on with: python -m train --resume {shlex.quote(str(folder))}")
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            devices.explain(error)
+        raise
     if folder is not None and devices.is_first():
         print(report(summary, folder))
     return 0
 
 
-def parse(arguments: list[str] | None) -> ResolvedConfig:
+def parse(arguments: Sequence[str]) -> ResolvedConfig:
     """The resolved configuration of a command line; with ``--resume``, the run's own.
 
     Raises:
         UserError: as :func:`train.config.resolve`; no run to resume, or flags that contradict it.
     """
-    config = _parse(arguments, Config())
+    config = configuration.parse(arguments, Config())
     if config.resume is None:
         if config.start_from is not None:
             source = locate(config.start_from)
-            config = _parse(arguments, dataclasses.replace(Config(), **start.defaults(source, config)))
+            begun = dataclasses.replace(Config(), **start.defaults(source, config))
+            config = configuration.parse(arguments, begun)
         for field in ("start_from", "teacher"):
             name = getattr(config, field)
             if name is not None and Path(name).exists():  # and is no pretrained model's name
@@ -92,10 +75,9 @@ def parse(arguments: list[str] | None) -> ResolvedConfig:
         return resolve(config)
     ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
-    new = {name: getattr(Config(), name) for name in (*CONNECTION, "out", "overwrite")}
-    asked = resolve(_parse(arguments, dataclasses.replace(ran, **new)))
-    check(ran, asked)
-    return asked
+    asked = configuration.parse(arguments, dataclasses.replace(ran, out=None, overwrite=False, distributed=False))
+    check(ran, resolve(asked))
+    return resolve(asked)
 
 
 def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
@@ -155,22 +137,6 @@ def report(summary: dict, folder: Path) -> str:
             f"run            {folder}",
         ]
     )
-
-
-def _parse(arguments: list[str] | None, default: Config) -> Config:
-    return tyro.cli(
-        Config,
-        prog="python -m train",
-        description="Train a Puppet-CNN and leave its parameters, metrics and figures in a folder.",
-        args=arguments,
-        default=default,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-
-
-def _how(folder: Path | None) -> str:
-    """How to resume the run, if it has a folder."""
-    return f"; go on with: python -m train --resume {shlex.quote(str(folder))}" if folder else ""
 
 
 def _tell(text: str) -> None:

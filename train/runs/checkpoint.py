@@ -44,7 +44,7 @@ class Checkpoints:
         last: the step of the last good one, ``None`` if there is none.
     """
 
-    def __init__(self, folder: Path | None, *, keep: int, every: int | None = None):
+    def __init__(self, folder: Path | None, *, keep: int = 3, every: int | None = None):
         self._run, self._keep, self._every = folder, keep, every
         self._folder = (folder or Path()) / FOLDER
         self._best: dict[str, Any] | None = None

@@ -36,7 +36,7 @@ def as_run(text: str, name: str) -> dict[str, Any]:
             "preset": made.get("name"),
             "puppeteer": made["puppeteer"],
             "puppeteer_options": json.dumps(made["puppeteer_options"]),
-            "measurement": json.dumps(made["measurement"]),
+            "measurement": made["measurement"],
         }
         config |= {key: made.get(key) for key in ("model", "batch_norm", "compression", "width")}
         model = {"num_classes": made["num_classes"], "in_channels": made["in_channels"]}

@@ -1,4 +1,5 @@
-"""SIGTERM and Ctrl-C: noted during training, so that the current step is finished and saved."""
+"""Ctrl-C, SIGTERM and SIGHUP (of a terminal that is closed): noted during training, so that the current step is
+finished and saved."""
 
 import contextlib
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from train.host import is_own
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,18 +29,18 @@ class Requests:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
+    """A context in which SIGTERM and SIGHUP raise :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
 
     def stop(signum, _frame):
         raise Interrupted(signum)
 
-    with installed(stop, (signal.SIGTERM,)):
+    with installed(stop, SIGNALS[1:]):
         yield
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Requests]:
-    """A context in which the first SIGTERM or Ctrl-C is only noted; a Ctrl-C after it ends the process at once, with
+    """A context in which the first of the signals is only noted; a Ctrl-C after it ends the process at once, with
     code 130, or raises ``KeyboardInterrupt`` where the process is somebody else's. The previous handlers are restored
     at the end.
     """
@@ -54,8 +55,9 @@ def noted() -> Iterator[Requests]:
             return
         requests.signum = signum
         if sys.__stderr__ is not None:  # as in a process without a console
-            # Not through print: the handler may run in the middle of another one.
-            os.write(sys.__stderr__.fileno(), b"\nfinishing the step in hand and saving; Ctrl-C now ends at once\n")
+            # Not through print: the handler may run in the middle of another one. Whoever read it may have left.
+            with contextlib.suppress(OSError):
+                os.write(sys.__stderr__.fileno(), b"\nfinishing the step in hand and saving; Ctrl-C now ends at once\n")
 
     with installed(note, SIGNALS):
         yield requests

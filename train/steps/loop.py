@@ -26,7 +26,7 @@ from train.runs.teacher import teacher_of
 from train.runs.trained import Trained
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, evaluate, measure
-from train.steps.optimiser import make_optimiser, schedule_of
+from train.steps.optimiser import learning_rate, make_optimiser
 from train.steps.progress import Progress, means, say
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
 
@@ -34,8 +34,10 @@ from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step
 AHEAD = 2
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError):
     """The loss stopped being a number."""
+
+    code = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +120,14 @@ def train(
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     optimiser = make_optimiser(config, total_steps)
-    schedule = jax.jit(schedule_of(config, total_steps))
+    rate = jax.jit(learning_rate(config, total_steps))
     eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
     of_train = measure(model, dataset.train, config.batch_size, mesh)
 
     # The run's position: its beginning, or that of its last good checkpoint.
     at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
-    with Checkpoints(folder, keep=config.keep, every=config.checkpoint_steps) as checkpoints:
+    with Checkpoints(folder, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
             at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
@@ -144,7 +146,7 @@ def train(
             jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
             # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
             jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
-            schedule(0)
+            rate(0)
         compile_seconds = time.perf_counter() - began
         loop_began = time.perf_counter()
 
@@ -193,7 +195,7 @@ def train(
                         "train_accuracy": mean["accuracy"],
                         "test_loss": test_loss,
                         "test_accuracy": accuracy,
-                        "learning_rate": float(schedule(done - 1)),
+                        "learning_rate": float(rate(done - 1)),
                         "seconds": round(seconds, 4),
                         "images_per_second": round(int(tally.sums.seen) / seconds, 1),
                         "complexity_mean": mean["complexity"],
@@ -249,7 +251,9 @@ def train(
             "test": float(of_test["complexity"].mean()),
         },
         "accuracy_by_depth": accuracy_by_depth,
-        "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct) if config.bin else None,
+        "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct)
+        if config.measurement.bin
+        else None,
         "compile_seconds": round(compile_seconds, 2),
         "train_seconds": round(train_seconds, 2),
         "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
@@ -324,5 +328,5 @@ def _advice(what: str, checkpoints: Checkpoints, config: ResolvedConfig) -> str:
     kept = "no checkpoint was saved" if last is None else f"the last good checkpoint, of step {last}, is kept"
     return (
         f"{what}; {kept}. Resuming would come to the same numbers: train anew with a lower --learning-rate (it is "
-        f"{config.learning_rate:g}), a longer --warmup or a smaller --clip-norm"
+        f"{config.learning_rate:g})"
     )

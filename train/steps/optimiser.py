@@ -14,27 +14,21 @@ from train.config import ResolvedConfig
 MUON_RMS = 0.2
 
 
-def learning_rate_schedule(peak: float, warmup: float, steps: int, kind: str = "cosine") -> optax.Schedule:
-    """Learning rate by step: linear from 0 to ``peak`` over a share ``warmup`` of ``steps``, then as ``kind`` says.
+# The share of the steps in which the learning rate rises, and the global norm that gradients are scaled down to.
+WARMUP, CLIP_NORM = 0.1, 1.0
 
-    Step k (from 0) uses ``peak · (k + 1) / w`` while k < w, where w = round(warmup · steps), so that the first step
-    already moves. Then, with s = (k - w) / (steps - w) from 0 to 1: ``"cosine"`` is ``peak · ½ (1 + cos(π s))``,
-    ``"linear"`` is ``peak · (1 - s)``, ``"constant"`` stays at ``peak``.
+
+def learning_rate(config: ResolvedConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear from 0 to the peak over a tenth of ``steps``, then falling to 0 as a cosine.
+
+    Step k (from 0) uses ``peak · (k + 1) / w`` while k < w, where w = round(steps / 10), so that the first step already
+    moves; then ``peak · ½ (1 + cos(π s))`` with s = (k - w) / (steps - w) from 0 to 1.
     """
-    rising = min(round(warmup * steps), steps - 1)
-    after = {
-        "cosine": optax.cosine_decay_schedule(peak, steps - rising),
-        "linear": optax.linear_schedule(peak, 0.0, steps - rising),
-        "constant": optax.constant_schedule(peak),
-    }[kind]
+    peak, rising = config.learning_rate, min(round(WARMUP * steps), steps - 1)
+    falling = optax.cosine_decay_schedule(peak, steps - rising)
     if rising == 0:
-        return after
-    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), after], [rising])
-
-
-def schedule_of(config: ResolvedConfig, steps: int) -> optax.Schedule:
-    """The learning rate by step of a resolved configuration for a run of ``steps`` steps."""
-    return learning_rate_schedule(config.learning_rate, config.warmup, steps, config.schedule)
+        return falling
+    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), falling], [rising])
 
 
 def make_optimiser(config: ResolvedConfig, steps: int) -> optax.GradientTransformation:
@@ -43,7 +37,7 @@ def make_optimiser(config: ResolvedConfig, steps: int) -> optax.GradientTransfor
     ``"adamw"``, or ``"muon"`` (Jordan et al. 2024): the puppeteer's matrices get updates whose singular values are all
     about one, everything else what AdamW gives it.
     """
-    rate, decay = schedule_of(config, steps), config.weight_decay
+    rate, decay = learning_rate(config, steps), config.weight_decay
     optimiser = optax.adamw(rate, weight_decay=decay, mask=decayed)
     if config.optimiser == "muon":
         muon = optax.contrib.muon(
@@ -51,7 +45,7 @@ def make_optimiser(config: ResolvedConfig, steps: int) -> optax.GradientTransfor
         )
         label = lambda params: jax.tree.map(lambda yes: "muon" if yes else "adamw", orthogonalised(params))  # noqa: E731
         optimiser = optax.partition({"adamw": optimiser, "muon": muon}, label)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser)
+    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), optimiser)
 
 
 def orthogonalised(params: Any) -> Any:
