@@ -176,12 +176,12 @@ def test_the_share_decides_between_memory_and_a_file(tmp_path, monkeypatch):
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 2**20 < store.available_memory() <= total
     monkeypatch.setattr(store, "available_memory", lambda: 1000)
-    assert not isinstance(store.allocate((500,), directory=tmp_path), np.memmap)
-    assert isinstance(store.allocate((501,), directory=tmp_path), np.memmap)
-    assert not isinstance(store.allocate((501,), share=0.6, directory=tmp_path), np.memmap)
-    assert store.allocate((0, 8, 8, 1), share=0, directory=tmp_path).shape == (0, 8, 8, 1)
+    assert not isinstance(store.allocate((500,)), np.memmap)
+    assert isinstance(store.allocate((501,)), np.memmap)
     with pytest.raises(UserError, match=r"(?s)4096\.0 GiB.*TMPDIR.*--image-size"):  # before the first image
-        store.allocate((1 << 42,), directory=tmp_path)
+        store.allocate((1 << 42,))
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    assert store.allocate((0, 8, 8, 1)).shape == (0, 8, 8, 1)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert store.scratch() == tmp_path

@@ -6,15 +6,15 @@ Nothing heavier than NumPy is imported before it is needed.
 from train.data.fingerprint import differences, fingerprint
 from train.data.pipeline import padded_batches, train_batches
 from train.data.sets import load, located
-from train.data.split import Dataset, Skipped, Split, every_nth
+from train.data.split import Dataset, Skipped, Split, hold_out
 
 __all__ = [
     "Dataset",
     "Skipped",
     "Split",
     "differences",
-    "every_nth",
     "fingerprint",
+    "hold_out",
     "load",
     "located",
     "padded_batches",

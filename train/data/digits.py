@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from train.data.packages import missing
 from train.data.split import Dataset, Split, hold_out
+from train.errors import missing
 
 
 def load(image_size: int | None) -> Dataset:

@@ -10,17 +10,17 @@ and folders are passed over; all else that is not read is named in ``skipped``, 
 import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from train.data.decode import decode
-from train.data.packages import missing
 from train.data.split import Dataset, Skipped, Split, held_out
 from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
-from train.errors import UserError
+from train.errors import UserError, missing
 
 OUTSIDE = "in no class folder"
 # What a test split may be called, first choice first.
@@ -70,92 +70,78 @@ class _Files:
         return _Files([self.paths[row] for row in np.flatnonzero(chosen).tolist()], self.labels[chosen])
 
 
+class _Listing(NamedTuple):
+    """What is in a folder and not hidden: the folders by name, and what is no class and why."""
+
+    path: Path
+    folders: dict[str, Path]
+    others: list[Skipped]
+
+    def loose(self) -> int:
+        """How many images lie in the folder itself."""
+        return sum(skip.reason == OUTSIDE for skip in self.others)
+
+
 def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:
     """The classes, the files of the train and the test split, and what is passed over."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
-    skipped: list[Skipped] = []
-    inside = _folders(folder)
-    splits = _splits(folder, inside)
-    train = splits.get("train")
-    test = next((splits[name] for name in TEST_NAMES if name in splits and _folders(splits[name])), None)
+    inside = _list(folder)
+    splits: dict[str, Path] = {}
+    for name, path in inside.folders.items():
+        if name.casefold() in ("train", *TEST_NAMES) and splits.setdefault(name.casefold(), path) != path:
+            raise _twice(splits[name.casefold()], path, "split")
+    train = _list(splits["train"]) if "train" in splits else inside
+    tests = (_list(splits[name]) for name in TEST_NAMES if name in splits)
+    test = next((each for each in tests if each.folders), None)
     # A folder called train may also be a class among others: it then holds images, beside no test folder.
-    if train is None or not _folders(train) or (test is None and any(_is_outside(skip) for skip in _loose(train))):
-        train, test = folder, None
-    elif test is not None:
-        beside = [path for path in inside.values() if path not in (train, test)]
-        skipped += [Skipped(str(path), f"beside {train.name} and {test.name}, not read") for path in beside]
-
-    classes = _classes(train)
-    files = _files(_folders(train, skipped), classes, skipped)
-    skipped += _loose(train)
+    if not train.folders or (test is None and train.loose()):
+        train = inside
+    if train is inside:
+        test = None
+    if len(train.folders) < 2:
+        holds = f"one class folder ({next(iter(train.folders))})" if train.folders else "no class folders"
+        outside = f" and {train.loose()} images outside of one" if train.loose() else ""
+        raise UserError(
+            f"--data {train.path}: holds {holds}{outside}, expected at least two folders, one a class, with the "
+            f"class's images in it: {train.path}/cat/1.jpg, {train.path}/dog/1.jpg, …"
+        )
+    skipped = list(train.others)
+    files = _files(train, train.folders, skipped)
     if test is None:
         aside = held_out(files.labels, validation_share)
-        return classes, (files.take(~aside), files.take(aside)), skipped
-    strange = sorted(set(_folders(test)) - set(classes))
-    if strange:
+        return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped
+    if strange := sorted(set(test.folders) - set(train.folders)):
         raise UserError(
-            f"--data {folder}: {test} has {len(strange)} class folders that {train} does not have "
+            f"--data {folder}: {test.path} has {len(strange)} class folders that {train.path} does not have "
             f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes. "
-            f"To train on the classes of {train.name} and hold a part of their images out: --data {train}. To train on "
-            "all of them: put the class folders into one folder"
+            f"To train on the classes of {train.path.name} and hold a part of their images out: --data {train.path}. "
+            "To train on all of them: put the class folders into one folder"
         )
-    held = _files(_folders(test, skipped), classes, skipped)
-    return classes, (files, held), [*skipped, *_loose(test)]
+    for path in inside.folders.values():
+        if path not in (train.path, test.path):
+            skipped.append(Skipped(str(path), f"beside {train.path.name} and {test.path.name}, not read"))
+    held = _files(test, train.folders, skipped)
+    return tuple(train.folders), (files, held), [*skipped, *test.others]
 
 
-def _splits(folder: Path, inside: dict[str, Path]) -> dict[str, Path]:
-    """The folders that may be splits by their names in small letters."""
-    found: dict[str, Path] = {}
-    for name, path in inside.items():
-        if name.casefold() in ("train", *TEST_NAMES) and found.setdefault(name.casefold(), path) != path:
-            raise _twice(folder, found[name.casefold()], path, "split")
-    return found
-
-
-def _twice(folder: Path, one: Path, other: Path, what: str) -> UserError:
-    return UserError(
-        f"--data {folder}: has both {one.name} and {other.name}, which may be one {what}'s images in two folders or "
-        "two versions of them; put them into one folder, or move one away"
-    )
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(_folders(folder))
-    if len(classes) >= 2:
-        return classes
-    loose = sum(map(_is_outside, _loose(folder)))
-    raise UserError(
-        f"--data {folder}: holds {f'one class folder ({classes[0]})' if classes else 'no class folders'}"
-        f"{f' and {loose} images outside of one' if loose else ''}, expected at least two folders, one a class, with "
-        f"the class's images in it: {folder}/cat/1.jpg, {folder}/dog/1.jpg, …"
-    )
-
-
-def _files(folders: dict[str, Path], classes: tuple[str, ...], skipped: list[Skipped]) -> _Files:
-    def passed(path: str, reason: str) -> None:
-        skipped.append(Skipped(path, reason))
-
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        of_class = [Path(found) for found in walk_images(folders[name], passed)] if name in folders else []
-        paths += of_class
-        labels += [label] * len(of_class)
-    return _Files(paths, np.array(labels, np.int32))
-
-
-def _folders(folder: Path, skipped: list[Skipped] | None = None) -> dict[str, Path]:
-    """The folders in a folder by name, sorted, but for those of runs; links to folders are folders."""
-    found: dict[str, Path] = {}
-    for path in _entries(folder):
+def _list(folder: Path) -> _Listing:
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"--data {folder}: cannot be listed ({error.strerror}), expected a folder of folders"
+        ) from error
+    folders: dict[str, Path] = {}
+    others = []
+    for path in entries:
         if not path.is_dir():
-            continue
-        if _of_runs(path):
-            if skipped is not None:
-                skipped.append(Skipped(str(path), "of runs, no class"))
-        elif found.setdefault(composed(path.name), path) != path:
-            raise _twice(folder, found[composed(path.name)], path, "class")
-    return dict(sorted(found.items()))
+            others.append(Skipped(str(path), OUTSIDE if is_image(path) else NO_IMAGE))
+        elif _of_runs(path):
+            others.append(Skipped(str(path), "of runs, no class"))
+        elif folders.setdefault(composed(path.name), path) != path:
+            raise _twice(folders[composed(path.name)], path, "class")
+    return _Listing(folder, dict(sorted(folders.items())), others)  # links to folders are folders
 
 
 def _of_runs(folder: Path) -> bool:
@@ -165,24 +151,24 @@ def _of_runs(folder: Path) -> bool:
     return False
 
 
-def _loose(folder: Path) -> list[Skipped]:
-    """The files beside the class folders."""
-    beside = [path for path in _entries(folder) if not path.is_dir()]
-    return [Skipped(str(path), OUTSIDE if is_image(path) else NO_IMAGE) for path in beside]
+def _files(listing: _Listing, classes: Iterable[str], skipped: list[Skipped]) -> _Files:
+    def passed(path: str, reason: str) -> None:
+        skipped.append(Skipped(path, reason))
+
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = list(walk_images(listing.folders[name], passed)) if name in listing.folders else []
+        paths += map(Path, found)
+        labels += [label] * len(found)
+    return _Files(paths, np.array(labels, np.int32))
 
 
-def _is_outside(skip: Skipped) -> bool:
-    return skip.reason == OUTSIDE
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, sorted."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(
-            f"--data {folder}: cannot be listed ({error.strerror}), expected a folder of folders"
-        ) from error
+def _twice(one: Path, other: Path, what: str) -> UserError:
+    return UserError(
+        f"--data {one.parent}: has both {one.name} and {other.name}, which may be one {what}'s images in two folders "
+        "or two versions of them; put them into one folder, or move one away"
+    )
 
 
 def _check_every_class(data: str, classes: tuple[str, ...], train: Split, skipped: list[Skipped]) -> None:

@@ -68,13 +68,5 @@ def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
 def hold_out(split: Split, share: float | Fraction) -> tuple[Split, Split]:
     """``(kept, set aside)`` by :func:`held_out`, both in their old order."""
     aside = held_out(split.labels, share)
-    return _take(split, ~aside), _take(split, aside)
-
-
-def every_nth(split: Split, n: int) -> tuple[Split, Split]:
-    """Set aside every n-th image of each class: ``(kept, set aside)``, both in their old order."""
-    return hold_out(split, Fraction(1, n))
-
-
-def _take(split: Split, chosen: np.ndarray) -> Split:
-    return Split(store.take(split.images, np.flatnonzero(chosen)), split.labels[chosen])
+    kept, taken = (Split(store.take(split.images, np.flatnonzero(x)), split.labels[x]) for x in (~aside, aside))
+    return kept, taken

@@ -14,28 +14,23 @@ from train.errors import UserError
 SHARE = 0.5
 
 
-def allocate(shape: tuple[int, ...], *, share: float = SHARE, directory: Path | None = None) -> np.ndarray:
+def allocate(shape: tuple[int, ...]) -> np.ndarray:
     """An array of uint8, its values undefined: in memory if it fits there, else an ``np.memmap``.
 
     The file has no name, so it is gone when the array is, however the process ends.
-
-    Args:
-        shape: of the array.
-        share: of the memory available now that the array may take; 0 maps a file whatever the size.
-        directory: of the file; ``None`` for :func:`scratch`.
 
     Raises:
         UserError: neither memory nor the disk has room.
     """
     size = int(np.prod(shape, dtype=object))
     # An empty file cannot be mapped.
-    if size == 0 or size <= share * available_memory():
+    if size == 0 or size <= SHARE * available_memory():
         return np.empty(shape, np.uint8)
-    directory = directory or scratch()
+    directory = scratch()
     free = shutil.disk_usage(directory).free
     if size > free:
         raise UserError(
-            f"--data: decoded, the images take {size / 2**30:.1f} GiB, more than {share:.0%} of the available memory; "
+            f"--data: decoded, the images take {size / 2**30:.1f} GiB, more than {SHARE:.0%} of the available memory; "
             f"{directory} has {free / 2**30:.1f} GiB free. Point the environment variable TMPDIR to a larger disk, or "
             "make the images smaller with --image-size"
         )
@@ -46,9 +41,9 @@ def allocate(shape: tuple[int, ...], *, share: float = SHARE, directory: Path | 
         return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
-def take(images: np.ndarray, rows: np.ndarray, **where) -> np.ndarray:
-    """``images[rows]``, allocated by :func:`allocate` (which takes ``where``), a piece at a time."""
-    taken = allocate((len(rows), *images.shape[1:]), **where)
+def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``images[rows]``, allocated by :func:`allocate`, a piece at a time."""
+    taken = allocate((len(rows), *images.shape[1:]))
     for start in range(0, len(rows), 1024):
         taken[start : start + 1024] = images[rows[start : start + 1024]]
     return taken

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from train.data.decode import decode
 from train.data.home import home
-from train.data.packages import missing
 from train.data.split import Dataset, hold_out
-from train.errors import UserError
+from train.errors import UserError, missing
 
 # name, name/configuration, either with :version
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
