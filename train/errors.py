@@ -10,6 +10,7 @@ class UserError(ValueError):
     code = 2
     """What the program exits with."""
 
+
 def missing(package: str, data: str | None = None) -> UserError:
     """The error for a Python package that is not installed, which every run needs, or those on ``--data data`` do."""
     return UserError(
