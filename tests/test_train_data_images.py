@@ -230,7 +230,7 @@ def spoilt(folder):
         "bomb.png": "limit of",
         "folder.png": "a folder",
         "broken.png": "a broken link, to",
-        "circle.png": "a link to itself",
+        "circle.png": "Too many levels of symbolic links",
         "pipe.png": "not a regular file",
     }
 

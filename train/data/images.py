@@ -1,7 +1,6 @@
 """One image file: checked before it is trusted, and decoded into an array of levels."""
 
 import contextlib
-import errno
 import io
 import os
 import stat
@@ -171,7 +170,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno) if error.errno != errno.ELOOP else "a link to itself"
+        return os.strerror(error.errno)
     text = " ".join(str(error).split())[:200]
     return f"damaged: {text or type(error).__name__}"
 

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from train.data.home import home
+from train.data import tensorflow_sets
 from train.data.split import Dataset, hold_out
 from train.errors import UserError
 
@@ -52,11 +52,9 @@ def load(
 
 def located(name: str, data_dir: Path | None) -> str:
     """``name``, the path of a folder made absolute, so that it is found from another working directory too."""
-    from train.data import tensorflow_sets
-
     if name == "digits" or tensorflow_sets.is_prepared(name, data_dir):
         return name
-    folder = home(Path(name))
+    folder = tensorflow_sets.home(Path(name))
     return str(folder.resolve()) if folder.exists() else name
 
 
@@ -66,11 +64,9 @@ def _find(name: str, data_dir: Path | None, image_size: int | None, validation_s
         from train.data import digits
 
         return digits.load(image_size)
-    from train.data import tensorflow_sets
-
     if tensorflow_sets.is_prepared(name, data_dir):
         return tensorflow_sets.load(name, data_dir, image_size, validation_share)
-    folder = home(Path(name))
+    folder = tensorflow_sets.home(Path(name))
     if folder.exists():
         from train.data import folder as folders
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.decode import decode
-from train.data.home import home
 from train.data.split import Dataset, hold_out
 from train.errors import UserError, missing
 
@@ -24,11 +23,7 @@ CATALOGUE = "https://www.tensorflow.org/datasets/catalog/overview"
 def is_prepared(name: str, data_dir: Path | None) -> bool:
     """Whether the set lies prepared in ``data_dir``, in one configuration or several; nothing is imported."""
     parts = _NAME.fullmatch(name)
-    if not parts:
-        return False
-    root = _root(parts, data_dir)
-    # Not "**": a folder of that name may be one of a million images.
-    return any(root.glob("*/dataset_info.json")) or any(root.glob("*/*/dataset_info.json"))
+    return parts is not None and bool(_prepared(parts, data_dir))
 
 
 def load(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
@@ -150,25 +145,30 @@ def _check_features(name: str, features, tfds):
     return features
 
 
+def _prepared(parts: re.Match, data_dir: Path | None) -> list[Path]:
+    """The folders of all prepared versions, of the configuration asked for or of all; nothing is imported."""
+    root = _directory(data_dir) / parts["name"] / (parts["config"] or "")
+    # Not "**": a folder of that name may be one of a million images.
+    found = list(root.glob("*/dataset_info.json")) or ([] if parts["config"] else root.glob("*/*/dataset_info.json"))
+    return [path.parent for path in found]
+
+
 def _version_folder(name: str, directory: Path) -> Path:
     """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
     parts = _NAME.fullmatch(name)
     assert parts is not None, name  # is_prepared has looked at it
-    root = _root(parts, directory)
-    versions = [path.parent for path in root.glob("*/dataset_info.json")]
-    if not versions and not parts["config"]:
-        configs = sorted({path.parts[-3] for path in root.glob("*/*/dataset_info.json")})
-        if len(configs) > 1:
-            raise UserError(
-                f"--data {name}: lies prepared in the configurations {', '.join(configs)}; expected one of them, for "
-                f"example --data {parts['name']}/{configs[0]}"
-            )
-        versions = [path.parent for path in root.glob("*/*/dataset_info.json")]
+    versions = _prepared(parts, directory)
+    configs = sorted({path.parent.name for path in versions})
+    if len(configs) > 1:
+        raise UserError(
+            f"--data {name}: lies prepared in the configurations {', '.join(configs)}; expected one of them, for "
+            f"example --data {parts['name']}/{configs[0]}"
+        )
     wanted = parts["version"]
     chosen = [path for path in versions if wanted in (None, path.name)]
     if not chosen:
         held = ", ".join(sorted(path.name for path in versions)) or "none"
-        raise UserError(f"--data {name}: of the versions in {root} ({held}) expected {wanted or 'one'}")
+        raise UserError(f"--data {name}: of the versions in {directory} ({held}) expected {wanted or 'one'}")
     return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 
@@ -177,8 +177,12 @@ def _directory(data_dir: Path | None) -> Path:
     return home(directory).absolute()
 
 
-def _root(parts: re.Match, data_dir: Path | None) -> Path:
-    return _directory(data_dir) / parts["name"] / (parts["config"] or "")
+def home(path: Path) -> Path:
+    """A path with ``~`` filled in, if there is a home: a container may run under a user that has none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _how_to_prepare(name: str, directory: Path) -> str:
