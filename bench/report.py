@@ -1,7 +1,7 @@
 """``python -m bench report``: README and the results page, in English and Japanese, from the files in bench/results.
 
-Prose is written in the templates (``bench/templates``), one a page and language; numbers and tables are filled in. A
-result that is not there yet is said to be missing by the template itself.
+Prose is written in the templates (``bench/templates``), both languages of the results page in one; numbers and tables
+are filled in. A result that is not there yet is said to be missing by the template itself.
 """
 
 import dataclasses
@@ -16,17 +16,18 @@ from bench.target import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).with_name("templates")
+# Page: its template.
 PAGES = {
-    "README.md.j2": "README.md",
-    "README.ja.md.j2": "README.ja.md",
-    "results.md.j2": "docs/results.md",
-    "results.ja.md.j2": "docs/results.ja.md",
+    "README.md": "README.md.j2",
+    "README.ja.md": "README.ja.md.j2",
+    "docs/results.md": "results.md.j2",
+    "docs/results.ja.md": "results.md.j2",
 }
 
 # What the templates read.
 RESULTS = (
-    *("accuracy_cifar10", "digits", "export", "generators_cifar10", "gpu", "huge_pages", "memory"),
-    *("predict_cifar10", "pretrained", "puppetize", "scaling", "speed", "trainer_cifar10", "trainer_digits", "zoo"),
+    *("accuracy_cifar10", "digits", "export", "folder", "generators_cifar10", "gpu", "huge_pages", "memory"),
+    *("pretrained", "puppetize", "speed", "zoo"),
 )
 
 
@@ -70,9 +71,14 @@ def render(folder: Path) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS
+    environment.tests["match"] = str.startswith
     environment.globals |= {"table": markdown, "origin": origin, "times": times}
-    results = read(folder)
-    return {page: environment.get_template(name).render(results=results) for name, page in PAGES.items()}
+    results, pages = read(folder), {}
+    for page, name in PAGES.items():
+        ja = page.endswith(".ja.md")
+        said = {"ja": ja, "t": lambda english, japanese, ja=ja: japanese if ja else english}
+        pages[page] = environment.get_template(name).render(results=results, **said)
+    return pages
 
 
 def read(folder: Path) -> SimpleNamespace:
@@ -122,7 +128,20 @@ def three(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
+def size(measurement: str) -> str:
+    """Of a measurement's name, which begins with its kind."""
+    return measurement.partition(" ")[2]
+
+
+def goal(row: dict) -> str:
+    """The target of a row, empty where there is none."""
+    return "" if row["target"] is None else f"{'≥' if row['sense'] == '>=' else '≤'} {row['target']}"
+
+
 FILTERS = {
+    "size": size,
+    "goal": goal,
+    "goals": lambda rows: ", ".join(dict.fromkeys(map(goal, rows))),
     "three": three,
     "thousands": lambda value: f"{value:,}",
     "small": lambda value: value if isinstance(value, str) else f"{value:.0e}",
