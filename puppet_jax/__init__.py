@@ -6,13 +6,12 @@ Xing and Wang, "Puppet-CNN", arXiv:2411.12876.
 from typing import TYPE_CHECKING, Any
 
 from puppet_jax import puppeteers as _puppeteers
-from puppet_jax._complexity import complexity, entropy, frequency_map
+from puppet_jax._complexity import complexity, depth, depth_clipped, entropy, frequency_map, initial_value, step_size
 from puppet_jax._export import export
 from puppet_jax._measure import Measure
 from puppet_jax._model import PuppetCNN, create
 from puppet_jax._predict import Prediction, Predictor, compile_predict
 from puppet_jax._pretrained import list_pretrained, load_pretrained, pretrained_info
-from puppet_jax._schedule import depth, depth_clipped, initial_value, step_size
 from puppet_jax._summary import Summary, summary
 from puppet_jax.any_cnn._foreign import ForeignPuppet
 from puppet_jax.any_cnn._puppetize import puppetize

@@ -29,7 +29,7 @@ class Bank(NamedTuple):
     def indices(self, sets: Int[Array, " b"]) -> tuple[Int[Array, " b"], ...]:
         """Where in each layer's kernels an image of set ``sets`` finds its own; −1 where there is none."""
         if self.firsts is None:
-            return (jnp.zeros_like(sets),) * len(self.kernels)
+            return (jnp.minimum(sets, 0),) * len(self.kernels)
         places = [(sets - first, len(each)) for each, first in zip(self.kernels, self.firsts, strict=True)]
         return tuple(jnp.where((place >= 0) & (place < count), place, -1) for place, count in places)
 

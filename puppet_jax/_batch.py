@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from puppet_jax._bank import Bank, make_bank
-from puppet_jax._images import as_unit
+from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
 from puppet_jax.convolution._factored import joined
 from puppet_jax.puppeteers import Puppeteer
@@ -27,7 +27,8 @@ SLOTS = 16
 
 
 def default_chunk() -> int:
-    """Images that go through the layers together in prediction: few on CPUs, whose caches should hold their maps."""
+    """Return how many images go through the layers together in prediction: few on CPUs, whose caches should hold their
+    maps."""
     if jax.default_backend() != "cpu":
         return 1024
     return max(32, min(os.cpu_count() or 1, 64))
@@ -41,61 +42,75 @@ def logits_of_batch(
     complexity: Float[Array, " b"],
     depth: Int[Array, " b"],
 ) -> Any:
-    """Logits of a batch, its kernels generated; differentiable in all parameters and the images.
+    """Return the logits of a batch, its kernels generated; differentiable in all parameters and the images.
 
     Args:
         puppet: the CNN.
         puppeteer: what makes its kernels.
         measurement: what ``complexity`` was measured by: to bins, or continuously (a kernel set for every image).
         images: uint8, or float in [0, 1].
-        complexity: of every image.
+        complexity: of every image; where it is NaN, so are the logits.
         depth: D of every image.
     """
-    batch = len(images)
-    run = lambda bank, sets, depth: logits_from_bank(puppet, bank, images, sets, depth, batch)  # noqa: E731
     if measurement.bin is None or not puppeteer.conditioned:
-        return run(make_bank(puppeteer, complexity), jnp.arange(batch, dtype=jnp.int32), depth)
-    centres = jnp.asarray(measurement.centres)
-    place = measurement.index(complexity)
-    most = min(batch, len(centres))
-    slots = min(most, SLOTS)
-    present = jnp.zeros(len(centres), bool).at[place].set(True)
-    slot_of = (jnp.cumsum(present) - 1).astype(jnp.int32)
-    slot = slot_of[place]
-    passes = -(-most // slots)
-    (filled,) = jnp.nonzero(present, size=passes * slots, fill_value=len(centres) // 2)
-    at = centres[filled].reshape(passes, slots)
+        bank, own_set = make_bank(puppeteer, complexity), jnp.arange(len(images), dtype=jnp.int32)
+        logits = logits_from_bank(puppet, bank, images, own_set, depth, len(images))
+    else:
+        logits = _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth)
+    return where_rows(~jnp.isnan(complexity), logits, jnp.nan)
 
-    def once():
-        return run(_bank_in_halves(puppeteer, at[0], jnp.sum(present)), slot, depth)
+
+def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -> Any:
+    """Return the logits of a batch whose complexity is measured to bins: kernels are generated for those it meets."""
+    centres = jnp.asarray(measurement.centres)
+    bin_of_image = measurement.index(complexity)
+    most_bins = min(len(images), len(centres))
+    slots = min(most_bins, SLOTS)
+    passes = -(-most_bins // slots)
+    # The bins that are met are numbered from 0, in order; those of a number beyond them stand for nothing.
+    met = jnp.zeros(len(centres), bool).at[bin_of_image].set(True)
+    number = (jnp.cumsum(met) - 1).astype(jnp.int32)[bin_of_image]
+    count = jnp.sum(met)
+    (bins_met,) = jnp.nonzero(met, size=passes * slots, fill_value=len(centres) // 2)
+    complexities = centres[bins_met].reshape(passes, slots)
+
+    def run(bank, sets, depth):
+        return logits_from_bank(puppet, bank, images, sets, depth, len(images))
+
+    def in_one_pass():
+        return run(_bank_in_halves(puppeteer, complexities[0], count), number, depth)
 
     @jax.checkpoint
-    def one_pass(number, complexities):
-        mine = slot // slots == number
-        logits = run(make_bank(puppeteer, complexities), slot % slots, jnp.where(mine, depth, 0))
+    def one_of_several(which, complexities):
+        mine = number // slots == which
+        logits = run(make_bank(puppeteer, complexities), number % slots, jnp.where(mine, depth, 0))
         return where_rows(mine, logits, 0)
 
-    def several():
-        add = lambda total, each: (jax.tree.map(jnp.add, total, one_pass(*each)), None)  # noqa: E731
-        nothing = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(once))
-        return lax.scan(add, nothing, (jnp.arange(passes), at))[0]
+    def in_several_passes():
+        def add(total, each):
+            return jax.tree.map(jnp.add, total, one_of_several(*each)), None
 
-    return once() if passes == 1 else lax.cond(jnp.sum(present) <= slots, once, several)
+        zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(in_one_pass))
+        return lax.scan(add, zeros, (jnp.arange(passes), complexities))[0]
+
+    return in_one_pass() if passes == 1 else lax.cond(count <= slots, in_one_pass, in_several_passes)
 
 
 def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], needed: Int[Array, ""]) -> Bank:
-    """A bank of which at least the first ``needed`` sets are generated: the second half, only if one of it is needed.
+    """Make a bank of which the first ``needed`` sets at least are generated: its second half only if one of it is.
 
     No loop over parts: its gradient would store, for every part, all that the generation of one needs.
     """
     half = -(-len(complexities) // 2)
-    make = lambda at: make_bank(puppeteer, at).kernels  # noqa: E731
-    first, rest = make(complexities[:half]), complexities[half:]
+    first, rest = make_bank(puppeteer, complexities[:half]), complexities[half:]
     if not len(rest):
-        return Bank(first, (0,) * len(first))
-    nothing = lambda _: jax.tree.map(jnp.zeros_like, tuple(kernels[: len(rest)] for kernels in first))  # noqa: E731
-    second = lax.cond(needed > half, make, nothing, rest)
-    return Bank(tuple(map(joined, first, second)), (0,) * len(first))
+        return first
+
+    def zeros(rest):
+        return jax.tree.map(jnp.zeros_like, tuple(kernels[: len(rest)] for kernels in first.kernels))
+
+    second = lax.cond(needed > half, lambda rest: make_bank(puppeteer, rest).kernels, zeros, rest)
+    return Bank(tuple(map(joined, first.kernels, second)), first.firsts)
 
 
 def logits_from_bank(
@@ -107,7 +122,9 @@ def logits_from_bank(
     chunk: int,
     lowering: str | None = None,
 ) -> Any:
-    """Logits of a batch, in the order given; differentiable in the puppet's parameters, the bank and the images.
+    """Return the logits of a batch, in the order given.
+
+    Differentiable in the puppet's parameters, the bank and the images.
 
     Args:
         puppet: the CNN.
@@ -123,23 +140,25 @@ def logits_from_bank(
     # Deepest first, so that the images of a chunk need nearly the same number of layers; padding last.
     order = jnp.lexsort((sets, -depth))
     rows = jnp.pad(order, (0, -batch % chunk)).reshape(-1, chunk)
-    places = jnp.arange(rows.size).reshape(rows.shape)
+    filling = (jnp.arange(rows.size) >= batch).reshape(rows.shape)
 
-    def one_chunk(rows, places):
-        depths = jnp.where(places < batch, depth[rows], 0)
+    def one_chunk(chosen):
+        rows, filling = chosen
+        depths = jnp.where(filling, 0, depth[rows])
         return puppet.batch(as_unit(images[rows]), bank.indices(sets[rows]), bank.kernels, depths, rows, lowering)
 
-    logits = lax.map(lambda each: one_chunk(*each), (rows, places)) if len(rows) > 1 else one_chunk(rows[0], places[0])
+    several = len(rows) > 1
+    logits = lax.map(one_chunk, (rows, filling)) if several else one_chunk((rows[0], filling[0]))
 
     def in_order(logits):
-        logits = logits.reshape(rows.size, *logits.shape[rows.ndim :])[:batch] if len(rows) > 1 else logits[:batch]
+        logits = logits.reshape(rows.size, *logits.shape[rows.ndim :])[:batch] if several else logits[:batch]
         return jnp.zeros_like(logits).at[order].set(logits)
 
     return jax.tree.map(in_order, logits)
 
 
 def where_rows(chosen: Bool[Array, " b"], output: Any, other: float | int) -> Any:
-    """A puppet's output for the images that are chosen; ``other`` (0, where it is no floating number) for the rest."""
+    """Return a puppet's output for the images that are chosen, ``other`` for the rest (0 in arrays of integers)."""
 
     def of(rows):
         value = other if jnp.issubdtype(rows.dtype, jnp.inexact) else 0

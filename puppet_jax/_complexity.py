@@ -1,42 +1,42 @@
-"""Image complexity: the one scalar a puppet is made from (eqs. 3 and 4)."""
+"""Complexity, the one scalar that a puppet is made from (eqs. 3 and 4), and what follows from it (eqs. 5 to 7)."""
 
-import functools
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Num
+from jaxtyping import Array, Bool, Float, Int, Integer, Num, Real
 
-from puppet_jax._images import as_levels, as_unit, check_images, own_array
 from puppet_jax._mesh import of_any_mesh
 
 LEVELS = 256
+ROUNDING = 1e-6
+"""How far beyond [0, 1] floats may lie, as a resize leaves them."""
 _FLAT = 1e-5
+# Below this H, tanh(1/H) is 1 and exp(1 − 1/H²) is 0 in float32 to the last bit: using the limits themselves there
+# keeps 1/0 out of the value and out of the gradient.
+_LIMIT = 0.05
 
-Base = Literal[2, "e"]
-Spectrum = Literal["log", "magnitude"]
 
+def entropy(levels: Integer[ArrayLike, "*batch n"]) -> Float[Array, "*batch"]:
+    """Return the Shannon entropy E(v) of the values along the last axis, in bits, eq. (3).
 
-def entropy(levels: Integer[ArrayLike, "*batch n"], *, base: Base = 2) -> Float[Array, "*batch"]:
-    """Shannon entropy E(v) of the values along the last axis, eq. (3).
-
-    ``E(v) = -sum_i p_i log p_i`` over the 256-bin histogram of ``v``, with 0·log 0 = 0.
+    ``E(v) = -sum_i p_i log2 p_i`` over the 256-bin histogram of ``v``, with 0·log 0 = 0.
 
     Args:
-        levels: integers in 0..255, shape ``(*batch, n)``, n >= 1. Values outside are an error when they can
-            be seen (eagerly); under ``jit`` they are left out of the histogram.
-        base: ``2`` gives bits (0 to 8), ``"e"`` nats.
+        levels: integers in 0..255, shape ``(*batch, n)``, n >= 1.
 
     Returns:
-        float32, shape ``(*batch,)``.
+        float32, 0 to 8, shape ``(*batch,)``. Under ``jit``, where values outside 0..255 cannot be refused, theirs is
+        NaN.
 
     Raises:
         TypeError: ``levels`` is not of an integer type.
-        ValueError: no values, a value outside 0..255, or an unknown ``base``.
+        ValueError: no values, or a value outside 0..255.
     """
-    levels = own_array(levels)
+    seen = _range_seen(levels)
+    levels = copied_array(levels)
     if not jnp.issubdtype(levels.dtype, jnp.integer):
         raise TypeError(
             f"entropy: levels must be integers in 0..255, got dtype {levels.dtype}; quantise first, "
@@ -44,30 +44,22 @@ def entropy(levels: Integer[ArrayLike, "*batch n"], *, base: Base = 2) -> Float[
         )
     if levels.ndim == 0 or levels.shape[-1] == 0:
         raise ValueError(f"entropy: levels needs at least one value along its last axis, got shape {levels.shape}")
-    if not isinstance(levels, jax.core.Tracer) and levels.size:
-        low, high = int(levels.min()), int(levels.max())
-        if low < 0 or high >= LEVELS:
-            raise ValueError(f"entropy: levels must lie in 0..255, got {low}..{high}; rescale or clip them first")
-    unit = _log_unit(base, "entropy")
-    n = levels.shape[-1]
-    # log n − (1/n) Σ c log c equals −Σ p log p, needs no division by a count, and is exactly 0 for one bin only
-    # up to rounding, hence the clamp.
-    counts = _histogram(levels).astype(jnp.float32)
-    information = jnp.sum(counts * jnp.log(jnp.maximum(counts, 1.0)), axis=-1) / n
-    return jnp.maximum(math.log(n) - information, 0.0) / unit
+    if seen and not 0 <= seen[0] <= seen[1] < LEVELS:
+        raise ValueError(f"entropy: levels must lie in 0..255, got {seen[0]:g}..{seen[1]:g}; rescale or clip them")
+    levels = levels.astype(jnp.int32)  # before it is compared: 256 is no uint8
+    bits, unit = _counted_bits(levels, 1)
+    valid = jnp.all((levels >= 0) & (levels < LEVELS), axis=-1)
+    return jnp.where(valid, bits.astype(jnp.float32) * unit, jnp.nan)
 
 
-def frequency_map(
-    images: Num[ArrayLike, "*batch h w c"], *, spectrum: Spectrum = "log"
-) -> Integer[Array, "*batch h w c"]:
-    """Frequency map Y of an image, quantised to 256 levels.
+def frequency_map(images: Num[ArrayLike, "*batch h w c"]) -> Integer[Array, "*batch h w c"]:
+    """Return the frequency map Y of an image, quantised to 256 levels.
 
     ``log(1 + |FFT2(image in [0, 1])|)`` of each channel, min–max scaled per channel to 0..255. A channel whose
     spectrum is flat to 1e-5 (a black image, one bright pixel) gives level 0 everywhere.
 
     Args:
         images: ``(*batch, H, W, C)``, uint8 or float in [0, 1].
-        spectrum: ``"log"`` as above; ``"magnitude"`` leaves out the logarithm.
 
     Returns:
         int32 levels in 0..255, the shape of ``images``; the zero frequency stays at index (0, 0).
@@ -76,66 +68,154 @@ def frequency_map(
         TypeError, ValueError: see :func:`complexity`.
     """
     images = check_images(images, "frequency_map")
-    if spectrum not in ("log", "magnitude"):
-        raise ValueError(f'frequency_map: spectrum must be "log" or "magnitude", got {spectrum!r}')
-    run = functools.partial(_frequency_map, spectrum=spectrum)
-    return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
+    return of_any_mesh(_frequency_map, images=images, batch_axes=images.ndim - 3)
 
 
-def complexity(
-    images: Num[ArrayLike, "*batch h w c"],
-    *,
-    base: Base = 2,
-    spectrum: Spectrum = "log",
-    pixel_weight: float = 0.5,
-) -> Float[Array, "*batch"]:
-    """Complexity H(X0) = ½ E(X0) + ½ E(Y(X0)) of each image, eq. (4).
+def complexity(images: Num[ArrayLike, "*batch h w c"]) -> Float[Array, "*batch"]:
+    """Return the complexity H(X0) = ½ E(X0) + ½ E(Y(X0)) of each image, in bits, eq. (4).
 
-    Entropies are taken per channel and averaged. Complexity is a measurement: no gradient flows through it.
+    Entropies are taken per channel and averaged. Complexity is a measurement: no gradient flows through it. An image's
+    is the same number in a batch of any size.
 
     Args:
         images: ``(*batch, H, W, C)`` of any batch shape, channels and size from 1×1 up; uint8, or float in
             [0, 1], which is rounded to uint8 levels before its entropy is taken.
-        base: ``2`` gives bits (0 to 8), ``"e"`` nats.
-        spectrum: see :func:`frequency_map`.
-        pixel_weight: the share of the pixels' entropy, ½ in eq. (4); 1 uses pixels only, 0 frequencies only.
 
     Returns:
-        float32 of shape ``(*batch,)``. Finite for every valid image. A constant image has E(X0) = 0; its spectrum
-        is one non-zero value among H·W, so H is 0 for a black image or a single pixel, and at most ½ bit (two pixels)
-        otherwise.
+        float32, 0 to 8, of shape ``(*batch,)``. A constant image has E(X0) = 0; its spectrum is one non-zero value
+        among H·W, so H is 0 for a black image or a single pixel, and at most ½ bit (two pixels) otherwise. Under
+        ``jit``, where floats outside [0, 1] cannot be refused, theirs is NaN.
 
     Raises:
         TypeError: the dtype is neither uint8 nor floating.
-        ValueError: fewer than three axes, an empty axis, NaN or values outside [0, 1] (checked on concrete arrays;
-            under ``jit`` only shape and dtype can be), or an unknown option.
+        ValueError: fewer than three axes, an empty axis, NaN or values outside [0, 1].
     """
     images = check_images(images, "complexity")
-    if spectrum not in ("log", "magnitude"):
-        raise ValueError(f'complexity: spectrum must be "log" or "magnitude", got {spectrum!r}')
-    if not 0.0 <= pixel_weight <= 1.0:
-        raise ValueError(f"complexity: pixel_weight must lie in [0, 1], got {pixel_weight}")
-    run = functools.partial(_complexity, base=base, spectrum=spectrum, pixel_weight=pixel_weight)
-    return of_any_mesh(run, images=images, batch_axes=images.ndim - 3)
+    return of_any_mesh(_complexity, images=images, batch_axes=images.ndim - 3)
 
 
-def _complexity(
-    images: Num[Array, "*batch h w c"], base: Base, spectrum: Spectrum, pixel_weight: float
-) -> Float[Array, "*batch"]:
+def step_size(h: Real[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
+    """Return the step size dl = tanh(1 / H), eq. (5). In (0, 1]; 1 at H = 0.
+
+    Raises:
+        ValueError: a concrete H is negative or not finite; so do the functions below.
+    """
+    small, safe = _apart_from_zero(h, "step_size")
+    return jnp.where(small, 1.0, jnp.tanh(1.0 / safe))
+
+
+def depth(h: Real[ArrayLike, "*batch"], max_depth: int | None = None) -> Int[Array, "*batch"]:
+    """Return the depth D = ⌊1 / dl⌋, eq. (6), int32, at least 1.
+
+    Args:
+        h: complexity, any batch shape.
+        max_depth: number of layers the puppet has, to which D is clipped (:func:`depth_clipped` tells of which
+            images); ``None`` leaves D unclipped.
+
+    Raises:
+        ValueError: ``max_depth < 1``.
+    """
+    if max_depth is not None and max_depth < 1:
+        raise ValueError(f"depth: max_depth must be at least 1, got {max_depth}; a puppet has one layer or more")
+    small, safe = _apart_from_zero(h, "depth")
+    layers = jnp.where(small, 1, jnp.floor(1.0 / jnp.tanh(1.0 / safe)).astype(jnp.int32))
+    return jnp.clip(layers, 1, max_depth)
+
+
+def depth_clipped(h: Real[ArrayLike, "*batch"], max_depth: int) -> Bool[Array, "*batch"]:
+    """Return whether eq. (6) asks for more than ``max_depth`` layers, so that :func:`depth` clips it."""
+    return depth(h) > depth(h, max_depth)
+
+
+def initial_value(h: Real[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
+    """Return P0 = exp(1 − H⁻²), eq. (7), the number that fills the initial kernel tensor. In [0, e); 0 at H = 0."""
+    small, safe = _apart_from_zero(h, "initial_value")
+    return jnp.where(small, 0.0, jnp.exp(1.0 - safe**-2.0))
+
+
+def check_images(images: Num[ArrayLike, "*batch h w c"], caller: str) -> Num[Array, "*batch h w c"]:
+    """Return ``images`` as an array, or raise with the reason.
+
+    Shape and dtype are checked always, at trace time under ``jit``; values (NaN, infinity, outside [0, 1]) only
+    where they exist, that is on concrete arrays.
+
+    Args:
+        images: ``(*batch, H, W, C)``, uint8 or floating.
+        caller: the public function to name in the error.
+
+    Raises:
+        TypeError: the dtype is neither uint8 nor floating.
+        ValueError: fewer than three axes, an empty axis, or floats that are not finite or not in [0, 1].
+    """
+    given, images = images, copied_array(images)
+    if images.ndim < 3:
+        raise ValueError(
+            f"{caller}: images must have shape (..., height, width, channels), got {images.shape}; "
+            "give a grey image its channel with image[..., None]"
+        )
+    if images.size == 0:
+        raise ValueError(f"{caller}: images has an empty axis, shape {images.shape}; at least one pixel is needed")
+    if images.dtype == jnp.uint8:
+        return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"{caller}: images must be uint8 or floats in [0, 1], got dtype {images.dtype}; "
+            "convert with images.astype('uint8') if its values are levels 0..255"
+        )
+    low, high = _range_seen(given) or (0.0, 1.0)
+    if math.isnan(low) or math.isnan(high):
+        raise ValueError(f"{caller}: images holds NaN; remove or repair those pixels first")
+    if low < -ROUNDING or high > 1.0 + ROUNDING:
+        raise ValueError(
+            f"{caller}: float images must lie in [0, 1], got values from {low:.9g} to {high:.9g}; "
+            "divide by 255, or pass uint8 levels"
+        )
+    return images
+
+
+def copied_array(values: ArrayLike) -> Array:
+    """Return ``values`` as an array that nobody else can change, in this machine's order of bytes.
+
+    JAX may read NumPy's memory instead of copying it, and does so later: a caller who fills the same buffer with the
+    next batch would change the answers for this one.
+    """
+    if isinstance(values, jax.Array):
+        return values
+    values = np.array(values)
+    return jnp.asarray(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def as_levels(images: Num[Array, "*batch h w c"]) -> Integer[Array, "*batch h w c"]:
+    """Return pixels as integer levels 0..255 (int32); floats in [0, 1] are rounded to the nearest."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.int32)
+    return jnp.round(images.astype(jnp.float32) * 255.0).astype(jnp.int32)
+
+
+def as_unit(images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch h w c"]:
+    """Return pixels as float32 in [0, 1]; uint8 levels are divided by 255."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255.0
+    return images.astype(jnp.float32)
+
+
+def _complexity(images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
     images = jax.lax.stop_gradient(images)
-    pixels = _flat_channels(as_levels(images))
-    frequencies = _flat_channels(_frequency_map(images, spectrum))
-    of_pixels, of_frequencies = entropy(pixels, base=base), entropy(frequencies, base=base)
-    mixed = pixel_weight * of_pixels + (1.0 - pixel_weight) * of_frequencies
-    return jax.lax.stop_gradient(jnp.mean(mixed, axis=-1))
+    averaged = 2 * images.shape[-1]
+    of_pixels, unit = _counted_bits(_flat_channels(as_levels(images)), averaged)
+    of_frequencies, _ = _counted_bits(_flat_channels(_frequency_map(images)), averaged)
+    h = jnp.sum(of_pixels + of_frequencies, axis=-1, dtype=jnp.int32).astype(jnp.float32) * unit
+    if images.dtype == jnp.uint8:
+        return h
+    inside = jnp.all((images >= -ROUNDING) & (images <= 1.0 + ROUNDING), axis=(-3, -2, -1))
+    return jnp.where(inside, h, jnp.nan)
 
 
-def _frequency_map(images: Num[Array, "*batch h w c"], spectrum: Spectrum) -> Integer[Array, "*batch h w c"]:
+def _frequency_map(images: Num[Array, "*batch h w c"]) -> Integer[Array, "*batch h w c"]:
     # Transform whole numbers from 0 to 255, not values in [0, 1]: that rounds less, so fewer frequencies fall into
     # another level than they would in float64.
     levels = images.astype(jnp.float32) if images.dtype == jnp.uint8 else as_unit(images) * 255.0
-    magnitude = jnp.abs(jnp.fft.fft2(levels, axes=(-3, -2))) / 255.0
-    y = jnp.log1p(magnitude) if spectrum == "log" else magnitude
+    y = jnp.log1p(jnp.abs(jnp.fft.fft2(levels, axes=(-3, -2))) / 255.0)
     low = jnp.min(y, axis=(-3, -2), keepdims=True)
     high = jnp.max(y, axis=(-3, -2), keepdims=True)
     # A flat spectrum (one bright pixel) is flat up to rounding errors; do not stretch those over 256 levels.
@@ -149,6 +229,20 @@ def _flat_channels(levels: Integer[Array, "*batch h w c"]) -> Integer[Array, "*b
     return channels_first.reshape(*channels_first.shape[:-2], -1)
 
 
+def _counted_bits(levels: Integer[Array, "*batch n"], averaged: int) -> tuple[Int[Array, "*batch"], float]:
+    """Return E(v) as an integer, and the number to multiply the sum of ``averaged`` such integers by for their mean.
+
+    log2 n − (1/n) Σ c log2 c equals −Σ p log2 p. The sum is one of integers, c·log2 c in fixed point: a sum of floats
+    depends on the order in which a program happens to add, which differs between batch sizes.
+    """
+    n = levels.shape[-1]
+    scale = 2.0 ** math.floor(30 - math.log2(n * max(8 * averaged, math.log2(n))))  # no sum reaches 2³¹
+    counts = np.arange(n + 1)
+    table = np.round(counts * np.log2(np.maximum(counts, 1)) * scale).astype(np.int32)
+    information = jnp.asarray(table).at[_histogram(levels)].get(mode="promise_in_bounds")
+    return table[n] - jnp.sum(information, axis=-1, dtype=jnp.int32), 1.0 / (averaged * n * scale)
+
+
 def _histogram(levels: Integer[Array, "*batch n"]) -> Integer[Array, "*batch 256"]:
     # One scatter for the whole batch; comparing with 256 bins costs 60 times as much on a CPU, sorting 8 times.
     rows = levels.reshape(-1, levels.shape[-1]).astype(jnp.int32)
@@ -157,7 +251,24 @@ def _histogram(levels: Integer[Array, "*batch n"]) -> Integer[Array, "*batch 256
     return counts.reshape(*levels.shape[:-1], LEVELS)
 
 
-def _log_unit(base: Base, caller: str) -> float:
-    if base not in (2, "e"):
-        raise ValueError(f'{caller}: base must be 2 (bits) or "e" (nats), got {base!r}')
-    return math.log(2.0) if base == 2 else 1.0
+def _range_seen(values: ArrayLike) -> tuple[float, float] | None:
+    """Return the least and the greatest of values that can be seen; ``None`` of none, and of those being traced."""
+    if isinstance(values, jax.core.Tracer) or np.size(values) == 0:
+        return None
+    if not isinstance(values, jax.Array):
+        return float(np.min(values)), float(np.max(values))
+    with jax.ensure_compile_time_eval():  # a concrete array may have been closed over by what is being traced
+        return float(jnp.min(values)), float(jnp.max(values))
+
+
+def _apart_from_zero(h: Real[ArrayLike, "*batch"], caller: str) -> tuple[Bool[Array, "*batch"], Float[Array, "*batch"]]:
+    """Return where H is so small that its limit stands for it, and H with 1 in those places."""
+    low, high = _range_seen(h) or (0.0, 0.0)
+    if not (low >= 0 and high < math.inf):
+        raise ValueError(
+            f"{caller}: complexity h must be finite and >= 0, got values from {low:g} to {high:g}; "
+            "compute it with puppet_jax.complexity(images)"
+        )
+    h = copied_array(h).astype(jnp.float32)
+    small = h < _LIMIT
+    return small, jnp.where(small, 1.0, h)

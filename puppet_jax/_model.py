@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax import puppeteers
 from puppet_jax._batch import logits_of_batch
-from puppet_jax._images import check_images
+from puppet_jax._complexity import check_images
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._named_function import is_function_name, named_function
@@ -108,7 +108,7 @@ class PuppetCNN(nnx.Module):
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
         """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
 
-        Complexity is in bits, or nats if ``measurement`` says so, and that of the bin's centre unless ``bin`` is None.
+        Complexity is in bits, that of the bin's centre unless ``bin`` is None.
 
         Raises:
             TypeError, ValueError: as for a call.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax._bank import Bank, make_bank
 from puppet_jax._batch import default_chunk, logits_from_bank, logits_of_batch, where_rows
-from puppet_jax._images import check_images
+from puppet_jax._complexity import check_images
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN

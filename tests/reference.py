@@ -5,28 +5,25 @@ import math
 import numpy as np
 
 
-def entropy(values: np.ndarray, log=np.log2) -> float:
+def entropy(values: np.ndarray) -> float:
     _, counts = np.unique(values, return_counts=True)
     p = counts / values.size
-    return float(-(p * log(p)).sum())
+    return float(-(p * np.log2(p)).sum())
 
 
-def frequency_levels(channel: np.ndarray, *, logarithm: bool = True) -> np.ndarray:
-    y = np.abs(np.fft.fft2(channel.astype(np.float64)))
-    y = np.log1p(y) if logarithm else y
+def frequency_levels(channel: np.ndarray) -> np.ndarray:
+    y = np.log1p(np.abs(np.fft.fft2(channel.astype(np.float64))))
     spread = y.max() - y.min()
     return np.round(255 * (y - y.min()) / spread) if spread > 1e-5 * y.max() else np.zeros_like(y)
 
 
-def complexity(image: np.ndarray, *, log=np.log2, logarithm: bool = True, pixel_weight: float = 0.5) -> float:
+def complexity(image: np.ndarray) -> float:
     """H of one (H, W, C) image, uint8 or float in [0, 1]."""
     levels = image if image.dtype == np.uint8 else np.round(image.astype(np.float64) * 255)
     unit = image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
     total = 0.0
     for c in range(image.shape[2]):
-        pixels = entropy(levels[..., c], log)
-        frequencies = entropy(frequency_levels(unit[..., c], logarithm=logarithm), log)
-        total += pixel_weight * pixels + (1 - pixel_weight) * frequencies
+        total += (entropy(levels[..., c]) + entropy(frequency_levels(unit[..., c]))) / 2
     return total / image.shape[2]
 
 

@@ -71,7 +71,12 @@ def test_a_batch_of_more_bins_than_slots_is_the_same(puppet, monkeypatch):
 @pytest.mark.parametrize(
     ("puppeteer", "bin_", "bins", "generated"),
     # Eight slots for a batch of eight images or bins, in two halves; the second is left out if it is not needed.
-    [("continuous", 0.25, 2, 4), ("continuous", 0.25, 8, 8), ("continuous", None, 2, 8), ("stored", 0.25, 8, 1)],
+    [
+        ("continuous", 0.25, 4, 4),
+        ("continuous", 0.25, 5, 8),
+        ("continuous", None, 2, 8),
+        ("stored", 0.25, 8, 1),
+    ],
 )
 def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin_, bins, generated, monkeypatch):
     made = []
@@ -84,10 +89,13 @@ def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin
     monkeypatch.setattr(batch, "make_bank", noted)
     model = model_of("plain", puppeteer, bin=bin_)
     h = jnp.asarray(np.resize(pj.Measure().centres[8 : 8 + bins], 8))
-    run = jax.jit(lambda x: logits_of_batch(model.puppet, model.puppeteer, model.measurement, x, h, jnp.ones(8, int)))
-    jax.block_until_ready(run(images_of()[:8]))
+    depth, images = jnp.ones(8, int), images_of()[:8]
+    run = jax.jit(lambda x: logits_of_batch(model.puppet, model.puppeteer, model.measurement, x, h, depth))
+    found = jax.block_until_ready(run(images))
     jax.effects_barrier()
     assert sum(made) == generated
+    each = [model.puppet(image, model.puppeteer(h), d) for image, h, d in zip(images / 255, h, depth, strict=True)]
+    assert close(found, jnp.stack(each))
 
 
 @pytest.mark.parametrize("chunk", [1, 10])

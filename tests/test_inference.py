@@ -11,7 +11,7 @@ from puppet_jax import _predict as inference
 
 KINDS = {
     "continuous": {},
-    "ode": {"puppeteer": "ode", "bin": 1.0, "base": "e"},
+    "ode": {"puppeteer": "ode", "bin": 1.0},
     "stored": {"puppeteer": "stored"},
     "without bins": {"bin": None},
     "full depth": {"depth": "full"},

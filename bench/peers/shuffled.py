@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from puppet_jax._images import as_levels
+from puppet_jax._complexity import as_levels
 
 _QUANTILES = json.loads(Path(__file__).parents[1].joinpath("cifar10_complexity.json").read_text())["quantiles"]
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from puppet_jax._schedule import step_size
+from puppet_jax._complexity import step_size
 from puppet_jax.convolution._factored import FactoredBank
 from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
 from puppet_jax.puppeteers._bilinear import combine

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from puppet_jax._schedule import initial_value, step_size
+from puppet_jax._complexity import initial_value, step_size
 from puppet_jax.puppeteers import _bilinear as bilinear
 from puppet_jax.puppeteers._base import Puppeteer, parameter
 from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
