@@ -77,7 +77,7 @@ def test_runs_are_compared_in_a_table_and_a_figure(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("suffix", "start", "against"),
-    [(".svg", b"<?xml", "epoch"), (".pdf", b"%PDF", "seconds"), (".PNG", b"\x89PNG", "epoch")],
+    [(".SVG", b"<?xml", "epoch"), (".pdf", b"%PDF", "seconds")],
 )
 def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path, monkeypatch, suffix, start, against):
     run = make_run(tmp_path / "run $x_1$")

@@ -71,7 +71,9 @@ def run(options: Plot) -> int:
     names = labels([(run.folder, run.config) for run in runs])
     try:
         from train.plots import comparison  # matplotlib takes a second to import
-
+    except (ImportError, ValueError) as error:  # as where MPLBACKEND names what it does not know
+        raise UserError(f"matplotlib cannot be used: {' '.join(str(error).split())[:200]}") from error
+    try:
         with atomic_file.replacing(options.out) as temporary:
             comparison.draw(temporary, names, runs, options.against)
     except OSError as error:
