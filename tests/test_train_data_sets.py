@@ -13,7 +13,8 @@ from train import data
 from train.data import tensorflow_sets
 from train.errors import UserError
 
-pytest.importorskip("tensorflow_datasets")
+tfds = pytest.importorskip("tensorflow_datasets")
+CLASSES = [f"class {letter}" for letter in "ABCD"]
 
 
 def png(levels):
@@ -28,10 +29,8 @@ def a_set(rng, *, count=20, size=(5, 6), channels=1, classes=4):
     return [(png(rng.integers(0, 256, shape).astype(np.uint8)), row % classes) for row in range(count)]
 
 
-def prepare(
-    directory: Path, name: str, splits: dict, *, shape, classes=4, version="1.0.0", config=None, image=None, label=None
-):
-    """What ``download_and_prepare`` leaves: records of tf.train.Example and two files that describe them."""
+def prepare(directory: Path, name: str, splits: dict, *, shape, version="1.0.0", config=None, **features):
+    """What ``download_and_prepare`` leaves: records of tf.train.Example and files that describe them."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -47,40 +46,13 @@ def prepare(
             example.features.feature["label"].int64_list.value.append(number)
             writer.write(example.SerializeToString())
         writer.close()
-        described.append(
-            {
-                "name": split,
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "numBytes": str(path.stat().st_size),
-                "shardLengths": [str(len(records))],
-            }
-        )
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        sizes = {"numBytes": str(path.stat().st_size), "shardLengths": [str(len(records))]}
+        described.append({"name": split, "filepathTemplate": template, **sizes})
     info = {"fileFormat": "array_record", "name": name, "version": version, "splits": described}
-    if config:
-        info["configName"] = config
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    module = "tensorflow_datasets.core.features"
-    features = {
-        "image": image
-        or {
-            "pythonClassName": f"{module}.image_feature.Image",
-            "image": {"dtype": "uint8", "shape": {"dimensions": [str(n or -1) for n in shape]}},
-        },
-        "label": label
-        or {
-            "pythonClassName": f"{module}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(classes)},
-        },
-    }
-    (folder / "features.json").write_text(
-        json.dumps(
-            {
-                "pythonClassName": f"{module}.features_dict.FeaturesDict",
-                "featuresDict": {"features": features},
-            }
-        )
-    )
-    (folder / "label.labels.txt").write_text("".join(f"class {chr(65 + n)}\n" for n in range(classes)))
+    (folder / "dataset_info.json").write_text(json.dumps(info | ({"configName": config} if config else {})))
+    usual = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=CLASSES)}
+    tfds.features.FeaturesDict(usual | features).save_config(folder)
     return folder
 
 
@@ -99,7 +71,7 @@ def test_a_prepared_set_is_read_whole_in_its_own_splits(tmp_path, rng, channels)
     train, test = (a_set(rng, count=n, channels=channels) for n in (300, 7))
     prepare(tmp_path, "fabric", {"test": test, "train": train}, shape=(5, 6, channels))
     got = data.load("fabric", tmp_path, "test")
-    assert got.class_names == ("class A", "class B", "class C", "class D")
+    assert got.class_names == tuple(CLASSES)
     for split, records in ((got.train, train), (got.test, test)):
         np.testing.assert_array_equal(split.images, decoded(records))
         assert split.labels.tolist() == [label for _, label in records]
@@ -151,12 +123,9 @@ def test_versions_configurations_and_sets_of_another_kind(tmp_path, rng):
     assert len(data.load("cloth/fine", tmp_path, "test").train) == 8
     with pytest.raises(UserError, match=r"configurations coarse, fine; expected one.*--data cloth/coarse"):
         data.load("cloth", tmp_path, "test")
-    module = "tensorflow_datasets.core.features"
-    scalar = {"shape": {}, "dtype": "int64", "encoding": "none"}
-    floats = {"dtype": "float32", "shape": {"dimensions": ["5", "6", "1"]}}
     for name, feature, message in [
-        ("label", {"pythonClassName": f"{module}.scalar.Scalar", "tensor": scalar}, "one class an image"),
-        ("image", {"pythonClassName": f"{module}.image_feature.Image", "image": floats}, "of 8 or 16 bits a channel"),
+        ("label", tfds.features.Scalar(np.int64), "one class an image"),
+        ("image", tfds.features.Image(shape=(5, 6, 1), dtype=np.float32), "of 8 or 16 bits a channel"),
     ]:
         splits = {"train": a_set(rng), "test": a_set(rng)}
         prepare(tmp_path, f"other_{name}", splits, shape=(5, 6, 1), **{name: feature})
@@ -184,10 +153,7 @@ def test_other_features_splits_and_labels_are_named(tmp_path, rng, monkeypatch):
     folder = prepare(tmp_path, "fabric", {"test": a_set(rng)}, shape=(5, 6, 1))
     with pytest.raises(UserError, match=r"has the splits test, expected one called train"):
         data.load("fabric", tmp_path, "test")
-    described = json.loads((folder / "features.json").read_text())
-    features = described["featuresDict"]["features"]
-    features["picture"] = features.pop("image")
-    (folder / "features.json").write_text(json.dumps(described))
+    tfds.features.FeaturesDict({"picture": tfds.features.Image()}).save_config(folder)
     with pytest.raises(UserError, match=r"features .*picture.*expected image and label"):
         data.load("fabric", tmp_path, "test")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
