@@ -1,13 +1,12 @@
 """``python -m bench accuracy``: what learns, and what it costs to store. The studies of bench/studies, run by run.
 
 Each run is one ``python -m train`` with a folder of its own, saved as it goes; asked again, this command goes on where
-it was stopped and leaves out what the output file already holds.
+it was stopped (Ctrl-C; ``timeout 1h python -m bench accuracy``) and leaves out what the output file already holds.
 """
 
 import collections
 import dataclasses
 import json
-import math
 import signal
 import statistics
 import subprocess
@@ -34,16 +33,12 @@ class Accuracy:
     """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     rows: tuple[str, ...] = ()
     """Names of rows or of parts to run; none: all."""
-    minutes: float | None = None
-    """Begin or go on with runs for so long, then let those under way save and stop; none: until all are done."""
     jobs: int = 1
     """Runs at a time, each on its share of the cores."""
     folder: Path = Path("runs/accuracy")
     """Where the runs are kept."""
     output: Path = results_file.FOLDER
     """Folder for the result."""
-    list: bool = False
-    """Only tell which runs there are and which are done."""
 
 
 def run(options: Accuracy) -> int:
@@ -59,17 +54,14 @@ def run(options: Accuracy) -> int:
     seeds = sorted({seed for row in study.rows for seed in row.seeds})
     wanted = [(row, seed) for seed in seeds for row in study.rows if seed in row.seeds]
     missing = collections.deque((row, seed) for row, seed in wanted if _key(row, seed) not in done)
-    if options.list:
-        for row, seed in wanted:
-            print("missing" if (row, seed) in missing else "done   ", _key(row, seed))
-        return 0
+    print(f"{len(missing)} of {len(wanted)} runs are missing", file=sys.stderr, flush=True)
     failed = _train(options, study, missing, done, output)
     _write(output, study, done)
     for part in dict.fromkeys(row.part for row in study.rows):
         print(f"\n{part} ({study.note})\n\n{table(rows_of(done, part))}")
     if lines := rows_of(done, "main"):
         pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, study.note)
-    print(f"\n{len(missing)} runs are left; written: {output}")
+    print(f"\nwritten: {output}")
     return 1 if failed else 0
 
 
@@ -87,66 +79,34 @@ def _chosen(options: Accuracy) -> Study:
     return dataclasses.replace(study, rows=tuple(rows))
 
 
-@dataclasses.dataclass
-class _Job:
-    """A run under way, and whether it was told to save and end."""
-
-    row: Row
-    seed: int
-    process: subprocess.Popen
-    told: bool = False
-
-    def end(self) -> None:
-        if not self.told:
-            self.process.send_signal(signal.SIGTERM)
-            self.told = True
-
-
 def _train(options: Accuracy, study: Study, missing: collections.deque, done: dict[str, dict], output: Path) -> bool:
-    """Run what is missing, moving it to ``done``; whether runs failed. What was cut short stays missing."""
-    until = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
-    cores = machine.cores()
-    jobs: list[_Job | None] = [None] * options.jobs
-    failed, cut = False, []
+    """Run what is missing, moving it to ``done``; whether runs failed. An interruption lets those under way save."""
+    cores, failed = machine.cores(), False
+    under_way: dict[int, tuple[Row, int, subprocess.Popen]] = {}
     try:
-        while any(jobs) or (missing and time.monotonic() < until):
-            for place, job in enumerate(jobs):
-                late = time.monotonic() >= until
-                if job is None:
-                    if missing and not late:
-                        row, seed = missing.popleft()
-                        share = cores[place :: options.jobs] or cores
-                        jobs[place] = _Job(row, seed, _start(options, row, seed, share))
-                    continue
-                if late:
-                    job.end()
-                code = job.process.poll()
-                if code is None:
-                    continue
-                jobs[place] = None
-                if code == 0:
-                    try:
-                        told = _finish(options, job, done)
-                    except subprocess.CalledProcessError as error:
-                        failed, told = True, f"could not be measured further: {error}"
-                    _write(output, study, done)
-                elif job.told:
-                    cut.append((job.row, job.seed))
-                    continue
-                else:
-                    failed, told = True, f"ended with code {code}; see {_folder(options, job.row, job.seed)}.log"
-                print(f"{job.row.name}, seed {job.seed}: {told}", file=sys.stderr, flush=True)
+        while missing or under_way:
+            for place in range(options.jobs):
+                if place not in under_way and missing:
+                    row, seed = missing.popleft()
+                    process = _start(options, row, seed, cores[place :: options.jobs] or cores)
+                    under_way[place] = row, seed, process
+                elif place in under_way and under_way[place][2].poll() is not None:
+                    row, seed, process = under_way.pop(place)
+                    told = f"ended with code {process.returncode}; see {_folder(options, row, seed)}.log"
+                    if process.returncode == 0:
+                        told = _finish(options, row, seed, done)
+                        _write(output, study, done)
+                    failed |= _key(row, seed) not in done
+                    print(f"{row.name}, seed {seed}: {told}", file=sys.stderr, flush=True)
             time.sleep(0.5)
     finally:
-        left = [job for job in jobs if job is not None]
-        for job in left:
-            job.end()
-        for job in left:
+        for _, _, process in under_way.values():
+            process.send_signal(signal.SIGTERM)
+        for _, _, process in under_way.values():
             try:
-                job.process.wait(PATIENCE)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                job.process.kill()
-    missing.extend(cut)
+                process.kill()
     return failed
 
 
@@ -176,35 +136,31 @@ def _folder(options: Accuracy, row: Row, seed: int) -> Path:
     return options.folder.absolute() / f"{row.name}-seed{seed}"
 
 
-def _finish(options: Accuracy, job: _Job, done: dict[str, dict]) -> str:
-    """Take over what a run says of itself. Returns what is told of it."""
-    row, seed, folder = job.row, job.seed, _folder(options, job.row, job.seed)
-    further = _evaluated(folder, row)
+def _finish(options: Accuracy, row: Row, seed: int, done: dict[str, dict]) -> str:
+    """Take over what a run says of itself and what ``bench.evaluated`` measures. Returns what is told of it."""
+    folder = _folder(options, row, seed)
+    # In a process of its own: JAX's threads do not agree with beginning others.
+    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
+    evaluated = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
+    if evaluated.returncode:
+        return f"could not be measured further: {evaluated.args} ended with code {evaluated.returncode}"
     # Runs of the row's old flags would be taken for further seeds.
     current = {_key(row, each) for each in row.seeds}
     for old in [key for key, each in done.items() if each["row"] == row.name and key not in current]:
         del done[old]
     summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
     kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth")
-    about = {"row": row.name, "part": row.part, "what": row.what, "puppeteer": row.puppeteer}
     done[_key(row, seed)] = {
-        **about,
+        **{"row": row.name, "part": row.part, "what": row.what, "puppeteer": row.puppeteer},
         "width": described["config"]["width"],
         "seed": seed,
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
         **{name: summary[name] for name in (*kept, "train_seconds")},
-        **further,
+        **json.loads(evaluated.stdout),
         "revision": described["git_revision"],
     }
     return f"{summary['test_accuracy']:.2%}"
-
-
-def _evaluated(folder: Path, row: Row) -> dict:
-    """What ``bench.evaluated`` measures, in a process of its own: JAX's threads do not agree with beginning others."""
-    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, check=True)
-    return json.loads(done.stdout)
 
 
 def _read(output: Path) -> dict[str, dict]:

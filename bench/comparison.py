@@ -30,59 +30,46 @@ def measure(options: Speed, result: dict, path: Path | None) -> None:
     ):
         result["machine"]["cores_used"] = len(crew.cores)
         for one in everything:
-            if one.kind not in options.parts:
-                continue
-            entries = {name: (name, one.size) for name in one.contenders if name not in options.without}
-            found = in_turns(crew, one.name, entries, options.rounds, Path(folder), shared=options.quick)
-            found["left_out"] |= {name: "not asked for" for name in one.contenders if name in options.without}
-            measurements[one.name] = {**made_by, **found}
-            result["rows"] = _rows(everything, measurements)
-            results_file.write(path, result)
+            if one.kind in options.parts:
+                measurements[one.name] = {**made_by, **in_turns(crew, one, options, Path(folder))}
+                result["rows"] = rows(everything, measurements)
+                results_file.write(path, result)
     if "first_answer" in options.parts:
         result["first_answer"] = first_answer.measure(options.rounds)
-    result["rows"] = _rows(everything, measurements)
+    result["rows"] = rows(everything, measurements)
 
 
-def in_turns(
-    crew: Crew, name: str, entries: dict[str, tuple[str, Size]], rounds: int, folder: Path, shared: bool = False
-) -> dict:
+def in_turns(crew: Crew, one: plan.Measurement, options: Speed, folder: Path) -> dict:
     """Set up contenders, hold each to the answer it must give, and time them.
 
-    Args:
-        crew: the processes.
-        name: for progress.
-        entries: label -> contender and size.
-        rounds: turns for each.
-        folder: for the cases that contenders are given.
-        shared: contenders of a framework share a process, where each can do without one of its own.
+    Each has a process of its own; in a quick run those of a framework share one.
 
     Returns:
-        ``contenders``, times and all, by label; and ``left_out``, the reason by label.
+        ``contenders``, times and all, by name; and ``left_out``, the reason by name.
     """
-    workers, described, left_out = {}, {}, {}
-    for label, (contender, size) in entries.items():
-        _say(f"{name}: setting up {label}")
-        worker = contenders.CONTENDERS[contender][0] + ("" if shared else f": {label}")
-        found = set_up(crew, worker, label, contender, size, folder)
+    workers, described, left_out = {}, {}, {name: "not asked for" for name in one.contenders if name in options.without}
+    for name in [name for name in one.contenders if name not in left_out]:
+        _say(f"{one.name}: setting up {name}")
+        worker = contenders.CONTENDERS[name][0] + ("" if options.quick else f": {name}")
+        found = set_up(crew, worker, name, one.size, folder)
         if "unavailable" in found:
-            left_out[label] = found["unavailable"]
-            _say(f"{name}: {label} left out: {left_out[label]}")
+            left_out[name] = found["unavailable"]
+            _say(f"{one.name}: {name} left out: {left_out[name]}")
         else:
-            workers[label], described[label] = worker, found
-    times = timing.interleave(crew, workers, rounds, lambda _: _say(f"{name}: a round of {rounds} done"))
-    for label, worker in workers.items():
-        crew.ask(worker, "drop", label=label) if shared else crew.dismiss(worker)
-        if label not in times:
-            del described[label]
-            left_out[label] = "its process ended while it was measured"
+            workers[name], described[name] = worker, found
+    times = timing.interleave(crew, workers, options.rounds, lambda _: _say(f"{one.name}: a round done"))
+    for name, worker in workers.items():
+        crew.ask(worker, "drop", name=name) if options.quick else crew.dismiss(worker)
+        if name not in times:
+            del described[name]
+            left_out[name] = "its process ended while it was measured"
             continue
-        found = target.spread(times[label].per_round())
-        described[label] |= {f"{key}_s": found[key] for key in ("median", "low", "high")}
-        described[label] |= {"foreign_load": times[label].foreign_load, "calls_s": times[label].rounds}
+        found = target.spread(timing.per_round(times[name]))
+        described[name] |= {f"{key}_s": found[key] for key in ("median", "low", "high")} | {"calls_s": times[name]}
     return {"contenders": described, "left_out": left_out}
 
 
-def set_up(crew: Crew, worker: str, label: str, contender: str, size: Size, folder: Path) -> dict:
+def set_up(crew: Crew, worker: str, name: str, size: Size, folder: Path) -> dict:
     """Have a worker hold a contender. What it is and what it says of itself, or why it is ``unavailable``."""
     request = {"folder": str(folder), "size": dataclasses.asdict(size)}
     if not case.path_of(folder, size).exists():
@@ -91,25 +78,25 @@ def set_up(crew: Crew, worker: str, label: str, contender: str, size: Size, fold
             crew.dismiss("jax")
         if "unavailable" in prepared:
             return prepared
-    reply = crew.ask(worker, "set_up", label=label, name=contender, **request)
+    reply = crew.ask(worker, "set_up", name=name, **request)
     if reply.get("error") is not None and not reply["error"] <= TOLERANCE:
         return {"unavailable": f"computes something else: relative error {reply['error']:.1e}"}
-    return {"contender": contender, "what": contenders.CONTENDERS[contender][1], "size": str(size), **reply}
+    return {"what": contenders.CONTENDERS[name][1], **reply}
 
 
-def _rows(everything: list[plan.Measurement], measurements: dict[str, dict]) -> list[dict]:
+def rows(everything: list[plan.Measurement], measurements: dict[str, dict]) -> list[dict]:
     """Every row all sides of which were measured."""
-    rows = []
+    lines = []
     for one in everything:
         found = measurements.get(one.name, {}).get("contenders", {})
         for row in one.rows:
             if {row["over"], *row["under"]} <= set(found):
                 names = (row["over"], *row["under"])
-                over, *others = (np.array(timing.Times(found[name]["calls_s"]).per_round()) for name in names)
+                over, *others = (np.array(timing.per_round(found[name]["calls_s"])) for name in names)
                 ratio = target.ratio(row["scale"] * over, np.min(others, axis=0))
                 ratio = target.row(row["what"], ratio, row["sense"], row["target"])
-                rows.append({**row, "measurement": one.name, **ratio})
-    return sorted(rows, key=lambda row: row["number"])
+                lines.append({**row, "measurement": one.name, **ratio})
+    return sorted(lines, key=lambda row: row["number"])
 
 
 def _say(line: str) -> None:

@@ -34,9 +34,9 @@ def measure(options: Memory, result: dict, path: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder, Crew(cores, compile_fast=options.quick) as crew:
         for name in [name for name in CONTENDERS if name not in options.without]:
             worker = f"{contenders.CONTENDERS[name][0]}: {name}"
-            reply = comparison.set_up(crew, worker, name, name, size, Path(folder))
+            reply = comparison.set_up(crew, worker, name, size, Path(folder))
             if "unavailable" not in reply:
-                reply |= crew.ask(worker, "step_memory", label=name)
+                reply |= crew.ask(worker, "step_memory", name=name)
             crew.dismiss(worker)
             if "unavailable" in reply:
                 result["left_out"][name] = reply["unavailable"]

@@ -1,15 +1,12 @@
 """Interleaved measurement: in every round each contender has one turn, so that what slows the machine slows them all.
 
-Contenders of both frameworks live in processes of their own (``worker.py``) that block on a pipe while the others work.
-In one process the thread pools would meet: OpenMP's threads spin for milliseconds after PyTorch's last operation, on
-the cores that XLA's threads then want; with waiting made passive instead, PyTorch would lose what it gains from
-spinning between its own operations. Here each keeps its best setting, and a pause before every turn lets spinning end.
-What everything else on the machine uses during a contender's turns is measured (``foreign_load``, in cores): OpenMP
-waits for every thread at the end of every operation, so PyTorch suffers several times more from a busy machine than XLA
-does, and a ratio to it is only as good as that figure is small.
+Contenders live in processes of their own (``worker.py``) that block on a pipe while the others work. In one process the
+thread pools would meet: OpenMP's threads spin for milliseconds after PyTorch's last operation, on the cores that XLA's
+threads then want; with waiting made passive instead, PyTorch would lose what it gains from spinning between its own
+operations. Here each keeps its best setting, and a pause before every turn lets spinning end. OpenMP waits for every
+thread at the end of every operation, so PyTorch suffers several times more from a busy machine than XLA does.
 """
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -21,18 +18,6 @@ from bench.crew import Crew
 BUDGET_S = 0.25
 MOST_CALLS = 20
 PAUSE_S = 0.05
-
-
-@dataclasses.dataclass
-class Times:
-    """Seconds of every call by round; cores' worth of work done by others during the turns."""
-
-    rounds: list[list[float]]
-    foreign_load: float = 0.0
-
-    def per_round(self) -> list[float]:
-        """One number a round: the median of its calls."""
-        return [statistics.median(calls) for calls in self.rounds]
 
 
 def in_turns(measures: dict[str, Callable[[], Any]], rounds: int, on_round=lambda found: None) -> dict[str, list]:
@@ -56,8 +41,8 @@ def in_turns(measures: dict[str, Callable[[], Any]], rounds: int, on_round=lambd
     return found
 
 
-def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda found: None) -> dict[str, Times]:
-    """Time contenders that have been set up. One whose process dies is left out from then on.
+def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda found: None) -> dict[str, list]:
+    """Seconds of every call, by round, of contenders that have been set up. One whose process dies is left out.
 
     Args:
         crew: the processes.
@@ -65,19 +50,16 @@ def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda
         rounds: turns for each.
         on_round: as :func:`in_turns` has it.
     """
-    foreign_cpu, turn_wall = dict.fromkeys(workers, 0.0), dict.fromkeys(workers, 0.0)
 
     def turn(label: str) -> list[float] | None:
-        start, busy = time.monotonic(), _busy_seconds()
-        reply = crew.ask(workers[label], "turn", label=label, budget_s=BUDGET_S, most=MOST_CALLS)
-        if "unavailable" in reply:
-            return None
-        foreign_cpu[label] += max(_busy_seconds() - busy - reply["cpu_s"], 0.0)
-        turn_wall[label] += time.monotonic() - start
-        return reply["times_s"]
+        return crew.ask(workers[label], "turn", name=label, budget_s=BUDGET_S, most=MOST_CALLS).get("times_s")
 
-    found = in_turns({label: partial(turn, label) for label in workers}, rounds, on_round)
-    return {label: Times(calls, foreign_cpu[label] / turn_wall[label]) for label, calls in found.items()}
+    return in_turns({label: partial(turn, label) for label in workers}, rounds, on_round)
+
+
+def per_round(calls: list[list[float]]) -> list[float]:
+    """One number a round: the median of its calls."""
+    return [statistics.median(each) for each in calls]
 
 
 def seconds_of(call: Callable[[], object], budget_s: float = 0.0, least: int = 1) -> float:
@@ -88,11 +70,3 @@ def seconds_of(call: Callable[[], object], budget_s: float = 0.0, least: int = 1
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def _busy_seconds() -> float:
-    """Processor time used by everything on the machine since it started; resolution 10 ms."""
-    import psutil  # not where bench/gpu.py measures
-
-    times = psutil.cpu_times()
-    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))

@@ -37,7 +37,7 @@ def prepare(held, folder: str, size: dict) -> dict:
     return {}
 
 
-def set_up(held, label: str, name: str, folder: str, size: dict) -> dict:
+def set_up(held, name: str, folder: str, size: dict) -> dict:
     """Make a contender and call it twice: the first call compiles."""
     contender = contenders.make(name, case.load(Path(folder), Size(**size)))
     start = time.perf_counter()
@@ -45,31 +45,31 @@ def set_up(held, label: str, name: str, folder: str, size: dict) -> dict:
     first = time.perf_counter() - start
     error = contender.error(result) if contender.error else None
     del result
-    held[label] = contender
+    held[name] = contender
     return {"first_call_s": first, "error": error, "notes": contender.notes}
 
 
-def turn(held, label: str, budget_s: float, most: int) -> dict:
+def turn(held, name: str, budget_s: float, most: int) -> dict:
     """Times of some calls, one at least; before them, unless a call takes long, one that brings the caches back."""
-    cpu_before, call, times = time.process_time(), held[label].call, []
+    call, times = held[name].call, []
     warm = _timed(call)
     if warm > 2.0:
         times.append(warm)
     while not times or (sum(times) < budget_s and len(times) < most):
         times.append(_timed(call))
-    return {"times_s": times, "cpu_s": time.process_time() - cpu_before}
+    return {"times_s": times}
 
 
-def drop(held, label: str) -> dict:
-    held.pop(label, None)
+def drop(held, name: str) -> dict:
+    held.pop(name, None)
     return {}
 
 
-def step_memory(held, label: str) -> dict:
+def step_memory(held, name: str) -> dict:
     """Memory of a contender that was set up: XLA's analysis, and the peak of the resident set during two calls."""
     if sys.platform != "linux":
         raise contenders.Unavailable("the resident set's peak is read from /proc, on Linux alone")
-    contender, reply = held[label], {}
+    contender, reply = held[name], {}
     if contender.compiled is not None:
         analysis = contender.compiled().memory_analysis()
         for kind in ("argument", "output", "alias", "temp"):

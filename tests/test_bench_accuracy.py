@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 import types
@@ -24,6 +23,9 @@ QUICK = study.read(study.FOLDER / "quick.toml")
 # Stands for python -m train: learns at once, unless it is asked for many steps; those it does until it is told to save.
 TRAINER = """
 import json, pathlib, signal, sys, time
+if "bench.evaluated" in sys.argv:
+    print("{}")
+    sys.exit("refused" in sys.argv[3])
 if "--data=no-such-set" in sys.argv:
     sys.exit("no-such-set: unknown")
 if "--resume" in sys.argv:
@@ -57,7 +59,6 @@ def train_at_once(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\n{TRAINER}")
     program.chmod(0o700)
     monkeypatch.setattr(accuracy.sys, "executable", str(program))
-    monkeypatch.setattr(accuracy, "_evaluated", lambda *_: {})
 
     def set_rows(**rows):
         made = [
@@ -102,16 +103,13 @@ def test_trains_what_is_missing(options, train_at_once, capsys):
     assert [line[key] for key in ("accuracy", "least", "greatest")] == pytest.approx([0.55, 0.5, 0.6])
     assert (line["kernel_compression"], line["compression"]) == (100 / 50, 130 / 80)
     # A row whose flags change is another measurement, in place of the old one.
-    train_at_once(a=((0, 1), "--learning-rate=0.01"), b=((0,), "--width=9"))
-    capsys.readouterr()
-    assert accuracy.run(dataclasses.replace(options, list=True)) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["missing"] * 3
-    train_at_once(a=((0, 1),), b=((0,), "--width=9"))
     started = len(list(options.folder.glob("*.log")))
     assert accuracy.run(options) == 0
     assert (started, len(list(options.folder.glob("*.log")))) == (2, 3)
     train_at_once(a=((0, 1),), b=((0,), "--width=10"))
+    capsys.readouterr()
     assert accuracy.run(options) == 0
+    assert "1 of 3 runs are missing" in capsys.readouterr().err
     assert len(result(options)["runs"]) == 3
     # Of a row that has fewer seeds now, those of the old flags are no further seeds.
     train_at_once(a=((1,), "--learning-rate=0.02"))
@@ -119,24 +117,25 @@ def test_trains_what_is_missing(options, train_at_once, capsys):
     assert [run["seed"] for run in result(options)["runs"] if run["row"] == "a"] == [1]
 
 
-def test_stops_in_time_and_goes_on(options, train_at_once, monkeypatch):
+def test_stops_when_interrupted_and_goes_on(options, train_at_once, monkeypatch):
     train_at_once(long=((0,), "--max-steps=40000"))
     log = options.folder / "long-seed0.log"
-    for word, count in (("under way", 1), ("resumed\nunder way", 1)):
-        clock = lambda word=word: 1e9 if log.exists() and word in log.read_text() else 0.0  # noqa: E731
-        monkeypatch.setattr(accuracy, "time", types.SimpleNamespace(monotonic=clock, sleep=time.sleep))
-        assert accuracy.run(dataclasses.replace(options, minutes=1.0)) == 0
-        assert result(options)["runs"] == []
-        assert log.read_text().count(word) == count
+    for word in ("under way", "resumed\nunder way"):
+
+        def interrupt_later(seconds, word=word):
+            if log.exists() and word in log.read_text():
+                raise KeyboardInterrupt
+            time.sleep(seconds / 10)
+
+        monkeypatch.setattr(accuracy, "time", types.SimpleNamespace(sleep=interrupt_later))
+        with pytest.raises(KeyboardInterrupt):
+            accuracy.run(options)
+        assert log.read_text().count(word) == 1
     assert log.read_text().count("saved") == 2
 
 
-def test_a_run_that_cannot_be_measured_further_is_told(options, train_at_once, monkeypatch, capsys):
-    def refuse(*_):
-        raise subprocess.CalledProcessError(1, "bench.evaluated")
-
-    train_at_once(a=((0,),))
-    monkeypatch.setattr(accuracy, "_evaluated", refuse)
+def test_a_run_that_cannot_be_measured_further_is_told(options, train_at_once, capsys):
+    train_at_once(refused=((0,),))
     assert accuracy.run(options) == 1
     assert result(options)["runs"] == []
     assert "could not be measured further" in capsys.readouterr().err
