@@ -62,8 +62,7 @@ def found():
     runs = {
         "one": same | {"devices": 1},
         "four": same,
-        "ode": same | {"puppeteer": "ode", "devices": 1},
-        "ode four": same | {"puppeteer": "ode"},
+        "ode": same | {"puppeteer": "ode"},  # its solver's loops are differentiated within a mesh
     }
     here = __file__.rpartition("/")[0]
     program = f"import sys; sys.path.append({here!r})\n{PROGRAM}"
@@ -72,11 +71,10 @@ def found():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("one", "other"), [("one", "four"), ("ode", "ode four")])
-def test_the_loss_curve_does_not_depend_on_the_devices(found, one, other):
-    one, other = found[one], found[other]
+def test_the_loss_curve_does_not_depend_on_the_devices(found):
+    one, other = found["one"], found["four"]
     np.testing.assert_allclose(other["curve"], one["curve"], rtol=1e-5)
-    assert one["curve"][-1] < one["curve"][0]
+    assert all(run["curve"][-1] < run["curve"][0] for run in found.values())
     assert other["sums"] == pytest.approx(one["sums"], rel=1e-6)
 
 
@@ -88,7 +86,7 @@ def test_evaluation_does_not_depend_on_the_devices(found):
 
 
 def test_all_devices_take_part_and_hold_the_same_parameters(found):
-    assert {name: run["held"] for name, run in found.items()} == {"one": [1], "four": [4], "ode": [1], "ode four": [4]}
+    assert {name: run["held"] for name, run in found.items()} == {"one": [1], "four": [4], "ode": [4]}
     assert all(run["alike"] for run in found.values())
     assert found["four"]["stop"] == 3
     assert found["one"]["stop"] == 0
