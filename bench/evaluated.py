@@ -16,11 +16,11 @@ from flax import nnx
 import puppet_jax as pj
 from bench import machine, results_file
 from puppet_jax import _stored_dtype
+from puppet_jax._pretrained import assign, flat
 from puppet_jax._stored_dtype import SCALES
 from train.commands import evaluate
 from train.data import padded_batches
 from train.devices import BATCH
-from train.runs import parameters
 from train.steps import evaluation
 from train.steps.step import make_eval_step
 
@@ -34,7 +34,7 @@ def measured(run: Path | str, shifts: Sequence[int]) -> dict:
     model, config = trained.model, trained.config
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    arrays, found = parameters.flat(params), {"bits": {}, "shifts": {}}
+    arrays, found = flat(params), {"bits": {}, "shifts": {}}
 
     def accuracy(step):
         now = nnx.state(model, nnx.Param)
@@ -43,9 +43,9 @@ def measured(run: Path | str, shifts: Sequence[int]) -> dict:
     step = make_eval_step(graphdef, mesh)
     for bits in (32, 8, 4):
         stored = {name: quantised(array, bits) for name, array in arrays.items()}
-        parameters.assign(model, {name: array for name, (array, _) in stored.items()})
+        assign(model, {name: array for name, (array, _) in stored.items()})
         found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": accuracy(step)}
-    parameters.assign(model, arrays)
+    assign(model, arrays)
     own = model.measurement
     for shift in shifts:
         model.measurement = dataclasses.replace(own, depth=shift)

@@ -1,7 +1,13 @@
-"""Trained models that come with the package: tens of kilobytes each, since only what generates is stored."""
+"""Trained models as files: those that come with the package, those of runs of the trainer, and released ones.
 
+A file is a safetensors file of the parameters, tens of kilobytes, since only what generates is stored. Its header says,
+as JSON under one key, what makes the model, what images it is for, and what else is known of it.
+"""
+
+import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,15 +19,15 @@ from flax import nnx
 
 from puppet_jax._measure import Measure
 from puppet_jax._model import PuppetCNN, create
-from puppet_jax._named_function import is_function_name, named_function
+from puppet_jax._named_function import named_function
 from puppet_jax._stored_dtype import unpack
+from puppet_jax.any_cnn._module_graph import leaf_name
 from puppet_jax.any_cnn._puppetize import puppetize
 
-FORMAT = "puppet-jax model 4"
+FORMAT = "puppet-jax model 5"
 KEY = "puppet_jax"
 """Of all that a file says about its model, as JSON. One key: the format writes several in no fixed order."""
-
-_DAMAGED = "load_pretrained: the file of {!r} is damaged{}; install the package anew"
+SUFFIX = ".safetensors"
 
 
 def list_pretrained() -> tuple[str, ...]:
@@ -29,55 +35,36 @@ def list_pretrained() -> tuple[str, ...]:
     folder = resources.files("puppet_jax") / "weights"
     if not folder.is_dir():
         return ()
-    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
+    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(SUFFIX)))
 
 
-def load_pretrained(name: str) -> PuppetCNN:
-    """A trained model that comes with the package.
+def load_pretrained(name: str | os.PathLike) -> PuppetCNN:
+    """A trained model that comes with the package, or that the trainer has left or released as a file.
 
-    Beside the weights lies a model card, ``weights/NAME.md``: data, recipe, accuracy, limits. The names of the classes
-    and the accuracy are in :func:`pretrained_info`.
+    Beside the weights of the package lies a model card, ``weights/NAME.md``: data, recipe, accuracy, limits. The names
+    of the classes and the accuracy are in :func:`pretrained_info`.
 
     Args:
-        name: one of :func:`list_pretrained`, for example ``"puppet_s_cifar10"``.
+        name: one of :func:`list_pretrained`, for example ``"puppet_s_cifar10"``; or the path of a ``.safetensors``
+            file. Of the puppet of somebody's own CNN the file names the function that makes it, which is imported.
 
     Raises:
-        ValueError: an unknown name, a file that is damaged, or the puppet of a CNN that cannot be imported here.
+        ValueError: an unknown name, a file that is damaged or of another version, or the puppet of a CNN that cannot be
+            imported here.
     """
     arrays, about = _open(name)
-    described = about["create"]
-
-    def made() -> PuppetCNN:
-        sizes = {name: described[name] for name in ("num_classes", "in_channels")}
-        options = {
-            name: described[name] for name in ("puppeteer", "puppeteer_options", "compression") if name in described
-        }
-        options |= {"measurement": Measure(**described["measurement"]), "rngs": nnx.Rngs(0)}
-        if "model" not in described:
-            return create(described["name"], width=described["width"], **sizes, **options)
-        module = named_function(described["model"])(**sizes, rngs=nnx.Rngs(0))
-        shape = (*about["image_size"], sizes["in_channels"])
-        return puppetize(module, image_shape=shape, batch_norm=described["batch_norm"], **options)
-
-    if "model" in described or is_function_name(described["puppeteer"]):
-        model = made()  # it may compute with numbers, and have more than parameters
-        model.eval()
-    else:
-        model = nnx.eval_shape(made)  # parameters to be replaced need not be drawn, which takes seconds to compile
-    params = nnx.state(model, nnx.Param)
-    structure: Any
-    leaves, structure = jax.tree.flatten_with_path(params)
-    names = [parameter_name(path) for path, _ in leaves]
-    expected = {name: leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True)}
-    if expected != {name: array.shape for name, array in arrays.items()}:
-        raise ValueError(f"load_pretrained: the weights of {name!r} do not fit its model; install the package anew")
-    nnx.update(model, structure.unflatten([jnp.asarray(arrays[each]) for each in names]))
-    return model
+    try:
+        return model_of(about, arrays)
+    except Exception as error:  # the header can say anything, and so can the error that it causes
+        raise ValueError(f"load_pretrained: {os.fspath(name)!r}: {error}") from error
 
 
-def pretrained_info(name: str) -> Mapping[str, Any]:
-    """What the file of a pretrained model says about it: how to create it, classes, data, recipe, accuracy; ``bytes``
-    is its size.
+def pretrained_info(name: str | os.PathLike) -> Mapping[str, Any]:
+    """What the file of a model says about it: what it is created from, classes, images, recipe, accuracy; ``bytes`` is
+    its size.
+
+    Args:
+        name: as of :func:`load_pretrained`.
 
     Raises:
         ValueError: as :func:`load_pretrained`.
@@ -85,26 +72,116 @@ def pretrained_info(name: str) -> Mapping[str, Any]:
     return _open(name)[1]
 
 
-def parameter_name(path: tuple) -> str:
-    """The dotted name of a parameter, for example ``puppet.head_bias``, from its path in the state."""
-    # A Variable's path ends with the attribute that holds its value, which is no part of the name.
-    return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
-
-
-def _open(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if name not in list_pretrained():
-        raise ValueError(f"load_pretrained: unknown model {name!r}; there are {', '.join(list_pretrained()) or 'none'}")
-    import safetensors.numpy  # only here, so that nothing else needs it
-
-    content = (resources.files("puppet_jax") / "weights" / f"{name}.safetensors").read_bytes()
+def _open(name: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    text = os.fspath(name)
+    path = Path(text)
+    if not text.endswith(SUFFIX):
+        if text not in list_pretrained():
+            there = ", ".join(list_pretrained()) or "none"
+            raise ValueError(f"load_pretrained: unknown model {text!r}; there are {there}, or give a {SUFFIX} file")
+        path = Path(str(resources.files("puppet_jax") / "weights" / f"{text}{SUFFIX}"))
     try:
-        arrays = safetensors.numpy.load(content)
-        # The header, as the format defines it: its length as eight bytes, then JSON.
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        about = {**json.loads(header[KEY]), "bytes": len(content)}
-        good = about["format"] == FORMAT and all(np.isfinite(array).all() for array in unpack(arrays).values())
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(_DAMAGED.format(name, f" ({error})")) from error
-    if not good:
-        raise ValueError(_DAMAGED.format(name, ""))
-    return unpack(arrays), about
+        arrays, about = read(path)
+    except ValueError as error:
+        raise ValueError(f"load_pretrained: {text!r}: {error}") from error
+    return arrays, about | {"bytes": path.stat().st_size}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The parameters in a model's file by their dotted names, such as ``puppet.head_bias``, and what it says of them.
+
+    Raises:
+        ValueError: it is not a whole safetensors file, of another version or program, or holds no numbers.
+    """
+    import safetensors  # only here, so that nothing else needs it
+
+    if not path.is_file():  # opening a named pipe would wait for its writer
+        raise ValueError("no such file, or not a regular file; expected the parameters of a model")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        about = json.loads(metadata.get(KEY, "{}"))
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"not a whole safetensors file of a model ({error}); it is truncated, corrupt or of another format. Take "
+            "another copy"
+        ) from error
+    found = about.get("format", metadata.get("format")) if isinstance(about, dict) else None
+    if found != FORMAT:
+        whose = "version of puppet-jax" if str(found).startswith("puppet-jax ") else "program"
+        raise ValueError(
+            f"of another {whose} (format {str(found)[:60]!r}, expected {FORMAT!r}); use that, or train again"
+        )
+    arrays = unpack(packed)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"damaged, {name} holds values that are no numbers; take another copy")
+    return arrays, about
+
+
+def model_of(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PuppetCNN:
+    """The model that a file describes, with its parameters, in evaluation mode.
+
+    Nothing is allocated before what is described is found to fit the arrays, unless it computes with numbers while it
+    is made.
+
+    Raises:
+        ValueError: the arrays do not fit; or as :func:`create` and :func:`puppetize`.
+    """
+    make = functools.partial(build, about["create"], about["image_size"])
+    model = outline(make)
+    assign(model, arrays)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))):
+        model = make()  # it has more than parameters: random streams, averages
+        assign(model, arrays)
+    model.eval()
+    return model
+
+
+def build(described: Mapping[str, Any], image_size: Sequence[int], seed: int = 0) -> PuppetCNN:
+    """A freshly initialised model of what a file has under ``create``; a CNN of one's own is traced on images of
+    (height, width)."""
+    sizes = {name: described[name] for name in ("num_classes", "in_channels")}
+    options = {name: described[name] for name in ("puppeteer", "puppeteer_options", "compression") if name in described}
+    options |= {"measurement": Measure(**described["measurement"]), "rngs": nnx.Rngs(seed)}
+    if "model" not in described:
+        dtype = jnp.dtype(described.get("dtype", "float32"))
+        return create(described["name"], width=described.get("width"), dtype=dtype, **sizes, **options)
+    module = named_function(described["model"])(**sizes, rngs=nnx.Rngs(seed))
+    shape = (*image_size, sizes["in_channels"])
+    return puppetize(module, image_shape=shape, batch_norm=described.get("batch_norm"), **options)
+
+
+def outline(make: functools.partial) -> PuppetCNN:
+    """The model that ``make`` makes with shapes in place of arrays, as far as that can be: made without computing."""
+    try:
+        return nnx.eval_shape(make)
+    except jax.errors.ConcretizationTypeError:  # a function of the user's computes with numbers while it makes its net
+        return make()
+
+
+def flat(params: nnx.State) -> dict[str, np.ndarray]:
+    """Parameters by dotted name, for example ``puppet.head_bias``, on the host."""
+    # safetensors writes an array's memory as it lies, whatever its strides say.
+    return {leaf_name(path): np.asarray(leaf, order="C") for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put arrays into a model, or the shapes of one, in place; nothing is changed unless all of them fit.
+
+    Raises:
+        ValueError: a parameter is missing, unknown, or of another shape or dtype; names the first few.
+    """
+    params = nnx.state(model, nnx.Param)
+    expected = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    wrong = [f"{name} is missing" for name in expected.keys() - arrays.keys()]
+    wrong += [f"{name} is not a parameter of this model" for name in arrays.keys() - expected.keys()]
+    for name in expected.keys() & arrays.keys():
+        got, want = (f"{a.dtype}{list(a.shape)}" for a in (arrays[name], expected[name]))
+        if got != want:
+            wrong.append(f"{name} is {got}, expected {want}")
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        raise ValueError(f"the parameters do not fit the model: {shown}. Make the model that they were saved from")
+    nnx.update(model, jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[leaf_name(path)]), params))

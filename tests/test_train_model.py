@@ -17,13 +17,14 @@ from trained_runs import metrics, picture, same_parameters, save_run, small_digi
 import puppet_jax as pj
 from bench import evaluated
 from puppet_jax import _pretrained as pretrained
+from puppet_jax._pretrained import flat as params_of
 from train import data
 from train.__main__ import main
 from train.commands.train import parse
 from train.config import Config, resolve
-from train.runs import parameters
+from train.errors import UserError
+from train.runs.model_file import open_run
 from train.runs.run_folder import described, write_json
-from train.runs.trained import open_run
 from train.steps.loop import plan
 
 OWN = ["--model=own_cnn:make", "--batch-norm=group", "--puppeteer=own_cnn:puppeteer"]
@@ -41,7 +42,7 @@ def run(tmp_path_factory):
 
 
 def flat(model):
-    return parameters.flat(nnx.state(model, nnx.Param))
+    return params_of(nnx.state(model, nnx.Param))
 
 
 def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsys):
@@ -222,6 +223,14 @@ def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, cap
     made = pj.pretrained_info(name)["create"]
     of_model = {"width": made["width"], "puppeteer_options": json.dumps(made["puppeteer_options"])}
     config = resolve(Config(data="x", start_from=name, batch_size=4, **of_model))
-    before, begun = flat(pj.load_pretrained(name)), flat(plan(config, other).model)
+    before, same, begun = (
+        flat(each) for each in (pj.load_pretrained(name), plan(config, sets).model, plan(config, other).model)
+    )
     for each in before:
-        np.testing.assert_array_equal(begun[each], before[each])
+        np.testing.assert_array_equal(same[each], before[each])
+        # Of other classes, as many as they are, the head knows nothing.
+        assert np.array_equal(begun[each], before[each]) != each.startswith("puppet.head"), each
+    assert "its classes are others, so the head is drawn anew" in capsys.readouterr().err
+    taught = resolve(Config(data="x", teacher=name, batch_size=4, **of_model))
+    with pytest.raises(UserError, match=r"class_names is airplane, .* of the teacher, 0, 1, .* of the data"):
+        plan(taught, other)

@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
+from puppet_jax._pretrained import flat
 from train.build import build
 from train.config import Config, resolve
-from train.runs.parameters import flat
 from train.steps.optimiser import MUON_RMS, averaged, decayed, learning_rate, make_optimiser, orthogonalised
 
 

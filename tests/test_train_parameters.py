@@ -5,20 +5,24 @@ import os
 import random
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
 from trained_runs import save_run
 
+import puppet_jax as pj
+from puppet_jax import PRESETS
+from puppet_jax._pretrained import KEY, assign, flat
+from train import data
 from train.__main__ import main
 from train.build import build, measurement
-from train.config import Config, Measurement, resolve
+from train.config import Config, Measurement, recipe_of, resolve
 from train.errors import UserError
-from train.runs import parameters
+from train.runs import model_file
+from train.runs.model_file import Images, open_run
 from train.runs.source import PARAMETERS as FILE
-from train.runs.trained import Images, open_run, stored
+from train.steps.loop import plan
 
 NAMES = ["cat", "dog", "猫", "red"]
 
@@ -39,10 +43,6 @@ def model(saved):
     return saved[1]
 
 
-def flat(model):
-    return parameters.flat(nnx.state(model, nnx.Param))
-
-
 def test_depth_is_as_the_preset_says_unless_the_measurement_does():
     def depth(**fields):
         return measurement(resolve(Config(data="cifar10", **fields)))["depth"]
@@ -53,15 +53,18 @@ def test_depth_is_as_the_preset_says_unless_the_measurement_does():
 
 def test_a_run_is_opened_as_it_was_saved(run, model):
     trained = open_run(run)
-    assert trained.config == resolve(Config(preset="puppet_xs", width=8, seed=3))
+    made = json.dumps(dict(PRESETS["puppet_xs"].puppeteer_options["continuous"]))
+    expected = resolve(Config(preset="puppet_xs", width=8, seed=3, puppeteer_options=made))
+    told = {"measurement": {"bin": 0.25, "depth": "complexity", "function": None}}
+    assert recipe_of(trained.config) == recipe_of(expected) | told
     assert trained.images() == Images((12, 16), 3, tuple(NAMES))
-    expected, got = flat(model), flat(trained.model)
+    expected, got = flat(nnx.state(model, nnx.Param)), flat(nnx.state(trained.model, nnx.Param))
     assert expected.keys() == got.keys()
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3)).astype(np.uint8)
     np.testing.assert_array_equal(trained.model(images), model(images))
-    assert stored(run) == sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    np.testing.assert_array_equal(pj.load_pretrained(run / FILE)(images), model(images))
     # The file is plain safetensors with dotted names, and nothing lies beside it.
     arrays = safetensors.numpy.load_file(run / FILE)
     np.testing.assert_array_equal(arrays["puppet.head"], model.puppet.head[...])
@@ -69,13 +72,27 @@ def test_a_run_is_opened_as_it_was_saved(run, model):
     assert [path.name for path in run.iterdir()] == [FILE]
 
 
-def test_arrays_are_saved_as_they_are_however_they_lie_in_memory(tmp_path):
+def test_a_digest_is_of_what_decides_predictions(saved, tmp_path):
+    def digest(size=(12, 16), names=NAMES, scale=1.25, **fields):
+        save_run(tmp_path, list(size), names, 3, puppeteer="continuous", scale=scale, **fields)
+        return open_run(tmp_path).digest()
+
+    # Where a run lies, how it was trained and on how many devices is not.
+    same = digest(seed=3, out=Path("elsewhere"), devices=2, checkpoint_steps=7, epochs=99)
+    assert open_run(saved[0]).digest() == same
+    others = [{"seed": 4}, {"seed": 3, "size": (16, 12)}, {"seed": 3, "names": NAMES[::-1]}, {"seed": 3, "scale": 1.5}]
+    others.append({"seed": 3, "dtype": "bfloat16"})
+    assert same not in {digest(**fields) for fields in others}
+
+
+def test_arrays_are_saved_as_they_are_however_they_lie_in_memory(run, tmp_path):
     across = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
-    parameters.save(tmp_path / FILE, nnx.State({"across": nnx.Param(across)}), {})
-    np.testing.assert_array_equal(parameters.arrays_of(tmp_path / FILE)["across"], across)
+    arrays = flat(nnx.State({"across": nnx.Param(across)}))
+    model_file.save(tmp_path / FILE, arrays, model_file.read(run / FILE)[1])
+    np.testing.assert_array_equal(model_file.read(tmp_path / FILE)[0]["across"], across)
 
 
-def test_a_failed_save_keeps_the_old_file(run, tmp_path, model, monkeypatch):
+def test_a_failed_save_keeps_the_old_file(run, tmp_path, monkeypatch):
     path = tmp_path / FILE
     path.write_bytes(b"old")
 
@@ -84,46 +101,64 @@ def test_a_failed_save_keeps_the_old_file(run, tmp_path, model, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        parameters.save(path, nnx.state(model, nnx.Param), {})
+        model_file.save(path, *model_file.read(run / FILE))
     assert path.read_bytes() == b"old"
 
 
-def write(folder: Path, arrays, about: str, **header) -> Path:
+def write(folder: Path, arrays, about) -> Path:
     folder.mkdir(exist_ok=True)
-    metadata = {"format": parameters.FORMAT, "about": about} | header
+    metadata = {KEY: about if isinstance(about, str) else json.dumps(about)}
     safetensors.numpy.save_file(arrays, folder / FILE, metadata=metadata)
     return folder
+
+
+def header(run) -> dict:
+    return pj.pretrained_info(run / FILE) | {}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": None}, "what images it was trained on"),
-        ({"images__size": [12]}, r"size is \[12\]"),
-        ({"images__size": [10**6, 10**6]}, "from 1 to"),
-        ({"images__class_names": ["a"]}, "expected 4 names"),
-        ({"config__momentum": 0.9}, "momentum"),
-        ({"config__seed": "x"}, "header is damaged"),
-        ({"config__puppeteer_options": '{"hidden": 1000000000000}'}, "hidden is 1000000000000, expected at most"),
-        ({"config__puppeteer_options": '{"solver": "x"}'}, "solver"),
-        ({"config__puppeteer": "ode", "config__puppeteer_options": '{"steps_per_layer": 9999999}'}, "steps_per_layer"),
-        ({"model__num_classes": 10**12}, "num_classes is 1000000000000"),
-        ({"model__num_classes": 5}, "has shape"),
-        ({"model__in_channels": None}, "in_channels is missing"),
+        ({"image_size": [12]}, r"length 2, got 1 - at `\$.image_size`"),
+        ({"image_size": [10**6, 10**6]}, r"expected at most 4,194,304 pixels"),
+        ({"class_names": ["a"]}, "got 1 class_names, expected 4"),
+        ({"recipe__seed": "x"}, "cannot be opened here: Expected `int`, got `str` - at `$.seed`"),
+        ({"create__momentum": 0.9}, "unknown field `momentum`"),
+        ({"create__model": "a:b"}, "expected the name of a preset or the function of a CNN"),
+        ({"create__puppeteer_options__hidden": 10**12}, "hidden is 1000000000000, expected at most"),
+        ({"create__puppeteer_options__solver": "x"}, "solver"),
+        ({"create__puppeteer": "ode", "create__puppeteer_options": {"steps_per_layer": 9999999}}, "steps_per_layer"),
+        ({"create__num_classes": 10**12}, "got 4 class_names, expected 1000000000000"),
+        ({"create__num_classes": 5, "class_names": list("abcde")}, "puppet.head is float32[8, 4], expected float32[8,"),
+        ({"create__in_channels": 0}, "Expected `int` >= 1 - at `$.create.in_channels`"),
     ],
 )
 def test_a_header_that_does_not_fit_the_arrays_is_refused_before_anything_is_built(run, tmp_path, changes, message):
-    arrays, about = parameters.load(run / FILE)
+    arrays, about = model_file.read(run / FILE)[0], header(run)
     for key, value in changes.items():
         place = about
         *outer, last = key.split("__")
         for name in outer:
             place = place[name]
         place[last] = value
-    folder = write(tmp_path / "run", arrays, json.dumps(about))
-    with pytest.raises(UserError, match=message) as error:
+    folder = write(tmp_path / "run", arrays, about)
+    with pytest.raises(UserError) as error:
         open_run(folder).images()
     assert FILE in str(error.value)
+    assert message.replace("\\", "") in str(error.value)
+
+
+def test_what_could_not_be_opened_again_is_refused_before_it_is_trained(monkeypatch):
+    wide = np.zeros((40, 8, 2100, 1), np.uint8)
+    split = data.Split(wide, np.arange(40, dtype=np.int32) % 2)
+    config = resolve(Config(preset="puppet_xs", puppeteer="stored", width=8, batch_size=8))
+    assert plan(config, data.Dataset(split, split, ("a", "b"))).about.image_size == (8, 2100)
+    monkeypatch.setattr(model_file, "MOST_PIXELS", 8 * 2099)
+    with pytest.raises(UserError, match=r"could not be opened again: the images' size is \[8, 2100\]"):
+        plan(config, data.Dataset(split, split, ("a", "b")))
+    given = Config(preset="puppet_xs", puppeteer="ode", puppeteer_options='{"steps_per_layer": 5000}', batch_size=8)
+    with pytest.raises(UserError, match="steps_per_layer is 5000, expected at most 4096"):
+        plan(resolve(given), data.Dataset(split, split, ("a", "b")))
 
 
 def test_foreign_files_are_refused(run, tmp_path, capsys):
@@ -133,38 +168,44 @@ def test_foreign_files_are_refused(run, tmp_path, capsys):
     for content in (b"", good[:4], good[:500], good[:-1], pickle, archive, b"\xff" * 100, b"{}"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole safetensors file"):
-            parameters.load(path)
+            open_run(tmp_path)
         assert main(["eval", str(tmp_path)]) == 2
         assert "not a whole safetensors file" in capsys.readouterr().err
     some = {"w": np.zeros(3, np.float32)}
-    for about, header, message in [
-        ("{}", {"format": "x"}, "another program"),
-        ("[1", {}, "not JSON"),
-        ("{}", {"format": "puppet-jax parameters 1"}, "of another version of puppet-jax"),
+    for metadata, message in [
+        ({}, "another program"),
+        ({KEY: "[1"}, "not a whole safetensors file of a model"),
+        ({KEY: "[1]"}, "another program"),
+        ({KEY: '{"format": "puppet-jax model 4"}'}, r"another version of puppet-jax \(format 'puppet-jax model 4'"),
+        (
+            {"format": "puppet-jax parameters 3", "about": "{}"},
+            r"version of puppet-jax \(format 'puppet-jax parameters",
+        ),
     ]:
-        write(tmp_path, some, about, **header)
+        safetensors.numpy.save_file(some, path, metadata=metadata)
         with pytest.raises(UserError, match=message):
             open_run(tmp_path)
-    with pytest.raises(UserError, match="no such file"):
-        parameters.load(tmp_path / "absent")
+        with pytest.raises(ValueError, match=message):
+            pj.load_pretrained(path)
     path.unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        pj.load_pretrained(str(path))
     os.mkfifo(path)
     with pytest.raises(UserError, match="not a regular file"):
         open_run(tmp_path)
-    assert stored(tmp_path) is None
 
 
 def test_parameters_that_are_no_numbers_are_refused(run, tmp_path):
-    arrays, about = parameters.load(run / FILE)
+    arrays = model_file.read(run / FILE)[0]
     arrays["puppet.head_bias"][1] = np.nan
     with pytest.raises(UserError, match=r"puppet\.head_bias holds values that are no numbers"):
-        open_run(write(tmp_path, arrays, json.dumps(about)))
+        open_run(write(tmp_path, arrays, header(run)))
 
 
 def test_arrays_that_do_not_fit_change_nothing(run):
-    arrays, about = parameters.load(run / FILE)
-    fresh = build(resolve(Config(preset="puppet_xs", width=8)), **about["model"])
-    before = flat(fresh)
+    arrays = model_file.read(run / FILE)[0]
+    fresh = build(resolve(Config(preset="puppet_xs", width=8)), num_classes=4, in_channels=3)
+    before = flat(nnx.state(fresh, nnx.Param))
     head = arrays["puppet.head"]
     for changed, message in [
         ({"puppet.head": np.zeros((3, 4), np.float32)}, r"puppet\.head is float32\[3, 4\], expected float32\[8, 4\]"),
@@ -173,9 +214,9 @@ def test_arrays_that_do_not_fit_change_nothing(run):
         ({"extra": np.zeros(1, np.float32)}, "extra is not a parameter"),
     ]:
         bad = {name: array for name, array in (arrays | changed).items() if array is not None}
-        with pytest.raises(UserError, match=message):
-            parameters.assign(fresh, bad)
-    for name, array in flat(fresh).items():
+        with pytest.raises(ValueError, match=message):
+            assign(fresh, bad)
+    for name, array in flat(nnx.state(fresh, nnx.Param)).items():
         np.testing.assert_array_equal(array, before[name])
 
 

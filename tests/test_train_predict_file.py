@@ -11,7 +11,7 @@ from trained_runs import picture, python, save_run
 from train.__main__ import main
 from train.data.walk import walk_images
 from train.predict import jsonl_file, predictor, stream
-from train.runs.trained import open_run
+from train.runs.model_file import open_run
 
 COUNT = 11
 NAMES = ["a", "b", "ü"]

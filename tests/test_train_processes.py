@@ -16,7 +16,7 @@ import pytest
 from trained_runs import metrics, same_parameters
 
 from train.devices import HEARTBEAT_SECONDS
-from train.runs import parameters
+from train.runs import model_file
 
 # A low rate: Adam enlarges differences of rounding in time.
 FLAGS = ["--puppeteer=stored", "--width=8", "--batch-size=64", "--max-steps=40", "--ema=0.9", "--learning-rate=1e-3"]
@@ -93,7 +93,7 @@ class Pair:
 
 def same_to_rounding(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same parameters, metrics and evaluation, but for rounding."""
-    (arrays, _), (expected, _) = (parameters.load(folder / "params.safetensors") for folder in (one, other))
+    (arrays, _), (expected, _) = (model_file.read(folder / "params.safetensors") for folder in (one, other))
     for name in arrays:
         np.testing.assert_allclose(arrays[name], expected[name], atol=1e-4, err_msg=name)
     for line, also in zip(metrics(one), metrics(other), strict=True):
@@ -116,7 +116,7 @@ def test_two_processes_are_interrupted_resume_and_end_as_one(tmp_path, begin):
     assert f"python -m train --resume {folder}" in pair.told()[0]
     reached = newest(folder)
     assert reached < 40
-    assert parameters.load(folder / "params.safetensors")[1]["step"] == reached
+    assert model_file.read(folder / "params.safetensors")[1].step == reached
 
     pair = Pair(begin, folder, "--resume", str(folder))
     assert pair.wait() == [0, 0], pair.told()

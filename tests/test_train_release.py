@@ -15,7 +15,7 @@ from bench import results_file
 from puppet_jax import _pretrained as pretrained
 from train.__main__ import main
 from train.config import Measurement
-from train.runs.trained import open_run
+from train.runs.model_file import open_run
 
 NAMES = [*"012345678", "a \x1b[31mred\n name"]
 
@@ -86,8 +86,8 @@ def test_what_cannot_be_written_leaves_nothing_and_unknown_models_are_refused(
     assert release(run, weights) == 0
     before = (weights / "of_digits.safetensors").read_bytes()
     for arguments, message in [
-        (["release", tmp_path, "--name=a"], "has no summary.json"),
-        (["release", run, "--name=../a"], "--name: got '../a'"),
+        (["release", tmp_path, "--name=a", "--out", weights], "has no summary.json"),
+        (["release", run, "--name=../a", "--out", weights], "--name: got '../a'"),
         (["release", run, "--name=of_digits", "--out", weights], "--overwrite"),
         (["export", run, tmp_path / "none" / "a"], "is no folder"),
         (["export", run, tmp_path, "--overwrite"], "is there already"),

@@ -21,7 +21,7 @@ from train.__main__ import main
 from train.commands import train as train_command
 from train.config import Config, resolve
 from train.plots import run_figures
-from train.runs import parameters, resume, run_folder
+from train.runs import model_file, resume, run_folder
 from train.steps import loop
 
 # 14 batches an epoch, 28 steps; with all that a checkpoint has to hold.
@@ -194,9 +194,9 @@ def test_a_changed_configuration_version_or_data_set_is_refused_by_the_checkpoin
     assert "--learning-rate is 0.005 in the run, got 0.5" in capsys.readouterr().err
     path.write_text(text)
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "FORMAT", "puppet-jax parameters 4")
+        patch.setattr(resume, "FORMAT", "another")
         assert main(["--resume", str(half_done)]) == 2
-    assert "of another version of this program (format puppet-jax parameters 3" in capsys.readouterr().err
+    assert "of another version of this program (format puppet-jax model 5" in capsys.readouterr().err
 
     small = small_digits()
     labels = small.train.labels.copy()
@@ -261,8 +261,8 @@ def test_ctrl_c_saves_and_ends_with_130(tmp_path, interruptible):
     assert process.returncode == 130
     assert rest.strip().splitlines()[-1] == f"interrupted; go on with: python -m train --resume {folder}"
     assert "Traceback" not in rest
-    _, about = parameters.load(folder / "params.safetensors")
-    assert about["step"] == saved(folder)[-1] > 2 * 45
+    _, about = model_file.read(folder / "params.safetensors")
+    assert about.step == saved(folder)[-1] > 2 * 45
 
 
 def test_ctrl_c_before_the_first_step_ends_with_130(tmp_path, monkeypatch, capsys):
@@ -299,6 +299,6 @@ def test_a_loss_that_is_no_number_ends_with_code_1_and_keeps_the_last_good_check
         assert "--learning-rate" in error
         assert not (folder / "summary.json").exists()
         assert saved(folder)[-2:] == [4, 6]
-    arrays, about = parameters.load(folder / "params.safetensors")
-    assert about["step"] == 6
+    arrays, about = model_file.read(folder / "params.safetensors")
+    assert about.step == 6
     assert all(np.isfinite(array).all() for array in arrays.values())

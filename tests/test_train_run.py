@@ -1,7 +1,7 @@
 """A whole run by the command line, and ``python -m train eval`` of it: the run's own numbers again, and NumPy's."""
 
+import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from train import data
 from train.__main__ import main
 from train.commands import evaluate
 from train.errors import UserError
-from train.runs import parameters, run_folder
-from train.runs.trained import open_run
+from train.runs import model_file, run_folder
+from train.runs.model_file import open_run
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def test_two_epochs_of_digits_through_the_command_line(trained, summary):
         assert 2 < line["depth_mean"] < 4
     for figure in run_folder.FIGURES:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
-    _, about = parameters.load(folder / "params.safetensors")
-    assert about["images"] == {"size": [8, 8], "class_names": list("0123456789")}
-    assert (about["epoch"], about["step"]) == (2, summary["steps"])
+    _, about = model_file.read(folder / "params.safetensors")
+    assert (about.image_size, about.class_names) == ((8, 8), list("0123456789"))
+    assert (about.epoch, about.step) == (2, summary["steps"])
 
     # Without a terminal: one plain line an epoch and no bar; the result on standard output.
     assert "\r" not in done.stderr
@@ -127,19 +127,19 @@ def test_images_that_the_run_was_trained_on_are_called_so(run, capsys):
 def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(run, tmp_path, capsys):
     for content in ("[]", "{", '{"evaluated_on": "test", "test_images": "355"}'):
         (tmp_path / "summary.json").write_text(content)
-        assert evaluate._reported(types.SimpleNamespace(folder=tmp_path, released=None), "test", 355) is None
+        assert evaluate._reported(dataclasses.replace(open_run(run), source=tmp_path), 355) is None
     save_run(tmp_path / "other", [8, 8], ["a", "b", "c", "d"], 1)
-    with pytest.raises(UserError, match=r"num_classes = 10, the model of .* 4"):
+    with pytest.raises(UserError, match=r"class_names = 0, 1, .*, the model of .* a, b, c, d: not the data set"):
         evaluate.run(evaluate.Evaluate(tmp_path / "other"))
     (tmp_path / "damaged").mkdir()
     for changes, message in [
-        ({"data_dir": ["x"]}, "its header is damaged"),
-        ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
+        ({"data_dir": ["x"]}, "cannot be opened here"),
+        ({"evaluate_on": "train"}, r"Invalid enum value 'train' - at `\$.evaluate_on`"),
         ({"batch_size": 10**9}, "batch_size is"),
     ]:
-        arrays, about = parameters.load(run / "params.safetensors")
-        about["config"] |= changes
-        parameters.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
+        arrays, about = model_file.read(run / "params.safetensors")
+        about.recipe |= changes
+        model_file.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
         with pytest.raises(UserError, match=message):
             evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
     for arguments, message in [

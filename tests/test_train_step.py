@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from trained_runs import small_digits
 
+from puppet_jax._pretrained import flat
 from train import devices
 from train.build import build
 from train.config import Config, resolve
-from train.runs import parameters
 from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.progress import means
 from train.steps.step import empty_tally, make_eval_step, make_train_step, start
@@ -54,7 +54,7 @@ def gradient(**fields):
     model, step, first = begun(**fields)
     state, tally = step(*first())
     # The step takes the buffers of its state, which are not the model's.
-    before, after = parameters.flat(nnx.state(model, nnx.Param)), parameters.flat(state.params)
+    before, after = flat(nnx.state(model, nnx.Param)), flat(state.params)
     return {name: before[name] - after[name] for name in before}, tally
 
 
@@ -111,9 +111,9 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32():
 def test_the_average_is_what_is_evaluated_and_the_first_bad_step_is_remembered():
     _, step, first = begun()
     state, tally = step(*first())
-    one, average_1 = parameters.flat(state.params), parameters.flat(state.evaluated)
+    one, average_1 = flat(state.params), flat(state.evaluated)
     state, tally = step(state, tally)
-    two, average_2 = parameters.flat(state.params), parameters.flat(state.evaluated)
+    two, average_2 = flat(state.params), flat(state.evaluated)
     assert any(np.any(one[name] != two[name]) for name in one)
     for name in one:
         np.testing.assert_array_equal(average_1[name], one[name])

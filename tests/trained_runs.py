@@ -13,11 +13,12 @@ from flax import nnx
 from PIL import Image
 
 import puppet_jax as pj
+from puppet_jax._pretrained import flat
 from train import data
 from train.build import build
-from train.config import Config, resolve, to_json
+from train.config import Config, resolve
 from train.data import sets
-from train.runs import parameters
+from train.runs import model_file
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
@@ -46,7 +47,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def same_parameters(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same parameters, to the bit."""
-    arrays, expected = (parameters.load(folder / "params.safetensors")[0] for folder in (one, other))
+    arrays, expected = (model_file.read(folder / "params.safetensors")[0] for folder in (one, other))
     assert arrays.keys() == expected.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
@@ -60,12 +61,12 @@ def save_run(folder: Path, size: list[int], names: list[str], channels: int, *, 
     the same class.
     """
     config = resolve(Config(**{"preset": "puppet_xs", "puppeteer": "stored", "width": 8} | fields))
-    shape = {"num_classes": len(names), "in_channels": channels}
-    model = build(config, **shape)
+    model = build(config, num_classes=len(names), in_channels=channels)
     nnx.update(model, jax.tree.map(lambda x: x * scale, nnx.state(model, nnx.Param)))
-    about = {"config": to_json(config), "model": shape, "images": {"size": size, "class_names": names}}
+    about = model_file.describe(config, {"image_shape": [*size, channels], "class_names": names})
+    about.epoch, about.step = 1, 7
     folder.mkdir(parents=True, exist_ok=True)
-    parameters.save(folder / "params.safetensors", nnx.state(model, nnx.Param), about | {"epoch": 1, "step": 7})
+    model_file.save(folder / "params.safetensors", flat(nnx.state(model, nnx.Param)), about)
     return model
 
 

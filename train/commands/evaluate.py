@@ -1,6 +1,7 @@
 """``python -m train eval RUN``: a trained model measured again on its data set."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -16,8 +17,11 @@ from train.runs.source import locate
 from train.terminal import printable, table
 
 if TYPE_CHECKING:
-    from train.data import Dataset
-    from train.runs.trained import Trained
+    from train.data import Split
+    from train.runs.model_file import Trained
+
+# A larger batch was not trained with: a damaged file asks for it.
+MOST_AT_A_TIME = 2**20
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ def run(options: Evaluate) -> int:
         print("compiling ...", file=sys.stderr)  # which takes some seconds
     result = {
         "run": str(options.run),
-        "data": options.data or config.data_name,
+        "data": config.data_name,
         "evaluated_on": evaluated_on,
         **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),
-        "reported": _reported(trained, evaluated_on, len(split)) if own else None,
+        "reported": _reported(trained, len(split)) if own else None,
         "compiled": None,
     }
     if options.compiled:
@@ -169,79 +173,71 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_depth])
 
 
-def with_images(options: Evaluate):
-    """The trained model, the split to measure it on, and whether that is of the data that it was trained on."""
+def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
+    """The trained model, the images to measure it on, of the size that it is for, and whether they are those that it
+    was reported on."""
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")
     path = locate(options.run)  # before jax is imported, which takes seconds
 
+    import numpy as np
+
     from train import data
-    from train.runs.trained import open_run
+    from train.data.images import resize
+    from train.runs import run_folder
+    from train.runs.model_file import open_run
 
     trained = open_run(path)
-    config = trained.config
-    sound = {
-        "data": isinstance(config.data, str) and config.data != "",
-        "data_dir": config.data_dir is None or isinstance(config.data_dir, str | Path),
-        "evaluate_on": config.evaluate_on in ("test", "validation"),
-        "batch_size": type(config.batch_size) is int and 1 <= config.batch_size <= 2**20,
-    }
-    for field, ok in sound.items():
-        if not ok:
-            raise UserError(
-                f"{printable(options.run)}: its configuration is damaged, {field} is {getattr(config, field)!r}"
-            )
-    data_dir, name = options.data_dir or config.data_dir, options.data or config.data
-    evaluate_on = options.evaluate_on or config.evaluate_on
+    config, about = trained.config, trained.about
+    with contextlib.suppress(UserError):  # where the run had its images, and on what devices
+        ran = run_folder.described(path).config
+        config = dataclasses.replace(config, data=ran.data, data_dir=ran.data_dir, devices=ran.devices)
+    if options.data is not None:
+        config = dataclasses.replace(config, data=options.data)
+    if not 1 <= config.batch_size <= MOST_AT_A_TIME:
+        raise UserError(f"{printable(options.run)}: damaged, its batch_size is {config.batch_size}; give --batch-size")
+    height, width = about.image_size
     dataset = data.load(
-        name,
-        None if data_dir is None else Path(data_dir),
-        evaluate_on,
-        image_size=config.image_size,
+        config.data,
+        options.data_dir or config.data_dir,
+        options.evaluate_on or config.evaluate_on,
+        image_size=height if height == width else config.image_size,
         validation_share=config.validation_share,
     )
-    model, images = trained.about["model"], trained.about.get("images") or {}
-    found = {"num_classes": dataset.num_classes, "in_channels": dataset.test.images.shape[-1]}
-    expected = {each: model[each] for each in found}
-    if "class_names" in images:
-        found["class_names"], expected["class_names"] = list(dataset.class_names), images["class_names"]
+    found = {"in_channels": dataset.test.images.shape[-1], "class_names": ", ".join(dataset.class_names)}
+    expected = {"in_channels": about.create.in_channels, "class_names": ", ".join(about.class_names)}
     for each, value in found.items():
         if expected[each] != value:
             raise UserError(
-                f"{printable(name)} has {each} = {_short(value)}, the model of {printable(options.run)} "
+                f"{printable(config.data)} has {each} = {_short(value)}, the model of {printable(options.run)} "
                 f"{_short(expected[each])}: not the data set that it was trained on; name that with --data"
             )
-    return trained, dataset.test, _is_own(path, dataset, evaluate_on == config.evaluate_on)
-
-
-def _is_own(path: Path, dataset: "Dataset", comparable: bool) -> bool:
-    """Whether the data are those that the run began with, as far as it tells; says so if they are not."""
-    from train.data import differences
-
-    recorded: Any = {}
-    with contextlib.suppress(UserError):
-        recorded = read_json(path / "config.json").get("data")
-    wrong = differences(dataset, recorded) if comparable and isinstance(recorded, dict) else []
-    if wrong:
+    own = (options.evaluate_on or config.evaluate_on) == config.evaluate_on
+    if own and (wrong := data.differences(dataset, about.data)):
         print(f"note: not the images that the run began with ({'; '.join(wrong)})", file=sys.stderr)
-    return not wrong
+        own = False
+    split = dataset.test
+    if split.images.shape[1:3] != (height, width):
+        images = np.stack([resize(levels, (height, width)) for levels in split.images])
+        split = data.Split(images, split.labels)
+    return dataclasses.replace(trained, config=config), split, own
 
 
 def _short(value: Any) -> str:
-    text = printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+    text = printable(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _reported(trained: "Trained", evaluated_on: str, images: int) -> dict[str, Any] | None:
-    """What the run's summary, or the released file, says of the same images; ``None`` if nothing, or of others."""
-    if trained.released is not None:
-        told, share = trained.released, number(trained.released, "accuracy")
-        if told.get("evaluated_on") != evaluated_on or told.get("evaluated_images") != images or share is None:
+def _reported(trained: "Trained", images: int) -> dict[str, Any] | None:
+    """What the run's summary, or the released file, says of as many images; ``None`` if nothing."""
+    told = trained.about
+    if told.accuracy is not None:
+        if told.evaluated_images != images:
             return None
-        return {"correct": round(share * images), "accuracy": share, "loss": None}
+        return {"correct": round(told.accuracy * images), "accuracy": told.accuracy, "loss": None}
     with contextlib.suppress(UserError):
-        summary = read_json(trained.folder / "summary.json")
+        summary = read_json(trained.source / "summary.json")
         correct, loss = number(summary, "test_correct"), number(summary, "test_loss")
-        if summary.get("evaluated_on") == evaluated_on and number(summary, "test_images") == images and correct:
-            return {"correct": int(correct), "accuracy": correct / images, "loss": loss}
+        if summary.get("evaluated_on") == trained.config.evaluate_on and number(summary, "test_images") == images:
+            return None if correct is None else {"correct": int(correct), "accuracy": correct / images, "loss": loss}
     return None

@@ -52,7 +52,7 @@ def run(options: Export) -> int:
         raise UserError("--platforms: got none, expected one or more of cpu, cuda, rocm, tpu")
 
     import puppet_jax as pj
-    from train.runs.trained import open_run
+    from train.runs.model_file import open_run
 
     trained = open_run(folder)
     images = trained.images()

@@ -17,7 +17,7 @@ from train.terminal import printable, width
 if TYPE_CHECKING:
     from train.predict.jsonl_file import PredictionsFile
     from train.predict.predictor import Predictor
-    from train.runs.trained import Images, Trained
+    from train.runs.model_file import Images, Trained
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(options: Predict) -> int:
         raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
 
     from train.predict.predictor import choose_devices
-    from train.runs.trained import open_run
+    from train.runs.model_file import open_run
 
     devices = choose_devices(options.devices)
     trained = open_run(path)

@@ -14,7 +14,7 @@ import jax
 from train import config as configuration
 from train import data, devices
 from train.config import Config, ResolvedConfig, resolve
-from train.runs import run_folder, start
+from train.runs import origins, run_folder
 from train.runs.resume import check, check_data
 from train.runs.source import locate
 from train.steps.loop import Plan, plan, train
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
     if config.resume is None:
         if config.start_from is not None:
             source = locate(config.start_from)
-            begun = dataclasses.replace(Config(), **start.defaults(source, config))
+            begun = dataclasses.replace(Config(), **origins.defaults(source, config))
             config = configuration.parse(arguments, begun)
         for field in ("start_from", "teacher"):
             name = getattr(config, field)

@@ -12,19 +12,22 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from train import atomic_file
 from train.errors import UserError
 from train.runs.reading import read_json
 from train.terminal import printable
 
+if TYPE_CHECKING:
+    from train.runs.model_file import About
+
 FORMAT = "puppet-jax predictions 2"
 # What must be the same for a file to be continued, and what it is called in an error.
 COMPARED = {"format": "format", "parameters": "parameters", "top": "--top", "images": "IMAGE"}
 
 
-def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images: Sequence[str]) -> dict[str, Any]:
+def describe(run: Path, about: "About", parameters: str, top: int, images: Sequence[str]) -> dict[str, Any]:
     """The description that goes into ``FILE.about``.
 
     Args:
@@ -37,7 +40,7 @@ def describe(run: Path, about: dict[str, Any], parameters: str, top: int, images
     given = shlex.join(images[:3])
     if len(images) > 3:
         given += f" and others, {len(images)} in all, sha256 {hashlib.sha256(json.dumps(images).encode()).hexdigest()}"
-    steps = {"epoch": about.get("epoch"), "step": about.get("step")}
+    steps = {"epoch": about.epoch, "step": about.step}
     return {"format": FORMAT, "run": str(run), **steps, "parameters": parameters, "top": top, "images": given}
 
 

@@ -16,7 +16,7 @@ from train.data.decode import MAX_THREADS, cores
 from train.data.images import ImageError, quiet, read_image
 from train.predict.formats import records
 from train.predict.predictor import Predictor
-from train.runs.trained import Images
+from train.runs.model_file import Images
 from train.terminal import printable
 
 # Images in a device's batch, and the most bytes that its pixels take, which limits batches of large images.

@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from train import atomic_file
 from train.errors import UserError
-from train.runs.parameters import digest
+from train.runs.model_file import digest
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"

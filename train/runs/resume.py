@@ -14,7 +14,7 @@ from train.config import ResolvedConfig, contradictions, from_json, to_json
 from train.devices import from_first, is_first
 from train.errors import UserError
 from train.runs.checkpoint import Checkpoints, fill
-from train.runs.parameters import FORMAT
+from train.runs.model_file import FORMAT
 from train.steps.step import Tally, TrainState
 
 PLAIN = ("history", "train_seconds", "epoch_seconds")

@@ -131,7 +131,7 @@ class Described(NamedTuple):
     Attributes:
         data: what identifies its data, empty if it is not told.
         teacher: the digest of the model that it learns from, if it is told.
-        earlier: the runs that made the parameters that it began with (:func:`train.runs.start.begin_with`).
+        earlier: the runs that made the parameters that it began with (:func:`train.runs.origins.begin_with`).
     """
 
     config: ResolvedConfig

@@ -22,25 +22,22 @@ def locate(name: str | Path) -> Path:
         UserError: it is none of these.
     """
     path = Path(name)
-    pretrained = _pretrained()
+    package = importlib.util.find_spec("puppet_jax")  # found, not imported
+    folders = (package.submodule_search_locations if package else None) or []
+    pretrained = {file.stem: file for folder in folders for file in sorted(Path(folder, "weights").glob(f"*{SUFFIX}"))}
     try:
-        if path.is_dir():
+        if path.is_dir() or (path.exists() and path.suffix == SUFFIX):
             return path
-        if path.exists():
-            if path.suffix == SUFFIX:
-                return path
-            found = f"is no folder, and no {SUFFIX} file"
-        elif str(name) in pretrained:
-            return pretrained[str(name)]
-        else:
-            found = "does not exist"
+        found = f"is no folder, and no {SUFFIX} file" if path.exists() else "does not exist"
     except (OSError, ValueError) as error:  # a name that is too long, or no name at all
         found = f"cannot be read ({error})"
+    if str(name) in pretrained and found == "does not exist":
+        return pretrained[str(name)]
     near = difflib.get_close_matches(str(name), pretrained, n=1)
-    models = f"a pretrained model ({', '.join(pretrained)})" if pretrained else "no pretrained models here"
     raise UserError(
         f"{printable(name)} {found}, expected the folder of a run (python -m train names it in its last line), a "
-        f"released {SUFFIX} file, or {models}{f'; did you mean {near[0]}?' if near else ''}"
+        f"released {SUFFIX} file, or a pretrained model ({', '.join(pretrained)})"
+        f"{f'; did you mean {near[0]}?' if near else ''}"
     )
 
 
@@ -56,9 +53,3 @@ def parameters_file(path: Path) -> Path:
     if not file.exists():
         raise UserError(f"{printable(file)}: no such file yet; the run writes it at the end of its first epoch")
     return file
-
-
-def _pretrained() -> dict[str, Path]:
-    package = importlib.util.find_spec("puppet_jax")  # found, not imported
-    folders = (package.submodule_search_locations if package else None) or []
-    return {file.stem: file for folder in folders for file in sorted((Path(folder) / "weights").glob(f"*{SUFFIX}"))}

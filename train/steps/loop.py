@@ -11,19 +11,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from flax import nnx
 
 import puppet_jax as pj
+from puppet_jax._pretrained import flat
 from train import data, devices
 from train.build import build
-from train.config import ResolvedConfig, to_json
+from train.config import ResolvedConfig
 from train.errors import UserError
-from train.runs import parameters, resume, run_folder
+from train.runs import model_file, resume, run_folder
 from train.runs.checkpoint import DAMAGED, Checkpoints
-from train.runs.start import begin_with
-from train.runs.teacher import teacher_of
-from train.runs.trained import Trained
+from train.runs.model_file import About, Trained
+from train.runs.origins import begin_with, teacher_of
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import learning_rate, make_optimiser
@@ -46,8 +47,8 @@ class Plan:
 
     Attributes:
         data: what identifies the data.
-        shape: what the model is made for (:func:`train.build.build`).
-        earlier: the runs that made the parameters that it begins with (:func:`train.runs.start.begin_with`).
+        about: what the file of its parameters will say.
+        earlier: the runs that made the parameters that it begins with (:func:`train.runs.origins.begin_with`).
         began: when, by ``time.perf_counter``.
     """
 
@@ -55,7 +56,7 @@ class Plan:
     model: pj.PuppetCNN
     teacher: Trained | None
     data: dict[str, Any]
-    shape: dict[str, Any]
+    about: About
     earlier: list[dict[str, Any]]
     steps_per_epoch: int
     total_steps: int
@@ -81,14 +82,15 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
     *size, channels = dataset.train.images.shape[1:]
-    shape = {"num_classes": dataset.num_classes, "in_channels": channels, "image_size": size}
-    model = build(config, **shape)
+    model = build(config, num_classes=dataset.num_classes, in_channels=channels, image_size=size)
+    about = model_file.describe(config, fingerprint)
     if config.resume is not None and Checkpoints.there(config.resume):
         earlier = run_folder.described(config.resume).earlier
     else:
-        earlier = [] if config.start_from is None else begin_with(model, config, shape)
-    teacher = teacher_of(config, shape)
-    return Plan(mesh, model, teacher, fingerprint, shape, earlier, steps_per_epoch, total_steps, began)
+        earlier = [] if config.start_from is None else begin_with(model, config, about)
+    teacher = teacher_of(config, about)
+    about = model_file.describe(config, fingerprint, earlier)
+    return Plan(mesh, model, teacher, fingerprint, about, earlier, steps_per_epoch, total_steps, began)
 
 
 def train(
@@ -212,7 +214,7 @@ def train(
                     so_far = time.perf_counter() - clock
                     now = resume.Position(state, tally, history, train_seconds, so_far)
                     if resume.save(checkpoints, config, now, accuracy):
-                        _save_parameters(folder, state.evaluated, config, planned, dataset, len(history), done)
+                        _save_parameters(folder, state.evaluated, planned.about, len(history), done)
                 if stop:
                     checkpoints.wait()
                     raise interrupt.Interrupted(stop)
@@ -222,7 +224,7 @@ def train(
     # What the model measured in the images, and the figures.
     if correct is None:  # all steps were done before; only the final files are missing
         _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
-        _save_parameters(folder, state.evaluated, config, planned, dataset, len(history), done)
+        _save_parameters(folder, state.evaluated, planned.about, len(history), done)
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     groups = pj.summary(model)
     accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
@@ -300,27 +302,11 @@ def _resumed(
     return position
 
 
-def _save_parameters(
-    folder: Path | None,
-    params: nnx.State,
-    config: ResolvedConfig,
-    planned: Plan,
-    dataset: data.Dataset,
-    epoch: int,
-    step: int,
-) -> None:
+def _save_parameters(folder: Path | None, params: nnx.State, about: About, epoch: int, step: int) -> None:
     """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
-    if folder is None:
-        return
-    about = {
-        "config": to_json(config),
-        "earlier": planned.earlier,
-        "model": planned.shape,
-        "images": {"size": planned.shape["image_size"], "class_names": list(dataset.class_names)},
-        "epoch": epoch,
-        "step": step,
-    }
-    parameters.save(folder / "params.safetensors", params, about)
+    if folder is not None:
+        about = msgspec.structs.replace(about, epoch=epoch, step=step)
+        model_file.save(folder / "params.safetensors", flat(params), about)
 
 
 def _advice(what: str, checkpoints: Checkpoints, config: ResolvedConfig) -> str:
