@@ -137,7 +137,7 @@ class Recipe:
     ] = None
     start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
     """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
-    with its kind of model. For another number of classes the head is drawn anew."""
+    with its kind of model. For other classes the head is drawn anew."""
     teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
     """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
     tenth from the labels."""
