@@ -278,7 +278,7 @@ def test_images_that_cannot_be_read_are_counted_and_some_are_named(tmp_path, mon
     told = capsys.readouterr().err
     assert "left out 7, of which no image was read:\n  cats/0.png: truncated\n" in told
     assert told.endswith("  cats/4.png: truncated\n  and 2 more\n")
-    assert run_folder.describe(config, dataset)["skipped_images"] == 7
+    assert run_folder.describe(config, dataset, {})["skipped_images"] == 7
 
 
 def test_a_loss_that_is_no_number_ends_with_code_1_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):

@@ -115,7 +115,8 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
             yield config.resume
     else:
         teacher = planned.teacher.digest() if planned.teacher else None
-        with run_folder.created(config, run_folder.describe(config, dataset, teacher, planned.earlier)) as folder:
+        described = run_folder.describe(config, dataset, planned.data, teacher, planned.earlier)
+        with run_folder.created(config, described) as folder:
             yield folder
 
 

@@ -20,7 +20,7 @@ import jax
 
 from train import atomic_file
 from train.config import ResolvedConfig, from_json, to_json
-from train.data import Dataset, fingerprint
+from train.data import Dataset
 from train.errors import UserError
 
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
@@ -170,14 +170,18 @@ def finished(folder: Path) -> bool:
 
 
 def describe(
-    config: ResolvedConfig, dataset: Dataset, teacher: str | None = None, earlier: Sequence[dict[str, Any]] = ()
+    config: ResolvedConfig,
+    dataset: Dataset,
+    data: dict[str, Any],
+    teacher: str | None = None,
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Everything that decides a run's numbers: configuration, data, the digest of a teacher, the runs before it,
-    versions, machine, revision."""
+    """Everything that decides a run's numbers: configuration, the fingerprint of its data, the digest of a teacher, the
+    runs before it, versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "safetensors")
     return {
         "config": to_json(config),
-        "data": fingerprint(dataset),
+        "data": data,
         "teacher": teacher,
         "earlier": list(earlier),
         "skipped_images": len(dataset.skipped),
