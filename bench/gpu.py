@@ -28,7 +28,7 @@ from flax import nnx
 import puppet_jax as pj
 from bench import case, cifar, contenders, machine, results_file, target, timing
 from bench.case import Size
-from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution import Choice, convolve
 from puppet_jax.convolution._lowerings import LOWERINGS
 
 SIZES = [Size(64, 64, 16), Size(64, 32, 32), Size(64, 128, 8), Size(256, 64, 16), Size(1024, 64, 16)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from puppet_jax.convolution._factored import FactoredBank
+from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers import Puppeteer
 
 

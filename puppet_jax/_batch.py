@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from puppet_jax._bank import Bank, make_bank
 from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
-from puppet_jax.convolution._factored import joined
+from puppet_jax.convolution import joined
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
 
@@ -133,7 +133,7 @@ def logits_from_bank(
         sets: the number of each image's set.
         depth: D of every image; 0 marks padding, which costs nothing and whose logits mean nothing.
         chunk: images that go through the layers together, as far as the deepest of them.
-        lowering: of the convolutions, see :func:`~puppet_jax.convolution._convolve.convolve`.
+        lowering: of the convolutions, see :func:`~puppet_jax.convolution.convolve`.
     """
     batch = len(images)
     chunk = min(chunk, batch)

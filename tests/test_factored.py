@@ -13,8 +13,7 @@ from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
 import puppet_jax as pj
 from puppet_jax._bank import make_bank
 from puppet_jax._batch import logits_of_batch
-from puppet_jax.convolution._convolve import Choice, convolve
-from puppet_jax.convolution._factored import FactoredBank, joined, whole
+from puppet_jax.convolution import Choice, FactoredBank, convolve, joined, whole
 from puppet_jax.convolution._lowerings import Geometry
 from puppet_jax.convolution._primitives import depthwise_p
 
@@ -42,7 +41,7 @@ def plain_transforms():
     return arguments, jax.jit(functools.partial(transforms, plain, None))(*arguments)
 
 
-@pytest.mark.parametrize("lowering", [e for e in EVERY_LOWERING if "_" not in str(e) and e != "ragged"])
+@pytest.mark.parametrize("lowering", [e for e in EVERY_LOWERING if "_" not in str(e)])
 def test_every_transformation_of_a_depthwise_convolution(lowering):
     arguments, expected = plain_transforms()
     found = jax.jit(functools.partial(transforms, depthwise, lowering))(*arguments)
@@ -95,7 +94,7 @@ def test_every_platform_has_a_lowering(platform):
     assert native or "stablehlo.dot_general" in text
     with pytest.raises(ValueError, match="lowering must be None or one of"):
         convolve(jnp.zeros((4, 4, 5)), Choice(jnp.int32(0), FactoredBank(*parts)), lowering="fast")
-    with pytest.raises(ValueError, match=r"these kernels take \(H, W, 5\)"):
+    with pytest.raises(ValueError, match=r"takes one image \(H, W, 5\)"):
         convolve(jnp.zeros((4, 4, 6)), Choice(jnp.int32(0), FactoredBank(*parts)))
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from puppet_jax.any_cnn._foreign import convolution
-from puppet_jax.convolution._convolve import Choice
+from puppet_jax.convolution import Choice
 
 # kernel size, groups, C_in, C_out, strides, padding, lhs_dilation, rhs_dilation
 CASES = [

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from puppet_jax.convolution import native
-from puppet_jax.convolution._convolve import Choice, convolve
-from puppet_jax.convolution._group_norm import group_norm
-from puppet_jax.convolution._layer import layer
+from puppet_jax.convolution import Choice, convolve, layer, native
+from puppet_jax.convolution._primitives import group_norm
 
 # batch, image, channels in and out, kernel, stride, groups
 CASES = [

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from small import close
 
-from puppet_jax.convolution import native
-from puppet_jax.convolution._convolve import Choice, convolve
+from puppet_jax.convolution import Choice, convolve, native
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 
@@ -86,16 +85,14 @@ def test_wider_types_get_plain_convolutions():
 WATCHED = """
 import ctypes, functools, itertools, sys
 import jax, numpy as np
-from puppet_jax.convolution import _finish as finish, _lowerings as lowerings, _primitives as maps, native
-from puppet_jax.convolution._layer import layer_p
+from puppet_jax.convolution import _lowerings as lowerings, _primitives as maps, native
 
 library = ctypes.CDLL(sys.argv[1])
-for name in native.NAMES:
-    handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
-    jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
+native.register(library)
 native.available = lambda: True
 rng = np.random.default_rng(0)
 draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+as_arrays = lambda *operands: map(jax.numpy.asarray, operands)
 ran = refused = 0
 cases = [  # image, kernel, stride, padding, channels in and out
     ((1, 1), (1, 1), 1, 0, 1, 1),
@@ -113,17 +110,17 @@ for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cas
     geometry = lowerings.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
     static = {"geometry": geometry, "sets": 3, "lowering": lowering}
     bank, taps = draw(3, *kernel, c_in, c_out), draw(3, *kernel, c_in)
-    groups, same = 2 - c_out % 2, c_in == c_out and image == geometry.output
-    layer = functools.partial(layer_p.bind, groups=groups, relu=True, residual=same)
-    of_finish = {"groups": groups, "relu": True, "lowering": lowering}
+    of_finish = {"groups": 2 - c_out % 2, "relu": True, "epsilon": 1e-5}
+    same = c_in == c_out and image == geometry.output
+    layer = functools.partial(maps.layer_p.bind, **of_finish, residual=same)
     for index in choices:
         index = np.array(index, np.int32)
         x, y, wide = draw(len(index), *image, c_in), *(draw(len(index), *geometry.output, c) for c in (c_out, c_in))
         good = ((index >= -1) & (index < 3)).all()
         norm = draw(c_out), draw(c_out)
         if good:
-            results = finish.finish_p.bind(*map(jax.numpy.asarray, (y, index, x, *norm)), **of_finish, residual=same)
-            results += finish.gradient_p.bind(*map(jax.numpy.asarray, (y, -y, index, *norm)), **of_finish)
+            results = maps.finish_p.bind(*as_arrays(y, index, x, *norm), **of_finish, residual=same, lowering=lowering)
+            results += maps.gradient_p.bind(*as_arrays(y, -y, index, *norm), **of_finish, lowering=lowering)
             assert all(np.isfinite(each).all() and not np.any(each[index < 0]) for each in results)
             ran += 2
         for bind, operands in (
@@ -136,7 +133,7 @@ for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cas
             (layer, (x, index, bank, *norm)),
         ):
             try:
-                results = jax.tree.leaves(bind(*map(jax.numpy.asarray, operands), **static))
+                results = jax.tree.leaves(bind(*as_arrays(*operands), **static))
                 assert all(np.isfinite(each).all() for each in results)
                 assert good, "an index beyond the bank was taken"
                 ran += 1

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from puppet_jax.any_cnn._stand_in import stand_in
-from puppet_jax.convolution._finish import finish_p
+from puppet_jax.convolution._primitives import finish_p
 
 _GROUPS = 8  # of channels; a width that they do not divide uses their greatest common divisor
 

@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.any_cnn._stand_in import stand_in
-from puppet_jax.convolution._convolve import Choice, convolve
-from puppet_jax.convolution._factored import FactoredBank, whole
+from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
 from puppet_jax.puppeteers._base import Kernels, KernelShape
 from puppet_jax.puppets._base import Puppet
 

@@ -1,6 +1,7 @@
-"""The programs that the primitives of ``bank_convolution.py`` become: each three maps, forward, image gradient and
-kernel gradient, of images, an index and a bank of kernels, or of depthwise ones."""
+"""The convolution's three maps, forward, image gradient and kernel gradient, written in JAX: what accelerators run, and
+CPUs without the C++ program (``native/``). They take images, an index and a bank of kernels, whole or depthwise."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,18 +10,38 @@ from jax import lax
 
 from puppet_jax.convolution import native
 
+LOWERINGS = ("gathered", *native.LANES)
+"""Names of what a convolution may become: batched products of gathered kernels, or the C++ program for CPUs."""
+
+
+def default_lowering(platform: str | None) -> str:
+    """Return the lowering that ``convolve`` takes on a platform: the C++ program on CPUs where it was built, else
+    batched products of gathered kernels.
+
+    A gathered kernel costs one more reading and writing of K² C_in C_out numbers for each image, a few times its map's.
+    """
+    return "native" if platform == "cpu" and native.available() else "gathered"
+
 
 class Geometry(NamedTuple):
-    """What two of image, kernel and output do not say about the third. Pairs are (vertical, horizontal)."""
+    """The sizes of a convolution: with them the shapes of two of images, kernels and outputs give the third's.
+
+    Attributes:
+        image, kernel: (height, width).
+        stride: (vertical, horizontal).
+        padding: ((top, bottom), (left, right)).
+    """
 
     image: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) of each axis
+    padding: tuple[tuple[int, int], tuple[int, int]]
 
     @property
-    def output(self):
-        return tuple((n + lo + hi - k) // s + 1 for n, k, s, (lo, hi) in zip(*self, strict=True))
+    def output(self) -> tuple[int, int]:
+        """(height, width) of the result."""
+        h, w = ((n + lo + hi - k) // s + 1 for n, k, s, (lo, hi) in zip(*self, strict=True))
+        return h, w
 
 
 # ---- One kernel for all images: images (B, H, W, I), kernel (h, w, I, O), outputs (B, H', W', O)
@@ -77,6 +98,21 @@ def _masked(array, index):
     return jnp.where((index >= 0)[:, None, None, None], array, jnp.zeros((), array.dtype))
 
 
+def _shared_forward(images, index, bank, sets, geo):
+    return _masked(_forward(images, bank[0], geo), index)
+
+
+def _shared_image_gradient(cotangents, index, bank, sets, geo):
+    return _masked(_image_gradient(cotangents, bank[0], geo), index)
+
+
+def _shared_kernel_gradient(images, cotangents, index, sets, geo):
+    return _kernel_gradient(_masked(images, index), cotangents, geo)[None]
+
+
+_ONE_KERNEL = (_shared_forward, _shared_image_gradient, _shared_kernel_gradient)
+
+
 # ---- By taps: a sum over the kernel's taps of matrix products. No patches are formed.
 
 
@@ -130,6 +166,9 @@ def _gathered_kernel_gradient(images, cotangents, index, sets, geo):
     return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
 
 
+_GATHERED = (_gathered_forward, _gathered_image_gradient, _gathered_kernel_gradient)
+
+
 # ---- Depthwise: each channel with taps of its own
 
 
@@ -158,92 +197,11 @@ def _depthwise_kernel_gradient(images, cotangents, index, sets, geo):
 _DEPTHWISE = (_depthwise_forward, _depthwise_image_gradient, _depthwise_kernel_gradient)
 
 
-# ---- Ragged: images in the order of their kernels; each tap is one ragged product, which reads a kernel once
+# ---- Which of them
 
 
-_RAGGED_SUM = lax.RaggedDotDimensionNumbers(
-    (((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
-)
-
-
-def _sorted(index, sets, pixels):
-    """The order of images by kernel, those without one last; and how many pixels each kernel has."""
-    place = jnp.where(index >= 0, index, sets)
-    return jnp.argsort(place), pixels * jnp.bincount(place, length=sets).astype(jnp.int32)
-
-
-def _ragged(left, right, sizes):
-    rows = left.reshape(-1, left.shape[-1])
-    wide = jnp.promote_types(left.dtype, jnp.float32)
-    out = lax.ragged_dot(rows, right, sizes, preferred_element_type=wide)
-    return out.reshape(*left.shape[:-1], -1)
-
-
-def _ragged_forward(images, index, bank, sets, geo):
-    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
-    out = sum(_ragged(seen, bank[:, i, j], sizes) for i, j, seen in _taps(images[order], geo))
-    return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(images.dtype)
-
-
-def _ragged_image_gradient(cotangents, index, bank, sets, geo):
-    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
-    turned, ordered = jnp.swapaxes(bank, 3, 4), cotangents[order]
-    places = [(i, j) for i in range(geo.kernel[0]) for j in range(geo.kernel[1])]
-    out = _back_to_pixels([_ragged(ordered, turned[:, i, j], sizes) for i, j in places], geo, len(index), bank.shape[3])
-    return _masked(jnp.zeros_like(out).at[order].set(out), index).astype(cotangents.dtype)
-
-
-def _ragged_kernel_gradient(images, cotangents, index, sets, geo):
-    order, sizes = _sorted(index, sets, geo.output[0] * geo.output[1])
-    wide = jnp.promote_types(images.dtype, jnp.float32)
-    rows = cotangents[order].reshape(-1, cotangents.shape[-1])
-    of_taps = [
-        lax.ragged_dot_general(seen.reshape(-1, seen.shape[-1]), rows, sizes, _RAGGED_SUM, preferred_element_type=wide)
-        for *_, seen in _taps(images[order], geo)
-    ]
-    return jnp.stack(of_taps, 1).reshape(sets, *geo.kernel, *of_taps[0].shape[1:]).astype(images.dtype)
-
-
-# ---- The C++ program (``native/``), on all of XLA's threads: Winograd's filtering for 3×3 at stride 1, else direct
-
-
-def _native(lanes, depthwise=False):
-    """float32; bfloat16 is computed in it, as XLA:CPU does too."""
-
-    def of(which):
-        def run(left, middle, right, sets, geo):
-            shape = shape_of(which, left, middle, right, sets, geo, depthwise)
-            operands = [a if a.ndim == 1 else a.astype(jnp.float32) for a in (left, middle, right)]
-            name = native.MAPS[which + 3 * depthwise]
-            return native.call(name, operands, shape, geo.stride, geo.padding, lanes).astype(left.dtype)
-
-        return run
-
-    return tuple(of(which) for which in range(3))
-
-
-LOWERINGS = {
-    **{name: _native(lanes) for name, lanes in native.LANES.items()},
-    "gathered": (_gathered_forward, _gathered_image_gradient, _gathered_kernel_gradient),
-    "ragged": (_ragged_forward, _ragged_image_gradient, _ragged_kernel_gradient),
-}
-
-
-def default_lowering(platform: str | None) -> str:
-    """The lowering that ``convolve`` takes on a platform.
-
-    CPU: the native program, where it was built. TPU: ragged products, which it has a program for. Elsewhere, also on
-    CPUs without that program, batched products of gathered kernels: XLA takes a ragged product there for S dense ones,
-    S times the arithmetic, where a gathered kernel costs one more reading and writing of K² C_in C_out numbers for each
-    image, a few times its map's. Those for accelerators follow from these counts and are tested on CPUs;
-    ``bench/gpu.py`` measures both.
-    """
-    if platform == "cpu" and native.available():
-        return "native"
-    return "ragged" if platform == "tpu" else "gathered"
-
-
-def shape_of(which, left, middle, right, sets, geo, depthwise):
+def shape_of(which: int, left, middle, right, sets: int, geo: Geometry, depthwise: bool) -> tuple[int, ...]:
+    """Return the shape of a map's result; ``which``: 0 forward, 1 image gradient, 2 kernel gradient."""
     if which == 0:
         return (left.shape[0], *geo.output, right.shape[-1])
     if which == 1:
@@ -251,16 +209,9 @@ def shape_of(which, left, middle, right, sets, geo, depthwise):
     return (sets, *geo.kernel, *(() if depthwise else left.shape[-1:]), middle.shape[-1])
 
 
-def _shared(which):
-    """A bank of one kernel: one ordinary convolution."""
-    if which == 2:
-        return lambda images, cotangents, index, _, geo: _kernel_gradient(_masked(images, index), cotangents, geo)[None]
-    map_of = (_forward, _image_gradient)[which]
-    return lambda left, index, bank, sets, geo: _masked(map_of(left, bank[0], geo), index)
-
-
-def program_of(which, chosen, sets, depthwise):
-    """The program of one of the three maps by a lowering's name, for a bank of so many kernels."""
+def formula_of(which: int, sets: int, depthwise: bool) -> Callable:
+    """Return the function of one of the three maps, for a bank of so many kernels. A bank of one kernel takes one
+    ordinary convolution; an index beyond the bank means its last kernel."""
     if depthwise:
-        return _native(native.LANES[chosen], True)[which] if chosen.startswith("native") else _DEPTHWISE[which]
-    return _shared(which) if sets == 1 and not chosen.startswith("native") else LOWERINGS[chosen][which]
+        return _DEPTHWISE[which]
+    return (_ONE_KERNEL if sets == 1 else _GATHERED)[which]

@@ -64,7 +64,7 @@ class Puppeteer(nnx.Module):
 
     def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
         """Make the kernels of images of these complexities: (S, K, K, C_in, C_out) of each layer, or their factors, a
-        :class:`~puppet_jax.convolution._factored.FactoredBank`. A subclass may have a faster way than ``vmap``."""
+        :class:`~puppet_jax.convolution.FactoredBank`. A subclass may have a faster way than ``vmap``."""
         return tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(self)(complexities))
 
     @property

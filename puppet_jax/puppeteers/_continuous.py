@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from puppet_jax._complexity import step_size
-from puppet_jax.convolution._factored import FactoredBank
+from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
 from puppet_jax.puppeteers._bilinear import combine
 from puppet_jax.puppeteers._kernels import (

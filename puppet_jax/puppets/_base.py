@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.convolution._factored import FactoredBank
+from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers._base import Kernels, KernelShape
 
 
@@ -50,10 +50,10 @@ class Puppet(nnx.Module):
             images: float in [0, 1].
             indices: each layer's choice of a kernel for every image.
             bank: each layer's kernels, (S, K, K, C_in, C_out), or their factors: an image's own is a
-                :class:`~puppet_jax.convolution._convolve.Choice`.
+                :class:`~puppet_jax.convolution.Choice`.
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers, which random streams are made from.
-            lowering: of the convolutions, see :func:`~puppet_jax.convolution._convolve.convolve`.
+            lowering: of the convolutions, see :func:`~puppet_jax.convolution.convolve`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must define batch(images, indices, bank, depths, samples, lowering)"

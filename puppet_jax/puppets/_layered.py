@@ -1,14 +1,26 @@
 """What plain and staged puppets share: kernels from outside, normalisation and a linear head stored."""
 
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
+from puppet_jax.convolution._primitives import CONVOLVED
 from puppet_jax.puppeteers._base import KernelShape, of_deviation
 from puppet_jax.puppets._base import Puppet
+
+recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
+"""``jax.checkpoint`` that keeps the convolutions' results, and recomputes the rest backwards."""
+
+
+def stem(image: Float[Array, "*batch h w c"], dtype: DTypeLike) -> Float[Array, "*batch h w c"]:
+    """Shift and scale pixels, of mean near 1/2 and standard deviation near 1/4: what a first layer reads."""
+    return ((image - 0.5) * 4.0).astype(dtype)
 
 
 class LayeredPuppet(Puppet):

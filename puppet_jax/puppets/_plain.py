@@ -10,11 +10,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.convolution._convolve import Choice
-from puppet_jax.convolution._factored import FactoredBank
-from puppet_jax.convolution._layer import layer, recomputed, stem
+from puppet_jax.convolution import Choice, FactoredBank, layer
 from puppet_jax.puppeteers._base import Kernels
-from puppet_jax.puppets._layered import LayeredPuppet
+from puppet_jax.puppets._layered import LayeredPuppet, recomputed, stem
 from puppet_jax.puppets._layers import LayerSpec, kernel_shapes, least_size
 from puppet_jax.puppets._pool import pool
 

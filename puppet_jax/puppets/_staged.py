@@ -12,11 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.any_cnn._depth_levels import number_of_depths
-from puppet_jax.convolution._convolve import Choice
-from puppet_jax.convolution._factored import FactoredBank
-from puppet_jax.convolution._layer import layer, recomputed, stem
+from puppet_jax.convolution import Choice, FactoredBank, layer
 from puppet_jax.puppeteers._base import Kernels
-from puppet_jax.puppets._layered import LayeredPuppet
+from puppet_jax.puppets._layered import LayeredPuppet, recomputed, stem
 from puppet_jax.puppets._pool import pool
 from puppet_jax.puppets._stages import Block, BlockKind, StageSpec, blocks_of, kernel_shapes, least_size
 

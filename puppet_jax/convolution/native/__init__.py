@@ -1,89 +1,108 @@
-"""The per-sample convolution's CPU programs: ``convolution.cc`` as XLA custom calls (jax.ffi), where it was built.
+"""The C++ program for CPUs, ``convolution.cc`` as XLA custom calls (jax.ffi), where it was built.
 
 It is built when the package is installed, if there is a C++ compiler. :func:`available` tells; without it, CPUs get
-XLA's matrix products (``"gathered"`` in ``puppet_jax/convolution/_lowerings.py``).
+XLA's matrix products (``"gathered"`` in ``_lowerings.py``).
 """
 
 import ctypes
 import functools
 import importlib.machinery
+import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-
-from puppet_jax.convolution._group_norm import EPSILON
+from jaxtyping import Array
 
 LANES = {"native": 16, "native_8": 8, "native_4": 4}
 """Lowerings by name, and the floats in their vectors at most; the processor may have shorter ones."""
 
-_OF_CONVOLUTION = ("forward", "image_gradient", "kernel_gradient")
-MAPS = (*_OF_CONVOLUTION, *(f"depthwise_{name}" for name in _OF_CONVOLUTION))
-NAMES = (*MAPS, "layer", "finish", "finish_gradient")
-"""Of the programs."""
+_MAPS = ("forward", "image_gradient", "kernel_gradient")
+NAMES = (*_MAPS, *(f"depthwise_{name}" for name in _MAPS), "layer", "finish", "finish_gradient")
+"""Of the program's functions, each of which is the primitive of that name in ``_primitives.py``."""
+
+_library: ctypes.CDLL | None = None
 
 
 @functools.cache
 def available() -> bool:
-    """Whether the C++ program was built. The first call registers it with XLA."""
+    """Tell whether the C++ program was built, with a warning if not. The first call registers it with XLA."""
     here = Path(__file__).parent
-    found = [
-        path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_convolution{suffix}").exists()
-    ]
+    found = [path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_cpu{suffix}").exists()]
     if not found:
+        if sys.platform != "win32":
+            _warn("was not built when the package was installed: there was no C++ compiler (GCC 11, Clang or later)")
         return False
     library = ctypes.CDLL(str(found[0]))
-    names = [f"puppet_jax_{name}" for name in NAMES]
-    if not all(hasattr(library, name) for name in names):  # an older version's, built in place
-        warnings.warn(f"{found[0].name} is of another version and not used; install puppet-jax again", stacklevel=2)
+    if not all(hasattr(library, f"puppet_jax_{name}") for name in (*NAMES, "workspace")):
+        _warn(f"({found[0].name}) is of another version, built in place, and not used")
         return False
-    for name in names:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    register(library)
     return True
 
 
-def call(name: str, operands, shape: tuple[int, ...], stride, padding, lanes: int = 16):
-    """One of ``MAPS`` (see ``bank_convolution.py``) of float32 operands and an int32 index, with vectors of at
-    most ``lanes`` floats. An index that is neither −1 nor a place in the bank is an error when the program runs."""
-    run = jax.ffi.ffi_call(f"puppet_jax_{name}", jax.ShapeDtypeStruct(shape, np.float32))
-    return run(*operands, **_geometry(stride, padding, lanes))
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"puppet_jax's C++ program for CPUs {reason}. Convolutions run several times slower; install puppet-jax again",
+        stacklevel=4,
+    )
 
 
-def layer(operands, shape: tuple[int, ...], stride, padding, groups: int, relu: bool, residual: bool, lanes: int = 16):
-    """A whole layer (see ``layer.py``): its output, and the means over its map."""
-    numbers = {**_geometry(stride, padding, lanes), **_numbers(groups, relu, lanes), "residual": np.int64(residual)}
-    return jax.ffi.ffi_call("puppet_jax_layer", _like(shape, 1))(*operands, **numbers)
+def register(library: ctypes.CDLL) -> None:
+    """Let XLA call the program."""
+    global _library
+    for name in NAMES:
+        handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
+        jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
+    _library = library
 
 
-def finish(operands, *, groups: int, relu: bool, residual: bool, lanes: int, epsilon: float = EPSILON):
-    """What a layer does after its convolution (see ``finish.py``): its output, and the means over its map."""
-    numbers = {**_numbers(groups, relu, lanes, epsilon), "residual": np.int64(residual)}
-    return jax.ffi.ffi_call("puppet_jax_finish", _like(operands[0].shape, 1))(*operands, **numbers)
+def call(
+    name: str,
+    operands: Sequence[Array],
+    shapes: list[tuple[int, ...]],
+    lanes: int,
+    *,
+    geometry=None,
+    sets=None,
+    **numbers,
+) -> Sequence[Array]:
+    """Call one of ``NAMES``, in float32: bfloat16 is computed in it, as XLA:CPU does too.
+
+    An index that is neither −1 nor a place in the bank is an error when the program runs.
+
+    Args:
+        name: of the function.
+        operands: as the primitive takes them.
+        shapes: of the results.
+        lanes: floats in a vector at most.
+        geometry, sets, numbers: what is static for the primitive.
+    """
+    del sets  # the bank's shape says it
+    operands = [a if a.dtype == jnp.int32 else a.astype(jnp.float32) for a in operands]
+    attributes = {"lanes": lanes, **numbers}
+    if geometry is not None:
+        (stride_h, stride_w), ((top, _), (left, _)) = geometry.stride, geometry.padding
+        attributes |= {"stride_h": stride_h, "stride_w": stride_w, "top": top, "left": left}
+    results = list(shapes)
+    if name.endswith("kernel_gradient"):
+        results.append((_workspace(operands, shapes[0], geometry.stride, lanes),))
+    run = jax.ffi.ffi_call(f"puppet_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
+    typed = {key: (np.float32 if isinstance(value, float) else np.int64)(value) for key, value in attributes.items()}
+    return run(*operands, **typed)[: len(shapes)]
 
 
-def finish_gradient(operands, *, groups: int, relu: bool, lanes: int, epsilon: float = EPSILON):
-    """Its gradient: of the map, and of scale and shift each image's part."""
-    run = jax.ffi.ffi_call("puppet_jax_finish_gradient", _like(operands[0].shape, 2))
-    return run(*operands, **_numbers(groups, relu, lanes, epsilon))
-
-
-def _like(shape: tuple[int, ...], vectors: int):
-    """Maps of this shape, and so many vectors of a number for each image and channel."""
-    vector = jax.ShapeDtypeStruct((shape[0], shape[-1]), np.float32)
-    return [jax.ShapeDtypeStruct(shape, np.float32), *[vector] * vectors]
-
-
-def _numbers(groups, relu, lanes, epsilon=EPSILON):
-    return {
-        "groups": np.int64(groups),
-        "relu": np.int64(relu),
-        "lanes": np.int64(lanes),
-        "epsilon": np.float32(epsilon),
-    }
-
-
-def _geometry(stride, padding, lanes):
-    (top, _), (left, _) = padding
-    numbers = {"stride_h": stride[0], "stride_w": stride[1], "top": top, "left": left, "lanes": lanes}
-    return {name: np.int64(value) for name, value in numbers.items()}
+def _workspace(operands, bank_shape, stride, lanes) -> int:
+    """Count the floats that a kernel gradient needs beside its result. They are a result too, so that XLA plans them
+    among its other memory: what threads keep for themselves would stay, times their number."""
+    images, cotangents, _ = operands
+    channels, map_size = (images.shape[-1], cotangents.shape[-1]), cotangents.shape[1:3]
+    depthwise = len(bank_shape) == 4
+    assert _library is not None  # ``available``
+    count = _library.puppet_jax_workspace
+    count.restype = ctypes.c_int64
+    sizes = (depthwise, len(images), *bank_shape[1:3], *stride, *channels, *map_size, bank_shape[0], lanes)
+    return count(*map(ctypes.c_int64, sizes))

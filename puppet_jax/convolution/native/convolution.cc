@@ -1,10 +1,10 @@
 // The three bilinear maps of a convolution with kernels chosen from a bank, on a CPU, as XLA FFI handlers (see
-// ../bank_convolution.py for the maths). Operands are images (B, H, W, C_in), an index (B), banks
-// (S, K_h, K_w, C_in, C_out), outputs (B, H', W', C_out), float32; image i has the bank's kernel index[i], or none where
-// index[i] is -1: then its results are zeros and it costs nothing. 3×3 kernels at stride 1 go through Winograd's filtering
-// (winograd.inc), everything else is direct convolution (kernels.inc); no patches are ever formed. What several threads
-// read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work is spread over
-// XLA's own thread pool; what an image's numbers are depends neither on how nor on the rest of its batch.
+// ../_primitives.py for the maths). Operands are images (B, H, W, C_in), an index (B), banks
+// (S, K_h, K_w, C_in, C_out), outputs (B, H', W', C_out), float32; image i has the bank's kernel index[i], or none
+// where index[i] is -1: then its results are zeros and it costs nothing. 3×3 kernels at stride 1 go through Winograd's
+// filtering (winograd.inc), everything else is direct convolution (kernels.inc); no patches are ever formed. What
+// several threads read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work
+// is spread over XLA's own thread pool; what an image's numbers are depends neither on how nor on the rest of its batch.
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -66,7 +67,8 @@ namespace baseline {
 #undef WIDE
 }  // namespace baseline
 
-struct Set {
+// The inner loops, compiled for one instruction set.
+struct InnerLoops {
   int64_t lanes, wide;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
@@ -84,33 +86,35 @@ struct Set {
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
 constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at a time, one kernel at least
 
-#define SET(n)                                                                                                      \
-  Set {                                                                                                             \
+#define INNER_LOOPS(n)                                                                                              \
+  InnerLoops {                                                                                                      \
     n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel, &n::KernelFromTransform,             \
-        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Depthwise,             \
-        &n::Finish, &n::FinishGradient                                                                              \
+        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Depthwise, &n::Finish,   \
+        &n::FinishGradient                                                                                          \
   }
 
-// `most` lets tests run the other sets too: the largest number of lanes to use.
-Set Choose(int64_t most) {
+// Those of the widest vectors that the processor has, of at most so many lanes (tests run the narrower ones too).
+InnerLoops FastestLoops(int64_t most_lanes) {
 #ifdef SEVERAL_INSTRUCTION_SETS
   __builtin_cpu_init();
-  if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+  if (most_lanes >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return SET(avx512);
-  if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return SET(avx2);
+    return INNER_LOOPS(avx512);
+  if (most_lanes >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return INNER_LOOPS(avx2);
 #endif
-  return SET(baseline);
+  return INNER_LOOPS(baseline);
 }
-#undef SET
+#undef INNER_LOOPS
 
 // Runs task(i) for i < count on the pool's threads and this one, and returns when all are done. This thread takes tasks
 // too, and waits only for tasks that a running thread has taken, so a pool whose every thread waits here still ends.
+// What a task throws, on whichever thread, is thrown here when no thread runs one any more.
 void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int64_t)>& task) {
   struct State {
     std::atomic<int64_t> next{0};
     int64_t done = 0;
+    std::exception_ptr thrown;
     std::mutex mutex;
     std::condition_variable all_done;
   };
@@ -123,18 +127,32 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int
   // A helper that starts late finds no task left and never touches `task`, which may be gone.
   auto work = [state, count, &task] {
     int64_t mine = 0;
-    for (int64_t i; (i = state->next.fetch_add(1)) < count; ++mine) task(i);
+    std::exception_ptr thrown;
+    for (int64_t i; (i = state->next.fetch_add(1)) < count; ++mine) {
+      if (thrown) continue;
+      try {
+        task(i);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
+    }
     if (mine == 0) return;
     std::lock_guard<std::mutex> lock(state->mutex);
+    if (thrown) state->thrown = thrown;
     if ((state->done += mine) == count) state->all_done.notify_all();
   };
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(work));
+  try {
+    for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(work));
+  } catch (...) {  // out of memory: with fewer helpers
+  }
   work();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->all_done.wait(lock, [&] { return state->done == count; });
+  if (state->thrown) std::rethrow_exception(state->thrown);
 }
 
-// Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them.
+// Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them. Of an image's
+// size, or of the kernels laid out at a time; nothing here grows with the batch.
 float* Scratch(int which, int64_t size) {
   thread_local std::vector<float> buffers[4];
   if (static_cast<int64_t>(buffers[which].size()) < size) buffers[which].resize(size);
@@ -164,11 +182,12 @@ void Pad(float* padded, const float* image, Pair size, int64_t channels, Pair be
   }
 }
 
-// Where block o of a matrix of `rows` rows lies once Pack has laid it out, in blocks of `width` columns: o * rows * width.
+// How many numbers Pack lays out. Block o of a matrix of `rows` rows, of `width` columns, begins at o * rows * width.
 int64_t PackedSize(int64_t rows, int64_t columns, int64_t lanes) { return rows * Ceil(columns, lanes) * lanes; }
 
-// Some rows of a matrix (`columns` apart) in blocks of 2 * lanes columns, the last of lanes if that is enough, filled up
-// with zeros: what the inner loops read is then contiguous. `rows` is what the whole matrix has, `at` the first of these.
+// Some rows of a matrix (`columns` apart) in blocks of 2 * lanes columns, the last of lanes if that is enough, filled
+// up with zeros: what the inner loops read is then contiguous. `rows` is what the whole matrix has, `at` the first of
+// these.
 void Pack(const float* from, int64_t count, int64_t columns, int64_t lanes, int64_t rows, int64_t at, float* to) {
   for (int64_t o = 0; o < columns; o += 2 * lanes) {
     const int64_t used = std::min(columns - o, 2 * lanes), width = Ceil(used, lanes) * lanes;
@@ -180,6 +199,13 @@ void Pack(const float* from, int64_t count, int64_t columns, int64_t lanes, int6
   }
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Places __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#endif
+
 // to[o][i] = from[i][o], four by four through registers.
 void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to) {
   using baseline::Vector;
@@ -190,13 +216,13 @@ void Transpose(const float* from, int64_t c_in, int64_t c_out, float* to) {
     for (; o + 4 <= c_out; o += 4) {
       const float* p = from + i * c_out + o;
       const Vector a = at(p), b = at(p + c_out), c = at(p + 2 * c_out), d = at(p + 3 * c_out);
-      const Vector e = __builtin_shufflevector(a, b, 0, 4, 1, 5), f = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-      const Vector g = __builtin_shufflevector(a, b, 2, 6, 3, 7), h = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      const Vector e = SHUFFLE(a, b, 0, 4, 1, 5), f = SHUFFLE(c, d, 0, 4, 1, 5);
+      const Vector g = SHUFFLE(a, b, 2, 6, 3, 7), h = SHUFFLE(c, d, 2, 6, 3, 7);
       float* q = to + o * c_in + i;
-      *reinterpret_cast<Vector*>(q) = __builtin_shufflevector(e, f, 0, 1, 4, 5);
-      *reinterpret_cast<Vector*>(q + c_in) = __builtin_shufflevector(e, f, 2, 3, 6, 7);
-      *reinterpret_cast<Vector*>(q + 2 * c_in) = __builtin_shufflevector(g, h, 0, 1, 4, 5);
-      *reinterpret_cast<Vector*>(q + 3 * c_in) = __builtin_shufflevector(g, h, 2, 3, 6, 7);
+      *reinterpret_cast<Vector*>(q) = SHUFFLE(e, f, 0, 1, 4, 5);
+      *reinterpret_cast<Vector*>(q + c_in) = SHUFFLE(e, f, 2, 3, 6, 7);
+      *reinterpret_cast<Vector*>(q + 2 * c_in) = SHUFFLE(g, h, 0, 1, 4, 5);
+      *reinterpret_cast<Vector*>(q + 3 * c_in) = SHUFFLE(g, h, 2, 3, 6, 7);
     }
     for (; o < c_out; ++o)
       for (int64_t j = i; j < i + 4; ++j) to[o * c_in + j] = from[j * c_out + o];
@@ -216,48 +242,79 @@ bool TakesWinograd(Pair taps, Pair stride, int64_t c_in, int64_t c_out, Pair map
 using Array = ffi::Buffer<ffi::F32, 4>;
 using Bank = ffi::Buffer<ffi::F32, 5>;
 using Index = ffi::Buffer<ffi::S32, 1>;
+using Numbers = ffi::Buffer<ffi::F32, 1>;
+using Vectors = ffi::Buffer<ffi::F32, 2>;
 
-// The images that have a kernel, ordered by it, and where each kernel's begin.
-struct Chosen {
+// The images that have a kernel, ordered by it; those of kernel k are images[begins[k]] … images[begins[k + 1] - 1].
+struct ByKernel {
   std::vector<int64_t> images, begins;
+  int64_t Uses(int64_t kernel) const { return begins[kernel + 1] - begins[kernel]; }
 };
 
 // Fails if an index is no place in the bank: the one thing that would read memory that is not ours.
-ffi::ErrorOr<Chosen> Choose(const Index& index, int64_t sets) {
+ffi::ErrorOr<ByKernel> GroupByKernel(const Index& index, int64_t kernels) {
   const int64_t count = index.element_count();
-  Chosen chosen;
-  chosen.begins.assign(sets + 1, 0);
+  ByKernel by_kernel;
+  by_kernel.begins.assign(kernels + 1, 0);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t set = index.typed_data()[i];
-    if (set < -1 || set >= sets)
-      return ffi::Unexpected(ffi::Error::InvalidArgument("index " + std::to_string(set) + " of image " +
+    const int64_t kernel = index.typed_data()[i];
+    if (kernel < -1 || kernel >= kernels)
+      return ffi::Unexpected(ffi::Error::InvalidArgument("index " + std::to_string(kernel) + " of image " +
                                                          std::to_string(i) + " is no kernel of a bank of " +
-                                                         std::to_string(sets)));
-    if (set >= 0) ++chosen.begins[set + 1];
+                                                         std::to_string(kernels)));
+    if (kernel >= 0) ++by_kernel.begins[kernel + 1];
   }
-  for (int64_t set = 0; set < sets; ++set) chosen.begins[set + 1] += chosen.begins[set];
-  chosen.images.resize(chosen.begins[sets]);
-  std::vector<int64_t> next(chosen.begins);
+  for (int64_t kernel = 0; kernel < kernels; ++kernel) by_kernel.begins[kernel + 1] += by_kernel.begins[kernel];
+  by_kernel.images.resize(by_kernel.begins[kernels]);
+  std::vector<int64_t> next(by_kernel.begins);
   for (int64_t i = 0; i < count; ++i)
-    if (const int64_t set = index.typed_data()[i]; set >= 0) chosen.images[next[set]++] = i;
-  return chosen;
+    if (const int64_t kernel = index.typed_data()[i]; kernel >= 0) by_kernel.images[next[kernel]++] = i;
+  return by_kernel;
 }
+
+// What a kernel gradient lays out beside its result, in floats: of each image the padded map and the cotangents, as the
+// inner loops read them, or in a depthwise convolution the image's own gradient; and with Winograd's filtering the
+// transformed gradients of `kernels` kernels at a time. XLA plans this memory: it is a result of the call.
+struct Workspace {
+  int64_t image = 0, cotangents = 0, kernels = 0, transformed = 0;
+  int64_t Total(int64_t images) const { return images * (image + cotangents) + transformed; }
+};
+
+Workspace WorkspaceOf(bool depthwise, Pair taps, Pair stride, int64_t c_in, int64_t c_out, Pair map, int64_t bank_size,
+                      int64_t lanes) {
+  Workspace room;
+  if (depthwise) {
+    room.image = taps.h * taps.w * c_in;
+  } else if (TakesWinograd(taps, stride, c_in, c_out, map)) {
+    const Pair even{2 * Ceil(map.h, 2), 2 * Ceil(map.w, 2)};
+    room.image = (even.h + 2) * (even.w + 2) * c_in;
+    if (even.h != map.h || even.w != map.w) room.cotangents = even.h * even.w * c_out;
+    room.kernels = std::min(std::max<int64_t>(kLaidOut / (16 * c_in * c_out), 1), bank_size);
+    room.transformed = room.kernels * 16 * c_in * c_out;
+  } else {
+    room.image = ((map.h - 1) * stride.h + taps.h) * ((map.w - 1) * stride.w + taps.w) * c_in;
+    room.cotangents = PackedSize(map.h * map.w, c_out, lanes);
+  }
+  return room;
+}
+
+ffi::Error TooSmall() { return ffi::Error::InvalidArgument("the workspace is smaller than puppet_jax_workspace says"); }
 
 // Forward, and the image gradient, which is a forward map of the cotangents (`step` apart) with kernels turned by 180
 // degrees, their channels exchanged.
 // `finish(image)`, if there is one, is called once all of an image's output is there.
-ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images, const Index& index, const Bank& bank,
-                     Array& out, bool turned, Pair stride, Pair before, Pair step,
+ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images, const Index& index,
+                     const Bank& bank, Array& out, bool turned, Pair stride, Pair before, Pair step,
                      const std::function<void(int64_t)>& finish = nullptr) {
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
-  const int64_t c_in = x[3], c_out = y[3], sets = k[0], pixels = map.h * map.w;
+  const int64_t c_in = x[3], c_out = y[3], bank_size = k[0], pixels = map.h * map.w;
   const bool winograd = step.h == 1 && step.w == 1 && TakesWinograd(taps, stride, c_in, c_out, map);
   const int64_t rows = (winograd ? 16 : taps.h * taps.w) * c_in;
-  auto found = Choose(index, sets);
-  if (!found) return found.error();
-  const Chosen& chosen = *found;
-  const int64_t count = chosen.images.size(), packed_size = PackedSize(rows, c_out, set.lanes);
+  auto grouped = GroupByKernel(index, bank_size);
+  if (!grouped) return grouped.error();
+  const ByKernel& by_kernel = *grouped;
+  const int64_t count = by_kernel.images.size(), packed_size = PackedSize(rows, c_out, loops.lanes);
   for (int64_t i = 0; i < static_cast<int64_t>(x[0]); ++i)
     if (index.typed_data()[i] < 0)
       std::memset(out.typed_data() + i * pixels * c_out, 0, pixels * c_out * sizeof(float));
@@ -267,12 +324,12 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
     return ffi::Error::Success();
   }
   // A kernel that serves a single image, in an order that can be read, is read where it lies.
-  const auto packs = [&](int64_t s) {
-    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
-    return uses > 1 || (uses > 0 && (winograd || turned || c_out % set.lanes));
+  const auto packs = [&](int64_t kernel) {
+    const int64_t uses = by_kernel.Uses(kernel);
+    return uses > 1 || (uses > 0 && (winograd || turned || c_out % loops.lanes));
   };
-  std::vector<int64_t> places(sets, -1), packed;
-  float* kernels = nullptr;
+  std::vector<int64_t> places(bank_size, -1), packed;
+  float* laid_out = nullptr;
   const int64_t tap_count = taps.h * taps.w, matrix = c_in * c_out;
   // `count` rows of a kernel, from row `at` on, in the order of the inner loops.
   const auto pack = [&](const float* from, int64_t count, int64_t at, int64_t place) {
@@ -281,7 +338,7 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
       Transpose(from, c_out, c_in, transposed);
       from = transposed;
     }
-    Pack(from, count, c_out, set.lanes, rows, at, kernels + place * packed_size);
+    Pack(from, count, c_out, loops.lanes, rows, at, laid_out + place * packed_size);
   };
   // Rows of the map, or of its tiles, which an image's pieces divide.
   const Pair by = winograd ? Pair{Ceil(map.h, 2), Ceil(map.w, 2)} : map;
@@ -289,35 +346,36 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
   const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, by.h);
   const int64_t width = (by.w - 1) * apart.w + reach.w;
   const auto run = [&](int64_t task) {
-    const int64_t image = chosen.images[task / pieces], piece = task % pieces, s = index.typed_data()[image];
+    const int64_t image = by_kernel.images[task / pieces], piece = task % pieces, kernel = index.typed_data()[image];
     const int64_t first = piece * by.h / pieces, last = (piece + 1) * by.h / pieces;
     float* padded = Scratch(0, ((last - 1 - first) * apart.h + reach.h) * width * c_in);
     Pad(padded, images.typed_data() + image * size.h * size.w * c_in, size, c_in, before, step, first * apart.h,
         (last - 1) * apart.h + reach.h, width);
-    const bool own = places[s] < 0;
-    const float* kernel = own ? bank.typed_data() + s * rows * c_out : kernels + places[s] * packed_size;
+    const bool own = places[kernel] < 0;
+    const float* weights = own ? bank.typed_data() + kernel * rows * c_out : laid_out + places[kernel] * packed_size;
     float* to = out.typed_data() + image * pixels * c_out;
     if (winograd)
-      set.winograd_forward(padded, width, c_in, kernel, c_out, first, last, map, to, Scratch(1, set.winograd_room(c_in)));
+      loops.winograd_forward(padded, width, c_in, weights, c_out, first, last, map, to,
+                             Scratch(1, loops.winograd_room(c_in)));
     else
-      set.forward(padded, width, c_in, kernel, own, taps, c_out, stride, first, last, map.w, to);
+      loops.forward(padded, width, c_in, weights, own, taps, c_out, stride, first, last, map.w, to);
     if (finish && pieces == 1) finish(image);
   };
-  for (int64_t begin = 0, end; begin < sets; begin = end) {
-    end = std::min(begin + std::max<int64_t>(kLaidOut / packed_size, 1), sets);
+  for (int64_t begin = 0, end; begin < bank_size; begin = end) {
+    end = std::min(begin + std::max<int64_t>(kLaidOut / packed_size, 1), bank_size);
     packed.clear();
-    for (int64_t s = begin; s < end; ++s)
-      if (packs(s)) places[s] = packed.size(), packed.push_back(s);
-    kernels = Scratch(2, packed.size() * packed_size);
+    for (int64_t kernel = begin; kernel < end; ++kernel)
+      if (packs(kernel)) places[kernel] = packed.size(), packed.push_back(kernel);
+    laid_out = Scratch(2, packed.size() * packed_size);
     if (winograd) {
       // Rows that are transformed together stay in the cache, but what is to be transposed is transformed as a whole.
       const int64_t most = turned ? c_in : std::max<int64_t>(1024 / c_out, 1);
       Parallel(pool, packed.size() * 4, [&](int64_t task) {
-        const float* kernel = bank.typed_data() + packed[task / 4] * 9 * matrix;
+        const float* weights = bank.typed_data() + packed[task / 4] * 9 * matrix;
         float* transformed = Scratch(3, 4 * most * c_out);
         for (int64_t i = 0; i < c_in; i += most) {
           const int64_t count = std::min(most, c_in - i), n = count * c_out;
-          set.transform_kernel(kernel + i * c_out, matrix, n, task % 4, turned, transformed);
+          loops.transform_kernel(weights + i * c_out, matrix, n, task % 4, turned, transformed);
           for (int64_t p = 0; p < 4; ++p) pack(transformed + p * n, count, (task % 4 * 4 + p) * c_in + i, task / 4);
         }
       });
@@ -328,117 +386,117 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const Set& set, const Array& images,
         pack(bank.typed_data() + from * matrix, c_in, tap * c_in, place);
       });
     }
-    const int64_t from = chosen.begins[begin];
-    Parallel(pool, (chosen.begins[end] - from) * pieces, [&](int64_t task) { run(from * pieces + task); });
+    const int64_t from = by_kernel.begins[begin];
+    Parallel(pool, (by_kernel.begins[end] - from) * pieces, [&](int64_t task) { run(from * pieces + task); });
   }
-  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(chosen.images[i]); });
+  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(by_kernel.images[i]); });
   return ffi::Error::Success();
 }
 
 ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, ffi::Result<Array> out,
                           int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  return Correlate(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1});
+  return Correlate(pool, FastestLoops(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left},
+                   {1, 1});
 }
 
 // Depthwise, forward and the image gradient, as above; banks are (S, K_h, K_w, C).
-ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const Set& set, const Array& images, const Index& index,
+ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images, const Index& index,
                               const Array& bank, Array& out, bool turned, Pair stride, Pair before, Pair step) {
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
   const int64_t c = y[3], pixels = map.h * map.w, total = taps.h * taps.w;
-  auto found = Choose(index, k[0]);
-  if (!found) return found.error();
+  auto grouped = GroupByKernel(index, k[0]);
+  if (!grouped) return grouped.error();
   const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
   Parallel(pool, x[0], [&](int64_t image) {
     float* to = out.typed_data() + image * pixels * c;
-    const int64_t s = index.typed_data()[image];
-    if (s < 0 || total == 0) {
+    const int64_t kernel = index.typed_data()[image];
+    if (kernel < 0 || total == 0) {
       std::memset(to, 0, pixels * c * sizeof(float));
       return;
     }
-    float* padded = Scratch(0, height * width * c + set.lanes);
+    float* padded = Scratch(0, height * width * c + loops.lanes);
     Pad(padded, images.typed_data() + image * size.h * size.w * c, size, c, before, step, 0, height, width);
-    const float* own = bank.typed_data() + s * total * c;
+    const float* own = bank.typed_data() + kernel * total * c;
     if (turned) {
       float* backwards = Scratch(1, total * c);
       for (int64_t t = 0; t < total; ++t) std::memcpy(backwards + t * c, own + (total - 1 - t) * c, c * sizeof(float));
       own = backwards;
     }
-    set.depthwise(padded, width, c, own, taps, stride, map, nullptr, to);
+    loops.depthwise(padded, width, c, own, taps, stride, map, nullptr, to);
   });
   return ffi::Error::Success();
 }
 
 ffi::Error DepthwiseForwardHandler(ffi::ThreadPool pool, Array images, Index index, Array bank, ffi::Result<Array> out,
                                    int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  return CorrelateDepthwise(pool, Choose(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left},
-                            {1, 1});
+  return CorrelateDepthwise(pool, FastestLoops(lanes), images, index, bank, *out, false, {stride_h, stride_w},
+                            {top, left}, {1, 1});
 }
 
 ffi::Error DepthwiseImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Array bank,
                                          ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
                                          int64_t left, int64_t lanes) {
   const auto k = bank.dimensions();
-  return CorrelateDepthwise(pool, Choose(lanes), cotangents, index, bank, *out, true, {1, 1},
+  return CorrelateDepthwise(pool, FastestLoops(lanes), cotangents, index, bank, *out, true, {1, 1},
                             {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
 }
 
 // Each image's own gradient, then their sum over the images of a kernel, in the order of the batch.
 ffi::Error DepthwiseKernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
-                                          ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
-                                          int64_t left, int64_t lanes) {
-  const Set set = Choose(lanes);
+                                          ffi::Result<Array> out, ffi::Result<Numbers> workspace, int64_t stride_h,
+                                          int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+  const InnerLoops loops = FastestLoops(lanes);
   const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{g[1], g[2]}, stride{stride_h, stride_w};
   const int64_t c = k[3], numbers = taps.h * taps.w * c;
-  auto found = Choose(index, k[0]);
-  if (!found) return found.error();
-  const Chosen& chosen = *found;
+  auto grouped = GroupByKernel(index, k[0]);
+  if (!grouped) return grouped.error();
+  const ByKernel& by_kernel = *grouped;
   const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
-  float* of_images = Scratch(2, chosen.images.size() * numbers);
-  Parallel(pool, chosen.images.size(), [&](int64_t i) {
-    const int64_t image = chosen.images[i];
-    float* padded = Scratch(0, height * width * c + set.lanes);
+  const Workspace room = WorkspaceOf(true, taps, stride, c, c, map, k[0], loops.lanes);
+  if (room.Total(x[0]) > static_cast<int64_t>(workspace->element_count())) return TooSmall();
+  float* of_images = workspace->typed_data();
+  Parallel(pool, by_kernel.images.size(), [&](int64_t i) {
+    const int64_t image = by_kernel.images[i];
+    float* padded = Scratch(0, height * width * c + loops.lanes);
     Pad(padded, images.typed_data() + image * size.h * size.w * c, size, c, {top, left}, {1, 1}, 0, height, width);
-    set.depthwise(padded, width, c, nullptr, taps, stride, map, cotangents.typed_data() + image * map.h * map.w * c,
+    loops.depthwise(padded, width, c, nullptr, taps, stride, map, cotangents.typed_data() + image * map.h * map.w * c,
                   of_images + i * numbers);
   });
-  for (int64_t s = 0; s < static_cast<int64_t>(k[0]); ++s) {
-    float* to = out->typed_data() + s * numbers;
+  for (int64_t kernel = 0; kernel < static_cast<int64_t>(k[0]); ++kernel) {
+    float* to = out->typed_data() + kernel * numbers;
     std::memset(to, 0, numbers * sizeof(float));
-    for (int64_t i = chosen.begins[s]; i < chosen.begins[s + 1]; ++i)
+    for (int64_t i = by_kernel.begins[kernel]; i < by_kernel.begins[kernel + 1]; ++i)
       for (int64_t n = 0; n < numbers; ++n) to[n] += of_images[i * numbers + n];
   }
   return ffi::Error::Success();
 }
 
-using Vector1 = ffi::Buffer<ffi::F32, 1>;
-using Vectors = ffi::Buffer<ffi::F32, 2>;
-
 // A layer: forward, normalisation over groups of channels, ReLU, the layer's input added (each of the last two if asked
 // for); and the mean over the map.
-ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Vector1 scale, Vector1 shift,
+ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Numbers scale, Numbers shift,
                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t stride_h,
                         int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
                         float epsilon, int64_t residual) {
-  const Set set = Choose(lanes);
+  const InnerLoops loops = FastestLoops(lanes);
   const auto y = out->dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
   std::memset(means->typed_data(), 0, means->size_bytes());
-  return Correlate(pool, set, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
+  return Correlate(pool, loops, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
                    [&](int64_t image) {
                      float* map = out->typed_data() + image * size;
-                     set.finish(map, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
+                     loops.finish(map, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
                                 residual ? images.typed_data() + image * size : nullptr, map,
                                 means->typed_data() + image * c, Scratch(1, 3 * c));
                    });
 }
 
 // What a layer does after its convolution, and its gradient; an image without a kernel gets zeros.
-ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array images, Vector1 scale, Vector1 shift,
-                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t lanes, int64_t groups, int64_t relu,
-                         float epsilon, int64_t residual) {
-  const Set set = Choose(lanes);
+ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array images, Numbers scale, Numbers shift,
+                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t lanes, int64_t groups,
+                         int64_t relu, float epsilon, int64_t residual) {
+  const InnerLoops loops = FastestLoops(lanes);
   const auto y = maps.dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
   Parallel(pool, y[0], [&](int64_t image) {
@@ -448,17 +506,17 @@ ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array im
       std::memset(mean, 0, c * sizeof(float));
       return;
     }
-    set.finish(maps.typed_data() + image * size, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
-               residual ? images.typed_data() + image * size : nullptr, to, mean, Scratch(1, 3 * c));
+    loops.finish(maps.typed_data() + image * size, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon,
+                 relu, residual ? images.typed_data() + image * size : nullptr, to, mean, Scratch(1, 3 * c));
   });
   return ffi::Error::Success();
 }
 
-ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array maps, Index index, Vector1 scale,
-                                 Vector1 shift, ffi::Result<Array> out, ffi::Result<Vectors> of_scale,
+ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array maps, Index index, Numbers scale,
+                                 Numbers shift, ffi::Result<Array> out, ffi::Result<Vectors> of_scale,
                                  ffi::Result<Vectors> of_shift, int64_t lanes, int64_t groups, int64_t relu,
                                  float epsilon) {
-  const Set set = Choose(lanes);
+  const InnerLoops loops = FastestLoops(lanes);
   const auto y = maps.dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
   Parallel(pool, y[0], [&](int64_t image) {
@@ -470,7 +528,7 @@ ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array m
       std::memset(other_sums, 0, c * sizeof(float));
       return;
     }
-    set.finish_gradient(maps.typed_data() + image * size, cotangents.typed_data() + image * size, pixels, c, groups,
+    loops.finish_gradient(maps.typed_data() + image * size, cotangents.typed_data() + image * size, pixels, c, groups,
                         scale.typed_data(), shift.typed_data(), epsilon, relu, to, sums, other_sums, Scratch(1, 7 * c));
   });
   return ffi::Error::Success();
@@ -479,117 +537,118 @@ ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array m
 ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Bank bank, ffi::Result<Array> out,
                                 int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
   const auto k = bank.dimensions();
-  return Correlate(pool, Choose(lanes), cotangents, index, bank, *out, true, {1, 1}, {k[1] - 1 - top, k[2] - 1 - left},
-                   {stride_h, stride_w});
+  return Correlate(pool, FastestLoops(lanes), cotangents, index, bank, *out, true, {1, 1},
+                   {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
 }
 
 // The kernels' gradients, transformed, in tasks of a kernel, a row of its positions and some input channels; and from
 // them the gradients.
-void WinogradKernelGradient(ffi::ThreadPool& pool, const Set& set, const Array& images, const Array& cotangents,
-                            const Chosen& chosen, Pair before, int64_t c_in, int64_t c_out, float* out) {
+void WinogradKernelGradient(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images,
+                            const Array& cotangents, const ByKernel& by_kernel, Pair before, int64_t c_in,
+                            int64_t c_out, const Workspace& room, float* workspace, float* out) {
   const auto x = images.dimensions(), g = cotangents.dimensions();
   const Pair map{g[1], g[2]}, tiles{Ceil(map.h, 2), Ceil(map.w, 2)};
-  const int64_t sets = chosen.begins.size() - 1, count = chosen.images.size(), matrix = c_in * c_out;
-  const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2, size = height * width * c_in;
-  const bool even = map.h % 2 == 0 && map.w % 2 == 0;
-  const int64_t cotangent_size = even ? 0 : 4 * tiles.h * tiles.w * c_out;
-  float* laid_out = Scratch(2, count * (size + cotangent_size));
+  const int64_t bank_size = by_kernel.begins.size() - 1, count = by_kernel.images.size(), matrix = c_in * c_out;
+  const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2;
+  float *transformed = workspace, *laid_out = workspace + room.transformed;
   std::vector<const float*> padded(count), seen(count);
   Parallel(pool, count, [&](int64_t i) {
-    float* to = laid_out + i * (size + cotangent_size);
-    Pad(to, images.typed_data() + chosen.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, before, {1, 1}, 0, height,
-        width);
+    float* to = laid_out + i * (room.image + room.cotangents);
+    Pad(to, images.typed_data() + by_kernel.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, before, {1, 1}, 0,
+        height, width);
     padded[i] = to;
-    seen[i] = cotangents.typed_data() + chosen.images[i] * map.h * map.w * c_out;
-    if (even) return;
-    Pad(to + size, seen[i], map, c_out, {0, 0}, {1, 1}, 0, 2 * tiles.h, 2 * tiles.w);
-    seen[i] = to + size;
+    seen[i] = cotangents.typed_data() + by_kernel.images[i] * map.h * map.w * c_out;
+    if (room.cotangents == 0) return;  // an even number of rows and columns
+    Pad(to + room.image, seen[i], map, c_out, {0, 0}, {1, 1}, 0, 2 * tiles.h, 2 * tiles.w);
+    seen[i] = to + room.image;
   });
   struct Task {
-    int64_t uses, set, row, first, last;
+    int64_t uses, kernel, row, first, last;
   };
-  const int64_t blocks = Ceil(c_in, set.wide), wanted = pool.num_threads();
-  for (int64_t begin = 0, end; begin < sets; begin = end) {
-    end = std::min(begin + std::max<int64_t>(kLaidOut / (16 * matrix), 1), sets);
-    float* transformed = Scratch(3, (end - begin) * 16 * matrix);
+  const int64_t blocks = Ceil(c_in, loops.wide), wanted = pool.num_threads();
+  for (int64_t begin = 0, end; begin < bank_size; begin = end) {
+    end = std::min(begin + room.kernels, bank_size);
     std::vector<Task> tasks;
-    for (int64_t s = begin; s < end; ++s) {
-      const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
-      if (uses == 0) std::memset(out + s * 9 * matrix, 0, 9 * matrix * sizeof(float));
+    for (int64_t kernel = begin; kernel < end; ++kernel) {
+      const int64_t uses = by_kernel.Uses(kernel);
+      if (uses == 0) std::memset(out + kernel * 9 * matrix, 0, 9 * matrix * sizeof(float));
       const int64_t pieces = uses ? std::min(Ceil(wanted * uses, 2 * count), blocks) : 0;
       for (int64_t p = 0; p < pieces; ++p)
         for (int64_t row = 0; row < 4; ++row)
-          tasks.push_back({uses, s, row, p * blocks / pieces * set.wide,
-                           std::min((p + 1) * blocks / pieces * set.wide, c_in)});
+          tasks.push_back({uses, kernel, row, p * blocks / pieces * loops.wide,
+                           std::min((p + 1) * blocks / pieces * loops.wide, c_in)});
     }
     // The longest first, so that no thread begins one when the others have ended.
     std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.uses > b.uses; });
     Parallel(pool, tasks.size(), [&](int64_t t) {
-      const auto [uses, s, row, first, last] = tasks[t];
-      const int64_t at_once = set.tiles_at_once(last - first, c_out, kCached);
-      float* work = Scratch(0, kCached + 4 * (last - first + c_out + 2 * set.lanes));
-      set.winograd_gradients[row](uses, padded.data() + chosen.begins[s], width, c_in, seen.data() + chosen.begins[s],
-                                  tiles, c_out, first, last, at_once, transformed + ((s - begin) * 16 + row * 4) * matrix,
-                                  work);
+      const auto [uses, kernel, row, first, last] = tasks[t];
+      const int64_t at_once = loops.tiles_at_once(last - first, c_out, kCached);
+      float* work = Scratch(0, kCached + 4 * (last - first + c_out + 2 * loops.lanes));
+      loops.winograd_gradients[row](uses, padded.data() + by_kernel.begins[kernel], width, c_in,
+                                    seen.data() + by_kernel.begins[kernel], tiles, c_out, first, last, at_once,
+                                    transformed + ((kernel - begin) * 16 + row * 4) * matrix, work);
     });
     const int64_t pieces = 4;
     Parallel(pool, (end - begin) * pieces, [&](int64_t task) {
-      const int64_t s = begin + task / pieces, piece = task % pieces, first = piece * matrix / pieces;
+      const int64_t kernel = begin + task / pieces, piece = task % pieces, first = piece * matrix / pieces;
       const int64_t n = (piece + 1) * matrix / pieces - first;
-      if (chosen.begins[s + 1] > chosen.begins[s])
-        set.kernel_from_transform(transformed + (s - begin) * 16 * matrix + first, matrix, n, out + s * 9 * matrix + first);
+      if (by_kernel.Uses(kernel) > 0)
+        loops.kernel_from_transform(transformed + (kernel - begin) * 16 * matrix + first, matrix, n,
+                                    out + kernel * 9 * matrix + first);
     });
   }
 }
 
 ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
-                                 ffi::Result<Bank> out, int64_t stride_h, int64_t stride_w, int64_t top, int64_t left,
-                                 int64_t lanes) {
-  const Set set = Choose(lanes);
+                                 ffi::Result<Bank> out, ffi::Result<Numbers> workspace, int64_t stride_h,
+                                 int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+  const InnerLoops loops = FastestLoops(lanes);
   const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
-  const int64_t sets = k[0], rows = k[1] * k[2] * k[3], c_in = k[3], c_out = k[4], pixels = g[1] * g[2];
-  const Pair map{g[1], g[2]}, stride{stride_h, stride_w};
-  auto found = Choose(index, sets);
-  if (!found) return found.error();
-  const Chosen& chosen = *found;
-  if (TakesWinograd({k[1], k[2]}, stride, c_in, c_out, map)) {
-    WinogradKernelGradient(pool, set, images, cotangents, chosen, {top, left}, c_in, c_out, out->typed_data());
+  const int64_t bank_size = k[0], rows = k[1] * k[2] * k[3], c_in = k[3], c_out = k[4], pixels = g[1] * g[2];
+  const Pair taps{k[1], k[2]}, map{g[1], g[2]}, stride{stride_h, stride_w};
+  auto grouped = GroupByKernel(index, bank_size);
+  if (!grouped) return grouped.error();
+  const ByKernel& by_kernel = *grouped;
+  const Workspace room = WorkspaceOf(false, taps, stride, c_in, c_out, map, bank_size, loops.lanes);
+  if (room.Total(x[0]) > static_cast<int64_t>(workspace->element_count())) return TooSmall();
+  if (TakesWinograd(taps, stride, c_in, c_out, map)) {
+    WinogradKernelGradient(pool, loops, images, cotangents, by_kernel, {top, left}, c_in, c_out, room,
+                           workspace->typed_data(), out->typed_data());
     return ffi::Error::Success();
   }
-  const int64_t count = chosen.images.size();
-  const int64_t height = (map.h - 1) * stride.h + k[1], width = (map.w - 1) * stride.w + k[2];
-  const int64_t size = height * width * c_in, packed_size = PackedSize(pixels, c_out, set.lanes);
+  const int64_t count = by_kernel.images.size();
+  const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
   // Images and cotangents as the inner loops read them, those of a kernel side by side.
-  float* laid_out = Scratch(2, count * (size + packed_size));
   std::vector<const float*> padded(count), packed(count);
   Parallel(pool, count, [&](int64_t i) {
-    float* to = laid_out + i * (size + packed_size);
-    Pad(to, images.typed_data() + chosen.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, {top, left}, {1, 1}, 0,
+    float* to = workspace->typed_data() + i * (room.image + room.cotangents);
+    Pad(to, images.typed_data() + by_kernel.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, {top, left}, {1, 1}, 0,
         height, width);
-    Pack(cotangents.typed_data() + chosen.images[i] * pixels * c_out, pixels, c_out, set.lanes, pixels, 0, to + size);
-    padded[i] = to, packed[i] = to + size;
+    Pack(cotangents.typed_data() + by_kernel.images[i] * pixels * c_out, pixels, c_out, loops.lanes, pixels, 0,
+         to + room.image);
+    padded[i] = to, packed[i] = to + room.image;
   });
   // Tasks of about equal work: the rows of a kernel in as many pieces as it has images for.
   struct Task {
-    int64_t set, first, last;
+    int64_t kernel, first, last;
   };
   std::vector<Task> tasks;
-  const int64_t tiles = Ceil(rows, set.wide), wanted = 4 * pool.num_threads();
-  for (int64_t s = 0; s < sets; ++s) {
-    const int64_t uses = chosen.begins[s + 1] - chosen.begins[s];
+  const int64_t tiles = Ceil(rows, loops.wide), wanted = 4 * pool.num_threads();
+  for (int64_t kernel = 0; kernel < bank_size; ++kernel) {
+    const int64_t uses = by_kernel.Uses(kernel);
     const int64_t pieces = std::clamp<int64_t>(count ? Ceil(wanted * uses, count) : 1, 1, std::max<int64_t>(tiles, 1));
     for (int64_t p = 0; p < pieces; ++p)
-      tasks.push_back({s, p * tiles / pieces * set.wide, std::min((p + 1) * tiles / pieces * set.wide, rows)});
+      tasks.push_back({kernel, p * tiles / pieces * loops.wide, std::min((p + 1) * tiles / pieces * loops.wide, rows)});
   }
-  const int64_t at_once = std::max<int64_t>(kCached / (size + packed_size + 1), 1);
+  const int64_t at_once = std::max<int64_t>(kCached / (room.image + room.cotangents + 1), 1);
   Parallel(pool, tasks.size(), [&](int64_t t) {
-    const auto [s, first, last] = tasks[t];
-    const int64_t begin = chosen.begins[s], end = chosen.begins[s + 1];
-    float* to = out->typed_data() + s * rows * c_out;
+    const auto [kernel, first, last] = tasks[t];
+    const int64_t begin = by_kernel.begins[kernel], end = by_kernel.begins[kernel + 1];
+    float* to = out->typed_data() + kernel * rows * c_out;
     if (begin == end || pixels == 0) std::memset(to + first * c_out, 0, (last - first) * c_out * sizeof(float));
     for (int64_t i = begin; i < end && pixels; i += at_once)
-      set.kernel_gradient(std::min(at_once, end - i), padded.data() + i, width, c_in, packed.data() + i, map, k[2], c_out,
-                          stride, first, last, to, i > begin);
+      loops.kernel_gradient(std::min(at_once, end - i), padded.data() + i, width, c_in, packed.data() + i, map, taps.w,
+                            c_out, stride, first, last, to, i > begin);
   });
   return ffi::Error::Success();
 }
@@ -604,44 +663,60 @@ auto WithGeometry(auto binding) {
 }
 
 auto WithNormalisation(auto binding) {
-  return std::move(binding).template Attr<int64_t>("groups").template Attr<int64_t>("relu").template Attr<float>("epsilon");
+  return std::move(binding)
+      .template Attr<int64_t>("groups")
+      .template Attr<int64_t>("relu")
+      .template Attr<float>("epsilon");
 }
 
 auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
 
+// The floats of workspace that a kernel gradient of these sizes takes as its second result; `lanes` as its attribute.
+extern "C" int64_t puppet_jax_workspace(int64_t depthwise, int64_t images, int64_t taps_h, int64_t taps_w,
+                                        int64_t stride_h, int64_t stride_w, int64_t c_in, int64_t c_out, int64_t map_h,
+                                        int64_t map_w, int64_t bank_size, int64_t lanes) {
+  return WorkspaceOf(depthwise, {taps_h, taps_w}, {stride_h, stride_w}, c_in, c_out, {map_h, map_w}, bank_size, lanes)
+      .Total(images);
+}
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>().Ret<Numbers>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_forward, DepthwiseForwardHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_image_gradient, DepthwiseImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_kernel_gradient, DepthwiseKernelGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>()));
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>().Ret<Numbers>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     puppet_jax_layer, LayerHandler,
     WithNormalisation(
         WithGeometry(
-            Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Arg<Vector1>().Arg<Vector1>().Ret<Array>().Ret<Vectors>()))
+            Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Arg<Numbers>().Arg<Numbers>().Ret<Array>().Ret<Vectors>()))
         .Attr<int64_t>("residual"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    puppet_jax_finish, FinishHandler,
-    WithNormalisation(
-        Bind().Arg<Array>().Arg<Index>().Arg<Array>().Arg<Vector1>().Arg<Vector1>().Ret<Array>().Ret<Vectors>().Attr<int64_t>(
-            "lanes"))
-        .Attr<int64_t>("residual"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish, FinishHandler,
+                              WithNormalisation(Bind()
+                                                    .Arg<Array>()
+                                                    .Arg<Index>()
+                                                    .Arg<Array>()
+                                                    .Arg<Numbers>()
+                                                    .Arg<Numbers>()
+                                                    .Ret<Array>()
+                                                    .Ret<Vectors>()
+                                                    .Attr<int64_t>("lanes"))
+                                  .Attr<int64_t>("residual"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish_gradient, FinishGradientHandler,
                               WithNormalisation(Bind()
                                                     .Arg<Array>()
                                                     .Arg<Array>()
                                                     .Arg<Index>()
-                                                    .Arg<Vector1>()
-                                                    .Arg<Vector1>()
+                                                    .Arg<Numbers>()
+                                                    .Arg<Numbers>()
                                                     .Ret<Array>()
                                                     .Ret<Vectors>()
                                                     .Ret<Vectors>()
