@@ -36,6 +36,7 @@ def test_class_folders_alone_are_divided_every_nth_of_each_class(tmp_path):
     assert got.class_names == ("cat", "dog", "emu")
     assert got.num_classes == 3
     assert got.skipped == ()
+    assert "a share of 0.2 of each class is set aside and called test" in got.note
     # The fifth and the tenth of cat and dog, the fifth of emu: their levels say so.
     assert levels(got.test) == [4, 9, 14, 19, 24]
     assert levels(got.train) == [n for n in range(25) if n % 5 != 4]
@@ -57,6 +58,7 @@ def test_folders_train_and_test(tmp_path, test):
     assert got.class_names == ("a", "b")
     assert levels(got.train) == [*range(10), *range(10, 19)]
     assert levels(got.test) == [0, 1]
+    assert got.note == ""
     assert got.test.labels.tolist() == [1, 1]
     # Validation is a part of train, and the test images are left alone.
     held = data.load(str(tmp_path), None, "validation", validation_share=0.5)

@@ -90,6 +90,7 @@ def test_validation_stands_in_for_test_and_train_for_both(tmp_path, rng):
     alone = data.load("alone", tmp_path, "test", validation_share=0.2)
     np.testing.assert_array_equal(alone.test.images, decoded(train)[16:])
     np.testing.assert_array_equal(alone.train.images, decoded(train)[:16])
+    assert "set aside" in alone.note
     # --evaluate-on validation takes from train, whatever other splits there are.
     got = data.load("fabric", tmp_path, "validation", validation_share=0.2)
     np.testing.assert_array_equal(got.test.images, decoded(train)[16:])

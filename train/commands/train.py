@@ -98,6 +98,8 @@ def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
     )
     if config.resume is not None:
         check_data(config, dataset, run_folder.described(config.resume).data)
+    if dataset.note and devices.is_first():
+        _tell(dataset.note)
     if dataset.skipped and devices.is_first():
         shown = "".join(f"\n  {printable(skip.path)}: {printable(skip.reason)}" for skip in dataset.skipped[:SHOWN])
         more = f"\n  and {len(dataset.skipped) - SHOWN} more" if len(dataset.skipped) > SHOWN else ""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.decode import decode
-from train.data.split import Dataset, Skipped, Split, held_out
+from train.data.split import Dataset, Skipped, Split, held_out, set_aside
 from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
 from train.errors import UserError, missing
 
@@ -43,11 +43,11 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing("pillow", str(folder)) from error
-    classes, parts, loose = _find(folder, validation_share)
+    classes, parts, loose, note = _find(folder, validation_share)
     (train, test), skipped = decode(str(folder), parts, image_size)
     skipped += loose
     _check_every_class(str(folder), classes, train, skipped)
-    return Dataset(train, test, classes, tuple(skipped))
+    return Dataset(train, test, classes, tuple(skipped), note)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class _Listing(NamedTuple):
         return sum(skip.reason == OUTSIDE for skip in self.others)
 
 
-def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped]]:
-    """The classes, the files of the train and the test split, and what is passed over."""
+def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped], str]:
+    """The classes, the files of the train and the test split, what is passed over, and the note."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
     inside = _list(folder)
@@ -110,7 +110,7 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     files = _files(train, train.folders, skipped)
     if test is None:
         aside = held_out(files.labels, validation_share)
-        return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped
+        return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped, set_aside(validation_share)
     if strange := sorted(set(test.folders) - set(train.folders)):
         raise UserError(
             f"--data {folder}: {test.path} has {len(strange)} class folders that {train.path} does not have "
@@ -122,7 +122,7 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
         if path not in (train.path, test.path):
             skipped.append(Skipped(str(path), f"beside {train.path.name} and {test.path.name}, not read"))
     held = _files(test, train.folders, skipped)
-    return tuple(train.folders), (files, held), [*skipped, *test.others]
+    return tuple(train.folders), (files, held), [*skipped, *test.others], ""
 
 
 def _list(folder: Path) -> _Listing:

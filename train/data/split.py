@@ -29,12 +29,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training split, the split that is reported on, the classes by label, and what could not be read."""
+    """A training split, the split that is reported on, the classes by label, what could not be read, and how the second
+    split came about where the data have none."""
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    note: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -63,6 +65,11 @@ def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
         due = np.arange(len(rows) + 1) * share.numerator // share.denominator
         aside[rows[np.diff(due) > 0]] = True
     return aside
+
+
+def set_aside(share: float) -> str:
+    """The note on a data set without a test part."""
+    return f"no test part: a share of {share:g} of each class is set aside and called test (--validation-share)"
 
 
 def hold_out(split: Split, share: float | Fraction) -> tuple[Split, Split]:

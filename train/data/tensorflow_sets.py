@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.decode import decode
-from train.data.split import Dataset, hold_out
+from train.data.split import Dataset, hold_out, set_aside
 from train.errors import UserError, missing
 
 # name, name/configuration, either with :version
@@ -123,8 +123,9 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
     for split, part in zip(names, decoded, strict=True):
         if len(part) and part.labels.min() < 0:
             raise UserError(f"--data {name}: has images without a label in {split}, expected a class for each")
-    train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
-    return Dataset(train, test, tuple(features["label"].names), tuple(skipped))
+    note = "" if len(decoded) == 2 else set_aside(validation_share)
+    train, test = decoded if not note else hold_out(decoded[0], validation_share)
+    return Dataset(train, test, tuple(features["label"].names), tuple(skipped), note)
 
 
 def _check_features(name: str, features, tfds):
