@@ -48,9 +48,10 @@ MODELS = [
 ]
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(("puppet", "puppeteer", "bin_"), MODELS)
-def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppeteer, bin_):
+def test_values_and_gradients_are_those_of_each_images_own_kernels(puppet, puppeteer, bin_, request):
+    if (puppet, puppeteer, bin_) == MODELS[0]:  # one of them: compiling takes twice as long
+        request.getfixturevalue("optimised")
     model, images = model_of(puppet, puppeteer, bin=bin_), images_of()
     assert len(set(np.asarray(measured(model, images)[1]))) >= 2
     found = value_and_gradients(of_batch, model, images)

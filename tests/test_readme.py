@@ -26,7 +26,6 @@ _UNIT = (
 MEASURED = re.compile(rf"\d[\d.,]*\s*(?:{_UNIT})|\d[\d.,]*\s*(?:to|–|〜|±)\s*\d")
 
 
-@pytest.mark.usefixtures("optimised")
 def test_the_examples_run_as_printed(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert len(blocks) == 2
