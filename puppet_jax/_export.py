@@ -25,8 +25,7 @@ Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _MODEL_CALLS = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
 _PUPPETEER_CALLS = (
-    "the puppeteer calls functions that a file cannot hold, as diffrax calls Python to check step times; store what "
-    'it makes, store="kernels"'
+    'the puppeteer calls functions that a file cannot hold, such as Python\'s; store what it makes, store="kernels"'
 )
 _VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
@@ -67,8 +66,7 @@ def export(
         TypeError: ``predict`` is no :class:`Predictor`.
         ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
             platform, ``store`` or ``weights``, another number of classes than logits, a path whose folder does not
-            exist, or a model that calls functions outside of XLA; so does the ODE, of which only the kernels can be
-            stored.
+            exist, or a model that calls functions outside of XLA.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)

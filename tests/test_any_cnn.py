@@ -258,7 +258,7 @@ def test_sizes_are_solved_for():
     widths = (8, 16, 32, 64)
     shapes = [(b, a, 3, 3) for a, b in itertools.pairwise(widths)] + [(64, 64, 3, 3)] * 4 + [(64, 1, 5, 5)]
     for compression in (4, 10):
-        make = functools.partial(pj.model.continuous_of, shapes, compression=compression)
+        make = functools.partial(_model.continuous_of, shapes, compression=compression)
         made = nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0)))
         stored_count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
         kernels = sum(map(np.prod, shapes))

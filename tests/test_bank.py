@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from small import PUPPETEERS, close, drawn
 
 from puppet_jax._bank import Bank, make_bank
@@ -31,6 +32,15 @@ def test_a_bank_holds_the_kernels_of_each_complexity(name):
     for layer, kernels in enumerate(bank.kernels):
         wanted = jnp.stack([kernel[layer] for kernel in each]).transpose(0, 3, 4, 2, 1)
         assert close(kernels, wanted[: len(kernels)], 1e-4)
+
+
+@pytest.mark.parametrize("name", list(PUPPETEERS))
+def test_generation_and_its_gradient_are_programs_for_every_platform(name):
+    graphdef, state = nnx.split(drawn(lambda: PUPPETEERS[name](SHAPES)))
+    generate = lambda state, h: nnx.merge(graphdef, state).bank(h)  # noqa: E731
+    loss = lambda state, h: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(generate(state, h)))  # noqa: E731
+    for function in (generate, jax.grad(loss)):  # a callback to Python would be refused
+        jax.jit(function).trace(state, jnp.ones(3)).lower(lowering_platforms=("cuda", "rocm", "tpu"))
 
 
 def test_a_bank_may_lack_the_sets_that_only_shallow_images_would_choose():

@@ -1,15 +1,15 @@
 """OdePuppeteer: the conventional method. Kernels are points on the trajectory of an ODE (eqs. 1 and 2)."""
 
-import inspect
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -19,11 +19,9 @@ from puppet_jax.puppeteers._base import Puppeteer, parameter
 from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
 
 Initial = Literal["constant", "low_rank", "full"]
-Adjoint = Literal["recursive", "backsolve", "direct"]
 Activation = Literal["tanh", "relu", "identity"]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda x: x}
-_ROOT_TOLERANCE = 1e-5
 
 
 class OdePuppeteer(Puppeteer):
@@ -32,8 +30,8 @@ class OdePuppeteer(Puppeteer):
     The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²). The published field G is one
     depthwise-separable convolution that reads P as an image of C_out,max channels on the plane (C_in,max, K_max²):
     depthwise 3×3 (zero padding), activation, pointwise across channels. Layer l uses P averaged down to its own
-    shape. diffrax integrates; ``solver="Euler"`` with one step a layer is eq. (2),
-    P_l = P_{l−1} + dl·G(P_{l−1}).
+    shape; layers beyond D(H) are the same trajectory continued. One step of Euler's method a layer is eq. (2),
+    P_l = P_{l−1} + dl·G(P_{l−1}). For gradients one state a layer is kept.
 
     Args:
         kernel_shapes: (C_out, C_in, K, K) of each layer.
@@ -43,20 +41,13 @@ class OdePuppeteer(Puppeteer):
         rank: of the ``"low_rank"`` tensor.
         activation: inside G. ``"relu"`` costs smoothness in H; with anything but ``"tanh"`` G is unbounded.
         standardise: standardise each kernel before use; the printed form does not.
-        solver: name of any diffrax ODE solver ("Euler", "Heun", "Tsit5", "Kvaerno5", …) or an instance of one.
-            Implicit ones factor a Jacobian of the whole state: for small states only.
-        steps_per_layer: fixed steps between two layers. Not used when ``tolerance`` is given.
-        tolerance: relative and absolute tolerance of an adaptive solve (PID controller); needs a solver with an
-            error estimate. A solve that fails yields non-finite kernels, never plausible ones.
-        adjoint: how gradients are computed. ``"recursive"``: exact, checkpointed; a state a layer is kept,
-            O(√steps) with ``tolerance``.
-            ``"direct"``: exact, forward mode too, O(steps) states. ``"backsolve"``: the continuous adjoint, no
-            state kept, gradients exact only in the limit of small steps.
+        solver: an explicit ODE solver of diffrax, such as ``diffrax.Tsit5()``; ``None`` is ``diffrax.Euler()``.
+        steps_per_layer: its steps between two layers.
         rngs: Flax random streams; ``params`` is used.
 
     Raises:
         ValueError: malformed shapes, or an option outside its range (the message lists what is allowed).
-        TypeError: ``solver`` is not a name or a solver.
+        TypeError: ``solver`` is not an explicit ODE solver.
     """
 
     def __init__(
@@ -67,28 +58,23 @@ class OdePuppeteer(Puppeteer):
         rank: int = 4,
         activation: Activation = "tanh",
         standardise: bool = True,
-        solver: str | diffrax.AbstractSolver = "Euler",
+        solver: diffrax.AbstractSolver | None = None,
         steps_per_layer: int = 1,
-        tolerance: float | None = None,
-        adjoint: Adjoint = "recursive",
         rngs: nnx.Rngs,
     ):
         super().__init__(kernel_shapes)
-        _check_choice("initial", initial, Initial)
-        _check_choice("activation", activation, Activation)
-        _check_choice("adjoint", adjoint, Adjoint)
-        if rank < 1:
-            raise ValueError(f"OdePuppeteer: rank must be at least 1, got {rank}")
-        if steps_per_layer < 1:
-            raise ValueError(f"OdePuppeteer: steps_per_layer must be at least 1, got {steps_per_layer}")
+        for name, value, choices in (("initial", initial, Initial), ("activation", activation, Activation)):
+            if value not in get_args(choices):
+                raise ValueError(f"OdePuppeteer: {name} must be one of {get_args(choices)}, got {value!r}")
+        for name, number in (("rank", rank), ("steps_per_layer", steps_per_layer)):
+            if number < 1:
+                raise ValueError(f"OdePuppeteer: {name} must be at least 1, got {number}")
         if standardise:
             check_standardisable(self.kernel_shapes, "OdePuppeteer")
         self.activation = activation
         self.standardise = standardise
-        self.solver = nnx.static(_find_solver(solver))
+        self.solver = nnx.static(_explicit(diffrax.Euler() if solver is None else solver))
         self.steps_per_layer = steps_per_layer
-        self.tolerance = _check_tolerance(tolerance, self.solver)
-        self.adjoint = adjoint
 
         c_out, c_in, k2 = self.state_shape
         # LeCun et al. 1998: each linear map keeps the variance of what it reads.
@@ -112,18 +98,8 @@ class OdePuppeteer(Puppeteer):
         return c_out, c_in, k * k
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
-        """Kernels of one image.
-
-        Args:
-            h: its complexity, a scalar >= 0.
-
-        Returns:
-            One float32 kernel (C_out, C_in, K, K) a layer. Layers beyond D(h) are the same trajectory continued.
-
-        Raises:
-            ValueError: ``h`` is not a scalar.
-        """
-        states = self._states(h)
+        """Make the kernels of one image."""
+        states = self._states(self._scalar(h))
         k2, c_in, c_out = states.shape[1:]
         k = math.isqrt(k2)
         kernels = tuple(
@@ -135,40 +111,38 @@ class OdePuppeteer(Puppeteer):
         )
         return tuple(standardise(kernel) for kernel in kernels) if self.standardise else kernels
 
-    def trajectory(self, h: Real[ArrayLike, ""]) -> Float[Array, "layers c_out c_in k2"]:
-        """The ODE's state at t = dl, 2·dl, …, L·dl, before pooling and standardisation."""
-        return jnp.transpose(self._states(h), (0, 3, 2, 1))
-
-    def _states(self, h: Real[ArrayLike, ""]) -> Float[Array, "layers k2 c_in c_out"]:
-        h = self._scalar(h)
-        layers = len(self.kernel_shapes)
+    def _states(self, h: Float[Array, ""]) -> Float[Array, "layers k2 c_in c_out"]:
+        """Return the ODE's state at t = dl, 2·dl, …, L·dl, before averaging and standardisation."""
         # In units of layers, τ = t / dl, every image is read at the same times 1 … L: dP/dτ = dl·G(P). The times are
         # then constants of the program and one Euler step is eq. (2) to the letter.
+        term = diffrax.ODETerm(self._slope)
         args = {"dl": step_size(h), **self._parameters()}
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(self._slope),
-            self.solver,
-            t0=0.0,
-            t1=float(layers),
-            y0=_channels_last(self.initial_state(h)),
-            args=args,
-            adjoint=self._adjoint(layers),
-            throw=False,
-            **self._stepping(layers),
-        )
-        return solution.ys
+        start = _channels_last(self.initial_state(h))
+        times = np.arange(len(self.kernel_shapes) * self.steps_per_layer + 1, dtype=np.float32) / self.steps_per_layer
+        ends = np.stack([times[:-1], times[1:]], axis=1).reshape(-1, self.steps_per_layer, 2)
+
+        # With diffrax's solver but not its loop: that checks constants by a callback to Python, which no program for
+        # another platform and no file can hold, and it differentiates in none of JAX's manual meshes.
+        def step(carry, ends):
+            state, memory = carry
+            state, _, _, memory, _ = self.solver.step(term, *ends, state, args, memory, made_jump=False)
+            return (state, memory), None
+
+        @jax.checkpoint  # a state a layer is kept, no more than there are kernels
+        def layer(carry, ends):
+            carry, _ = lax.scan(step, carry, ends) if self.steps_per_layer > 1 else step(carry, ends[0])
+            return carry, carry[0]
+
+        memory = self.solver.init(term, times[0], times[1], start, args)
+        return lax.scan(layer, (start, memory), jnp.asarray(ends))[1]
 
     def initial_state(self, h: Real[ArrayLike, ""]) -> Float[Array, "c_out c_in k2"]:
-        """P(0): P0(H) everywhere, plus the learned tensor if there is one."""
+        """Return P(0): P0(H) everywhere, plus the learned tensor if there is one."""
         state = jnp.broadcast_to(initial_value(h), self.state_shape)
         if self.initial == "low_rank":
             factors = self.initial_out[...], self.initial_in[...], self.initial_tap[...]
             return state + jnp.einsum("ro,ri,rk->oik", *factors)
         return state + self.initial_full[...] if self.initial == "full" else state
-
-    def field(self, state: Float[Array, "c_out c_in k2"]) -> Float[Array, "c_out c_in k2"]:
-        """G(P), the right-hand side of eq. (1)."""
-        return _channels_last(_field(_channels_last(state), _ACTIVATIONS[self.activation], **self._parameters()))
 
     def _parameters(self) -> dict[str, Array]:
         names = "depthwise", "depthwise_bias", "pointwise", "pointwise_bias"
@@ -179,36 +153,13 @@ class OdePuppeteer(Puppeteer):
         dl, parameters = args["dl"], {name: value for name, value in args.items() if name != "dl"}
         return dl * _field(state, _ACTIVATIONS[self.activation], **parameters)
 
-    def _adjoint(self, layers: int) -> diffrax.AbstractAdjoint:
-        if self.adjoint == "backsolve":
-            return diffrax.BacksolveAdjoint()
-        if self.adjoint == "direct":
-            return diffrax.DirectAdjoint()
-        # With fixed steps, as many states as there are kernels to keep anyway: at a step a layer none is computed a
-        # third time, a quarter of the gradient's time at 128 channels.
-        return diffrax.RecursiveCheckpointAdjoint(checkpoints=layers if self.tolerance is None else None)
-
-    def _stepping(self, layers: int) -> dict:
-        at_layers = diffrax.SaveAt(ts=[float(layer) for layer in range(1, layers + 1)])
-        if self.tolerance is not None:
-            controller = diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
-            return {"dt0": None, "saveat": at_layers, "stepsize_controller": controller, "max_steps": 4096}
-        steps = layers * self.steps_per_layer
-        if self.adjoint == "backsolve":  # supports neither SaveAt(steps) nor steps to given times
-            return {"dt0": 1.0 / self.steps_per_layer, "saveat": at_layers, "max_steps": steps + layers}
-        # Saving by step and not by time spares the interpolation, in the gradient too (diffrax issue 592).
-        times: Any = np.arange(steps + 1, dtype=np.float32) / self.steps_per_layer
-        return {
-            "dt0": None,
-            "saveat": diffrax.SaveAt(steps=self.steps_per_layer),
-            "stepsize_controller": diffrax.StepTo(ts=times),
-            "max_steps": steps,
-        }
-
 
 def _channels_last(state):
-    """(C_out, C_in, K²) to (K², C_in, C_out), and back. The integrator's own order: shifts along the plane are then
-    shifts of whole rows of channels, three times as fast on a CPU, and the convolution reads kernels in the same."""
+    """Transpose (C_out, C_in, K²) to (K², C_in, C_out), and back.
+
+    The integrator's own order: shifts along the plane are then shifts of whole rows of channels, three times as fast
+    on a CPU, and the convolution reads kernels in the same.
+    """
     return jnp.transpose(state, (2, 1, 0))
 
 
@@ -218,52 +169,15 @@ def _field(state, activation, *, depthwise, depthwise_bias, pointwise, pointwise
     return bilinear.combine(rows, pointwise.T).reshape(state.shape) + pointwise_bias[None, None]
 
 
-def _check_choice(name: str, value, choices) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"OdePuppeteer: {name} must be one of {get_args(choices)}, got {value!r}")
-
-
-def _check_tolerance(tolerance: float | None, solver: diffrax.AbstractSolver) -> float | None:
-    if tolerance is None:
-        return None
-    if not tolerance > 0:
-        raise ValueError(f"OdePuppeteer: tolerance must be positive, got {tolerance}")
-    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(
-            f"OdePuppeteer: {type(solver).__name__} has no error estimate, so it cannot meet a tolerance; "
-            'use solver="Tsit5", or leave tolerance out and set steps_per_layer'
-        )
-    return float(tolerance)
-
-
-def _find_solver(solver: str | diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    if isinstance(solver, str):
-        found = _ode_solvers().get(solver.lower())
-        if found is None:
-            names = ", ".join(sorted(cls.__name__ for cls in _ode_solvers().values()))
-            raise ValueError(f"OdePuppeteer: unknown solver {solver!r}; diffrax has these for ODEs: {names}")
-        if issubclass(found, diffrax.AbstractImplicitSolver):
-            # With fixed steps there is no step controller to take the root finder's tolerance from.
-            return found(root_finder=diffrax.VeryChord(rtol=_ROOT_TOLERANCE, atol=_ROOT_TOLERANCE))
-        return found()
-    if not isinstance(solver, diffrax.AbstractSolver):
+def _explicit(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """Return the solver, or raise ``TypeError`` if it is none that takes fixed steps along a plain ODE."""
+    if (
+        not isinstance(solver, diffrax.AbstractSolver)
+        or isinstance(solver, diffrax.AbstractImplicitSolver)
+        or solver.term_structure is not diffrax.AbstractTerm
+    ):
         raise TypeError(
-            f"OdePuppeteer: solver must be a name or a diffrax solver, got {type(solver).__name__}; "
-            'for example solver="Tsit5" or solver=diffrax.Tsit5()'
-        )
-    if solver.term_structure is not diffrax.AbstractTerm:
-        raise ValueError(
-            f"OdePuppeteer: {type(solver).__name__} is not for plain ODEs (it splits the field or needs noise); "
-            'use for example solver="Tsit5"'
+            f"OdePuppeteer: solver must be an explicit ODE solver of diffrax, got {type(solver).__name__}; for example "
+            "solver=diffrax.Tsit5()"
         )
     return solver
-
-
-def _ode_solvers() -> dict[str, Any]:
-    return {
-        name.lower(): cls
-        for name, cls in inspect.getmembers(diffrax, inspect.isclass)
-        if issubclass(cls, diffrax.AbstractSolver)
-        and not inspect.isabstract(cls)
-        and getattr(cls, "term_structure", None) is diffrax.AbstractTerm
-    }

@@ -28,7 +28,7 @@ class Export:
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
     """What it is to run on."""
     store: Literal["kernels", "puppeteer"] = "kernels"
-    """What the file holds: the kernels as they were baked, or the puppeteer (not an ODE), which is small and generates
+    """What the file holds: the kernels as they were baked, or the puppeteer, which is small and generates
     them once more while the file is loaded."""
     weights: Literal["float32", "float16", "int8"] = "float32"
     """What its numbers are stored as; int8 with a scale for each row."""
