@@ -36,8 +36,7 @@ print(json.dumps({"seconds": seconds, "answered_at": time.time()}))
 
 
 def measure(options: Options, result: dict, path: Path | None) -> None:
-    """Fresh processes that load an exported model, with kernels and with the puppeteer in their place; then the
-    loaded model beside ``compile_predict`` in turns."""
+    """Fresh processes that load an exported model; then the loaded model beside ``compile_predict`` in turns."""
     import jax
 
     import puppet_jax as pj
@@ -46,7 +45,6 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
     info = pj.pretrained_info(first_answer.MODEL)
     predict = pj.compile_predict(pj.load_pretrained(first_answer.MODEL))
     about = {"image_shape": (cifar.SIZE, cifar.SIZE, 3), "classes": info["class_names"]}
-    result |= {"model": first_answer.MODEL, "rows": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kernels, puppeteer, image = folder / "kernels.puppet", folder / "puppeteer.puppet", folder / "image.npy"
@@ -54,15 +52,11 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
         pj.export(predict, puppeteer, **about, store="puppeteer")
         loaded = pj.load(kernels)
         np.save(image, _images(predict, 1))
-        answers = {
-            file: partial(_answer, artifact.__file__, str(file), str(image), folder) for file in (kernels, puppeteer)
-        }
-        found = timing.in_turns(answers, options.rounds)
-        result["bytes"] = kernels.stat().st_size
-        result["program_bytes"] = loaded.metadata["files"][artifact.PROGRAM]["bytes"]
-        of_puppeteer = [seconds["all"] for seconds in found[puppeteer]]
-        result["puppeteer"] = {"bytes": puppeteer.stat().st_size, "seconds": of_puppeteer}
-    result["seconds"] = {stage: [each[stage] for each in found[kernels]] for stage in found[kernels][0]}
+        answer = partial(_answer, artifact.__file__, str(kernels), str(image), folder)
+        stages = timing.in_turns({"": answer}, options.rounds)[""]
+        result |= {"model": first_answer.MODEL, "bytes": kernels.stat().st_size, "puppeteer": {}, "rows": []}
+        result["puppeteer"]["bytes"] = puppeteer.stat().st_size
+    result["seconds"] = {stage: [each[stage] for each in stages] for stage in stages[0]}
     everything = target.spread(result["seconds"]["all"])
     result["rows"].append(target.row("exported model, seconds to the first answer", everything, "<=", TARGET_S))
     for batch in (1,) if options.quick else (1, 64):
@@ -70,9 +64,8 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
         wait = lambda side, images=images: jax.block_until_ready(side(images))  # noqa: E731
         sides = [partial(wait, predict), partial(wait, loaded)]
         native, exported = (side().logits for side in sides)  # compiled here
-        times = timing.in_turns(
-            {n: partial(timing.seconds_of, s, BUDGET_S) for n, s in enumerate(sides)}, options.rounds
-        )
+        turns = {n: partial(timing.seconds_of, side, BUDGET_S) for n, side in enumerate(sides)}
+        times = timing.in_turns(turns, options.rounds)
         what = f"exported model, share of compile_predict's time, batch {batch}"
         error = float(np.abs(exported - native).max() / np.abs(native).max())
         result["rows"].append({**target.row(what, target.ratio(times[1], times[0])), "error_of_batch": error})

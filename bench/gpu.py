@@ -22,12 +22,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import puppet_jax as pj
 from bench import case, cifar, contenders, machine, results_file, target, timing
 from bench.case import Size
+from bench.contenders import jax_side
 from puppet_jax.convolution import Choice, convolve
 from puppet_jax.convolution._lowerings import LOWERINGS
 
@@ -166,56 +166,34 @@ def images_of(h: np.ndarray) -> np.ndarray:
 
 
 def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list[dict]:
-    """Prediction and training step of one size, each contender's time over that of the first of its kind."""
+    """Prediction and training step of one size in turns, each contender's time over that of the first of its kind."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         case.prepare(pathlib.Path(folder), size)
         given = case.load(pathlib.Path(folder), size)
-        for names in kinds:
-            runs = {name: contenders.make(name, given).call for name in names}
-            rows += compare(size, runs, rounds)
-    return rows
-
-
-def compare(size: Size, runs: dict, rounds: int) -> list[dict]:
-    """Times of ``runs`` in turns, each over that of the first."""
-    first = {name: timing.seconds_of(run) for name, run in runs.items()}
-    times = timing.in_turns({name: functools.partial(timing.seconds_of, run) for name, run in runs.items()}, rounds)
-    base, rows = next(iter(runs)), []
-    for name, values in times.items():
-        row = {"size": str(size), "contender": name, "ms": 1e3 * float(np.median(values)), "base": base}
-        rows.append({**row, **target.ratio(values, times[base]), "first_call_s": first[name], "seconds": values})
-        print(
-            f"{size!s:<18} {name:<18} {row['ms']:9.3f} ms   {rows[-1]['median']:6.2f} × {base} "
-            f"({rows[-1]['low']:.2f} to {rows[-1]['high']:.2f})   first call {first[name]:.1f} s"
-        )
+    for names in kinds:
+        runs = {name: functools.partial(timing.seconds_of, contenders.make(name, given).call) for name in names}
+        first = {name: run() for name, run in runs.items()}
+        times = timing.in_turns(runs, rounds)
+        for name, values in times.items():
+            row = {"size": str(size), "contender": name, "ms": 1e3 * float(np.median(values)), "base": names[0]}
+            row |= {**target.ratio(values, times[names[0]]), "first_call_s": first[name], "seconds": values}
+            rows.append(row)
+            print(
+                f"{size!s:<18} {name:<18} {row['ms']:9.3f} ms   {row['median']:6.2f} × {names[0]} "
+                f"({row['low']:.2f} to {row['high']:.2f})   first call {first[name]:.1f} s"
+            )
     return rows
 
 
 def throughput(name: str, model: pj.PuppetCNN, batch: int, steps: int) -> dict:
     """Images a second of training on batches of CIFAR-10's shape."""
-    graphdef, state = nnx.split(model)
-    optimiser = optax.adamw(1e-3)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     images = jnp.asarray(images_of(cifar.complexities(batch)))
-    labels = jnp.arange(batch) % 10
-
-    def loss(state, images):
-        logits = nnx.merge(graphdef, state)(images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(state, opt_state, images):
-        value, gradient = jax.value_and_grad(loss)(state, images)
-        updates, opt_state = optimiser.update(gradient, opt_state, state)
-        return optax.apply_updates(state, updates), opt_state, value
-
-    state, opt_state, value = step(state, optimiser.init(state), images)
-    jax.block_until_ready(value)
-    began = time.perf_counter()
-    for _ in range(steps):
-        state, opt_state, value = step(state, opt_state, images)
-    jax.block_until_ready(value)
-    rate = steps * batch / (time.perf_counter() - began)
+    forward = lambda params, images: nnx.merge(graphdef, params, rest)(images)  # noqa: E731
+    step, _ = jax_side.training(params, forward, images, jnp.arange(batch) % 10)
+    step()
+    rate = batch / timing.seconds_of(step, least=steps)
     print(f"training {name}, batches of {batch}: {rate:,.0f} images/s")
     return {"model": name, "batch": batch, "steps": steps, "images_per_s": rate}
 

@@ -49,21 +49,10 @@ class Study:
 
 
 def read(path: Path) -> Study:
-    """The study of a file.
-
-    Raises:
-        ValueError: a row that lacks something, or two of one name.
-    """
+    """The study of a file."""
     data = tomllib.loads(path.read_text(encoding="utf-8"))
-    try:
-        rows = tuple(_row(data, name, part, row) for name, part in data["parts"].items() for row in part["rows"])
-        study = Study(data["output"], data["note"], rows)
-    except KeyError as missing:
-        raise ValueError(f"{path.name}: lacks {missing}") from missing
-    names = [row.name for row in rows]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path.name}: more than one row is named {', '.join(twice)}")
-    return study
+    rows = tuple(_row(data, name, part, row) for name, part in data["parts"].items() for row in part["rows"])
+    return Study(data["output"], data["note"], rows)
 
 
 def _row(data: dict, part_name: str, part: dict, row: dict) -> Row:

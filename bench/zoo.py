@@ -1,11 +1,10 @@
-"""``python -m bench.zoo CHECKOUT``: the image models of jax-ml/bonsai, puppetized by default, on 64×64 images.
+"""``python -m bench.zoo CHECKOUT [MODEL …]``: jax-ml/bonsai's image models, puppetized by default, on 64×64 images.
 
 CHECKOUT is a copy of that repository, whose models are imported from it. Of each model: kernel parameters before and
 after, how many depths there are, seconds to the first logits of two images, whether a gradient step, a prediction and
 an export run, and how far the puppet with the module's own kernels is from the module.
 """
 
-import argparse
 import importlib
 import json
 import logging
@@ -20,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import puppet_jax as pj
@@ -52,46 +50,28 @@ MODELS: dict[str, tuple[str, Callable, dict]] = {
 _DENSE, _VGG_WIDTHS = [6, 12, 24, 16], [64, 128, 256, 512, 512, 512]  # VGG: the last its classifier's
 
 
-def make(name: str) -> tuple[nnx.Module, dict[str, Any]]:
-    package, build, options = MODELS[name]
-    return build(importlib.import_module(f"bonsai.models.{package}.modeling"), nnx.Rngs(0)), options
-
-
 def measure(name: str) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
-    module, options = make(name)
+    package, build, options = MODELS[name]
+    make = lambda: build(importlib.import_module(f"bonsai.models.{package}.modeling"), nnx.Rngs(0))  # noqa: E731
     began = time.perf_counter()
-    model = pj.puppetize(module, image_shape=SHAPE, rngs=nnx.Rngs(1), **options)
-    puppetized = time.perf_counter() - began
+    model = pj.puppetize(make(), image_shape=SHAPE, rngs=nnx.Rngs(1), **options)
     jax.block_until_ready(model(images))
-    line: dict[str, Any] = {"model": name, "puppetize_seconds": puppetized}
-    line["first_answer_seconds"] = time.perf_counter() - began
-    print(f"{name}: first answer after {line['first_answer_seconds']:.1f} s", file=sys.stderr, flush=True)
+    line: dict[str, Any] = {"model": name, "first_answer_seconds": time.perf_counter() - began}
     counts = pj.summary(model)
     line |= {"kernels_before": counts.static_kernels, "kernels_after": counts.generator}
     line |= {"compression": counts.kernel_compression, "depths": model.max_depth, "blocks": len(model.puppet.blocks)}
-    line |= {key: _tried(run, model, images) for key, run in CHECKS.items()}
-    del model
-    line["own_kernels_off_by"] = _tried(_own_kernels, name, images)
+    loss = nnx.jit(nnx.value_and_grad(lambda model: jnp.mean(model(images) ** 2)))
+    line["gradient_step"] = _tried(lambda: all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(loss(model))))
+    model.eval()
+    predict = pj.compile_predict(model, complexities=(6.5, 8.0))
+    line["predict_off_by"] = _tried(lambda: _off(predict(images).logits, model(images)))
+    line["export_off_by"] = _tried(lambda: _export(predict, images))
+    line["own_kernels_off_by"] = _tried(lambda: _own_kernels(make(), options, images))
     return line
 
 
-def _gradient_step(model: pj.PuppetCNN, images: np.ndarray) -> float:
-    optimiser = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
-    loss, gradient = nnx.jit(nnx.value_and_grad(lambda model: jnp.mean(model(images) ** 2)))(model)
-    optimiser.update(model, gradient)
-    assert np.isfinite(float(loss))
-    return float(loss)
-
-
-def _predict(model: pj.PuppetCNN, images: np.ndarray) -> float:
-    model.eval()
-    return _off(pj.compile_predict(model, complexities=(6.5, 8.0))(images).logits, model(images))
-
-
-def _export(model: pj.PuppetCNN, images: np.ndarray) -> float:
-    model.eval()
-    predict = pj.compile_predict(model, complexities=(6.5, 8.0))
+def _export(predict: Callable, images: np.ndarray) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         pj.export(predict, path, image_shape=SHAPE, platforms=("cpu",), store="puppeteer")
@@ -102,15 +82,7 @@ def _off(found: jax.Array, expected: jax.Array) -> float:
     return float(jnp.max(jnp.abs(found - expected)) / jnp.max(jnp.abs(expected)))
 
 
-CHECKS: dict[str, Callable] = {
-    "gradient_step_loss": _gradient_step,
-    "predict_off_by": _predict,
-    "export_off_by": _export,
-}
-
-
-def _own_kernels(name: str, images: np.ndarray) -> float:
-    module, options = make(name)
+def _own_kernels(module: nnx.Module, options: dict[str, Any], images: np.ndarray) -> float:
     module.eval()
     norms = {"batch_norm": "running"} if "batch_norm" in options else {}
     stored = lambda shapes, rngs: pj.StoredPuppeteer(shapes, standardise=False, rngs=rngs)  # noqa: E731
@@ -126,36 +98,29 @@ def _own_kernels(name: str, images: np.ndarray) -> float:
     return _off(model(images), expected)
 
 
-def _tried(run: Callable, *arguments: Any) -> float | str:
+def _tried(run: Callable[[], Any]) -> Any:
     try:
-        return run(*arguments)
+        return run()
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkout", type=Path, help="a copy of jax-ml/bonsai")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS))
-    parser.add_argument("--output", type=Path, default=results_file.FOLDER / "zoo.json")
-    parser.add_argument("--one", choices=MODELS, help="measure this one here, and print what was found")
-    options = parser.parse_args()
-    logging.disable(logging.WARNING)
-    if options.one:
-        sys.path.insert(0, str(options.checkout))
-        print(json.dumps(measure(options.one)))
-        return 0
-    result = {**machine.describe(), "command": f"python -m bench.zoo CHECKOUT --models {' '.join(options.models)}"}
-    result["models"] = []
-    for name in options.models:  # a process each: its own memory, and nothing compiled before
-        command = [sys.executable, "-m", "bench.zoo", str(options.checkout), "--one", name]
+def main(checkout: str, *names: str) -> None:
+    result = {**machine.describe(), "command": f"python -m bench.zoo CHECKOUT {' '.join(names)}".strip(), "models": []}
+    for name in names or tuple(MODELS):  # a process each: its own memory, and nothing compiled before
+        command = [sys.executable, "-m", "bench.zoo", "--one", checkout, name]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         line = json.loads(done.stdout) if done.returncode == 0 else {"model": name, "failed": done.returncode}
         print(json.dumps(line), file=sys.stderr, flush=True)
         result["models"].append(line)
-        results_file.write(options.output, result)
-    return 0
+        results_file.write(results_file.FOLDER / "zoo.json", result)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+if __name__ == "__main__" and sys.argv[1:2] == ["--one"]:
+    logging.disable(logging.WARNING)
+    sys.path.insert(0, sys.argv[2])
+    print(json.dumps(measure(sys.argv[3])))
+elif __name__ == "__main__":
+    if not sys.argv[1:] or not set(sys.argv[2:]) <= set(MODELS):
+        sys.exit(f"usage: python -m bench.zoo CHECKOUT [MODEL …], models: {', '.join(MODELS)}")
+    main(*sys.argv[1:])

@@ -97,8 +97,14 @@ def _train_model(case: Case, model, answer: str | None) -> Contender:
 
 
 def _train(case: Case, params, forward, answer: str | None) -> Contender:
-    optimiser = optax.adamw(LEARNING_RATE)
     images, labels = jnp.asarray(case.arrays["images"]), jnp.asarray(case.arrays["labels"])
+    call, compiled = training(params, forward, images, labels)
+    return Contender(call, _error(case, answer), compiled=compiled)
+
+
+def training(params, forward, images, labels):
+    """A function that does one step, by AdamW, and returns the loss; and one that returns the compiled step."""
+    optimiser = optax.adamw(LEARNING_RATE)
 
     def loss(params, images, labels):
         return optax.softmax_cross_entropy_with_integer_labels(forward(params, images), labels).mean()
@@ -116,7 +122,7 @@ def _train(case: Case, params, forward, answer: str | None) -> Contender:
         held[0], held[1], value = step(*held, images, labels)
         return jax.block_until_ready((value, held))[0]
 
-    return Contender(call, _error(case, answer), compiled=lambda: step.lower(*held, images, labels).compile())
+    return call, lambda: step.lower(*held, images, labels).compile()
 
 
 def _error(case: Case, answer: str | None):
