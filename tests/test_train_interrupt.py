@@ -14,7 +14,7 @@ def handlers():
     return [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", interrupt.SIGNALS)
 def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd, request):
     # A shell that starts tests in the background has Ctrl-C ignored, which processes inherit.
     request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))

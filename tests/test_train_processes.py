@@ -134,7 +134,8 @@ def test_two_processes_are_interrupted_resume_and_end_as_one(tmp_path, begin):
 
     # Processes that would compute different things do not begin.
     other = tmp_path / "other"
-    pair = Pair(begin, other, *FLAGS, "--out", str(other), second=["--seed=1"])
+    (folder / "summary.json").unlink()
+    pair = Pair(begin, other, *FLAGS, "--out", str(other), second=["--resume", str(folder)])
     codes = pair.wait()
     assert 2 in codes, pair.told()
     assert 0 not in codes

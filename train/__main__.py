@@ -23,8 +23,7 @@ import tyro
 from train import host
 from train.commands import evaluate, export, plot, predict, release
 from train.config import Train
-from train.errors import UserError
-from train.huge_pages import ask_for_huge_pages
+from train.errors import UserError, told
 from train.steps import interrupt
 from train.terminal import printable
 
@@ -70,16 +69,16 @@ def main(arguments: list[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UserError as error:
-        return _told(error, f"error: {error}", error.code)
+        return _end(error, f"error: {error}", error.code)
     except OSError as error:  # a full disk, a folder without permission, a name that is too long
         where = f"{printable(error.filename)}: " if error.filename else ""
-        return _told(error, f"error: {where}{error.strerror or error}", 2)
+        return _end(error, f"error: {where}{error.strerror or error}", 2)
     except KeyboardInterrupt as error:
-        return _told(error, "\ninterrupted", 128 + getattr(error, "signum", signal.SIGINT))
+        return _end(error, "\ninterrupted", 128 + getattr(error, "signum", signal.SIGINT))
     except Exception as error:
         if (why := host.no_backend()) is None:
             raise
-        return _told(error, f"error: {why}", 2)
+        return _end(error, f"error: {why}", 2)
 
 
 def _run(arguments: list[str]) -> int:
@@ -99,12 +98,11 @@ def _run(arguments: list[str]) -> int:
     return module.launch(arguments[1:]) if name == "train" else module.run(options)
 
 
-def _told(error: BaseException, text: str, code: int) -> int:
-    """Say what went wrong, and what the error's notes add to it; ``code``."""
-    print("; ".join([text, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+def _end(error: BaseException, text: str, code: int) -> int:
+    print(told(text, error), file=sys.stderr, flush=True)
     return code
 
 
 if __name__ == "__main__":
-    ask_for_huge_pages()
+    host.ask_for_huge_pages()
     sys.exit(main())

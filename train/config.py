@@ -25,7 +25,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 Preset = Literal["puppet_xs", "puppet_s", "puppet_m", "puppet_vgg_s", "puppet_resnet_s"]
 PUPPETEERS = ("continuous", "ode", "printed", "stored")
 Optimiser = Literal["adamw", "muon"]
-Augmentation = Literal["none", "flip", "crop", "flip-crop", "flip-crop-cutout"]
+Augmentation = Literal["none", "flip", "crop", "flip-crop"]
 
 
 def _by_data(field: str, text: str, choices: Any = None) -> Any:
@@ -131,7 +131,7 @@ class Recipe:
         _by_data(
             "augment",
             "Random changes to training images: flip mirrors half of them, crop pads by an eighth of the side and "
-            "crops back, flip-crop does both, flip-crop-cutout also blanks a square in each.",
+            "crops back, flip-crop does both.",
             Augmentation,
         ),
     ] = None

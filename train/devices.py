@@ -14,7 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.config import FREE, Config, ResolvedConfig, to_json
-from train.errors import UserError
+from train.errors import UserError, told
 
 BATCH = "batch"
 """The mesh's only axis."""
@@ -58,14 +58,14 @@ def explain(error: jax.errors.JaxRuntimeError) -> None:
         UserError: out of memory.
     """
     reason = _first_line(error)
-    told = f"lost another process ({reason})"
+    what = f"lost another process ({reason})"
     if "RESOURCE_EXHAUSTED" in reason:
-        told = f"--batch-size: out of memory ({reason}); take fewer images, or send them through with --accumulate"
+        what = f"--batch-size: out of memory ({reason}); take fewer images, or send them through with --accumulate"
     if jax.process_count() > 1:
-        print("; ".join([f"error: {told}", *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+        print(told(f"error: {what}", error), file=sys.stderr, flush=True)
         os._exit(1)
     if "RESOURCE_EXHAUSTED" in reason:
-        raise UserError(told) from error
+        raise UserError(told(what, error)) from error
 
 
 def is_first() -> bool:
@@ -151,21 +151,14 @@ def own_rows(array: np.ndarray) -> np.ndarray:
     return array[jax.process_index() * part :][:part]
 
 
-def from_first(value: bytes | None) -> bytes | None:
+def from_first(value: bytes) -> bytes:
     """The first process's ``value``, in every process; those of the others are ignored."""
     if jax.process_count() == 1:
         return value
-    # As bytes: without x64 JAX would cut a length to 32 bits.
-    size = np.frombuffer(np.int64(-1 if value is None else len(value)).tobytes(), np.uint8)
-    length = int(_of_first(size).view(np.int64)[0])
-    if length < 0:
-        return None
-    content = np.zeros(length, np.uint8) if value is None or not is_first() else np.frombuffer(value, np.uint8)
-    return _of_first(content).tobytes()
-
-
-def _of_first(content: np.ndarray) -> np.ndarray:
-    return np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
+    digits = np.frombuffer(len(value).to_bytes(8, "little"), np.uint8)  # as an integer of 64 bits it would be cut to 32
+    length = int.from_bytes(np.asarray(multihost_utils.broadcast_one_to_all(digits), np.uint8).tobytes(), "little")
+    content = np.frombuffer(value, np.uint8) if is_first() else np.zeros(length, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(content), np.uint8).tobytes()
 
 
 def _agree(config: ResolvedConfig, count: int, data: Mapping[str, Any] | None) -> None:

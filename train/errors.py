@@ -1,4 +1,4 @@
-"""The one error that ends the program with a line instead of a traceback."""
+"""The one error that ends the program with a line instead of a traceback, and how a line tells of any error."""
 
 
 class UserError(ValueError):
@@ -9,6 +9,15 @@ class UserError(ValueError):
 
     code = 2
     """What the program exits with."""
+
+
+RESUME = "go on with: python -m train --resume "
+"""How a note begins that tells how to go on with a run (:meth:`BaseException.add_note`)."""
+
+
+def told(text: str, error: BaseException) -> str:
+    """The text and how to go on, if the error has a note of that; not the notes of JAX, which are about tracebacks."""
+    return "; ".join([text, *(note for note in getattr(error, "__notes__", ()) if note.startswith(RESUME))])
 
 
 def missing(package: str, data: str | None = None) -> UserError:

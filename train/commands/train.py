@@ -14,6 +14,7 @@ import jax
 from train import config as configuration
 from train import data, devices
 from train.config import Config, ResolvedConfig, resolve
+from train.errors import RESUME
 from train.runs import origins, run_folder
 from train.runs.resume import check, check_data
 from train.runs.source import locate
@@ -46,7 +47,7 @@ def launch(arguments: Sequence[str]) -> int:
                 summary = train(config, dataset, folder, planned)
     except (KeyboardInterrupt, OSError, jax.errors.JaxRuntimeError) as error:
         if folder is not None:
-            error.add_note(f"go on with: python -m train --resume {shlex.quote(str(folder))}")
+            error.add_note(RESUME + shlex.quote(str(folder)))
         if isinstance(error, jax.errors.JaxRuntimeError):
             devices.explain(error)
         raise

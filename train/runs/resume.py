@@ -102,11 +102,11 @@ def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Positio
     except (ValueError, KeyError, TypeError) as error:
         refused = f"--resume: the checkpoint is of another version of this program ({error}); resume with that version"
     told = from_first(json.dumps([plain, problems, refused]).encode())
-    plain, problems, refused = json.loads(told or b"")
+    plain, problems, refused = json.loads(told)
     if refused is not None:
         raise UserError(refused)
     if plain is None:
         return None, []
-    content = io.BytesIO(from_first(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))) or b"")
+    content = io.BytesIO(from_first(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))))
     tree = jax.tree.map(lambda x: np.frombuffer(content.read(x.nbytes), x.dtype).reshape(x.shape), tree)
     return Position(tree["state"], tree["tally"], **plain), problems

@@ -23,7 +23,8 @@ TEMPERATURE = 4.0
 
 
 class Sums(NamedTuple):
-    """Sums over images: cross-entropy in nats, correct answers, the images themselves, complexity in bits, depth."""
+    """Sums over images: cross-entropy in nats (that of the labels, whatever is trained on: the test's quantity),
+    correct answers, the images themselves, complexity in bits, depth."""
 
     loss: jax.Array
     correct: jax.Array
@@ -56,14 +57,12 @@ class TrainState(NamedTuple):
         average: their exponential moving average, ``None`` where ``config.ema`` is 0.
         opt_state: the optimiser's.
         step: how many steps are done.
-        key: data of the key from which, with the step and an image's place in the batch, augmentation draws.
     """
 
     params: nnx.State
     average: nnx.State | None
     opt_state: Any
     step: jax.Array
-    key: jax.Array
 
     @property
     def evaluated(self) -> nnx.State:
@@ -80,8 +79,7 @@ def start(params: nnx.State, optimiser: optax.GradientTransformation, config: Re
     """The state before the first step. The parameters are copied, because the step donates its buffers."""
     params = jax.tree.map(jnp.copy, params)
     average = jax.tree.map(jnp.copy, params) if config.ema else None
-    key = jax.random.key_data(jax.random.key(config.seed))
-    return TrainState(params, average, optimiser.init(params), jnp.zeros((), jnp.int32), key)
+    return TrainState(params, average, optimiser.init(params), jnp.zeros((), jnp.int32))
 
 
 def make_train_step(
@@ -114,13 +112,14 @@ def make_train_step(
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
         # The model measures the same images itself; XLA merges the two (tested).
         complexity, depth = model.measure(images)
-        sums = Sums(loss, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
+        of_labels = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+        sums = Sums(of_labels, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
         return loss / config.batch_size, sums
 
     gradient_fn = without_mesh(jax.grad(loss_fn, has_aux=True))
 
     def step(state: TrainState, tally: Tally, rest, images, labels, stop, teaching) -> tuple[TrainState, Tally]:
-        images = augment(images, _keys(state, len(images)), config.augment)
+        images = augment(images, _keys(config.seed, state.step, len(images)), config.augment)
         # A number for each part of each device's batch in each step, for what the user's own CNN draws (dropout).
         first = (state.step * mesh.size + lax.axis_index(BATCH)) * config.accumulate
         if config.accumulate == 1:
@@ -150,7 +149,7 @@ def make_train_step(
             jnp.where(good | (tally.bad_step > 0), tally.bad_step, done),
             jnp.maximum(tally.stop, lax.pmax(stop[0], BATCH)),
         )
-        return TrainState(params, average, opt_state, done, state.key), tally
+        return TrainState(params, average, opt_state, done), tally
 
     mapped = on_each_device(step, mesh, (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS, SHARED))
     return jax.jit(lambda *args, teaching=None: mapped(*args, teaching), donate_argnums=0)
@@ -176,9 +175,10 @@ def _draw_anew(model: pj.PuppetCNN, number: jax.Array) -> None:
         stream.count[...] = number.astype(stream.count[...].dtype)
 
 
-def _keys(state: TrainState, count: int) -> jax.Array:
+def _keys(seed: int, step: jax.Array, count: int) -> jax.Array:
     """A key for each of this device's images. It depends only on the step's number and the image's place in the whole
     batch, so that a resumed run, or one on more devices, draws the same."""
-    of_step = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    # The last number: the model's own draws are of the same seed and count from 0 (nnx.Rngs).
+    of_step = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**32 - 1), step)
     places = lax.axis_index(BATCH) * count + jnp.arange(count)
     return jax.vmap(lambda place: jax.random.fold_in(of_step, place))(places)
