@@ -13,11 +13,10 @@ from puppet_jax._model import PuppetCNN, create
 from puppet_jax._predict import Prediction, Predictor, compile_predict
 from puppet_jax._pretrained import list_pretrained, load_pretrained, pretrained_info
 from puppet_jax._summary import Summary, summary
-from puppet_jax.any_cnn._foreign import ForeignPuppet
 from puppet_jax.any_cnn._puppetize import puppetize
 from puppet_jax.artifact import LoadedModel, load
 from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
-from puppet_jax.puppets import LayerSpec, PlainPuppet, Puppet, StagedPuppet, StageSpec
+from puppet_jax.puppets import LayerSpec, PlainPuppet, Puppet
 from puppet_jax.puppets._presets import PRESETS
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __version__ = "0.2.0"
 __all__ = [
     "PRESETS",
     "ContinuousPuppeteer",
-    "ForeignPuppet",
     "LayerSpec",
     "LoadedModel",
     "Measure",
@@ -39,8 +37,6 @@ __all__ = [
     "Puppet",
     "PuppetCNN",
     "Puppeteer",
-    "StageSpec",
-    "StagedPuppet",
     "StoredPuppeteer",
     "Summary",
     "compile_predict",

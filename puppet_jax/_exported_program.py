@@ -14,7 +14,7 @@ from puppet_jax._bank import Bank
 from puppet_jax._batch import where_rows
 from puppet_jax._complexity import as_unit
 from puppet_jax._predict import Predictor
-from puppet_jax.any_cnn._module_graph import leaf_name
+from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.convolution import whole
 
 KERNELS = "kernels"

@@ -19,14 +19,18 @@ from puppet_jax._complexity import check_images
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._named_function import is_function_name, named_function
+from puppet_jax.any_cnn._convert import foreign_puppet
 from puppet_jax.puppeteers import ContinuousPuppeteer, KernelShape, Puppeteer, StoredPuppeteer
 from puppet_jax.puppeteers._grouped import SIZES, GroupedPuppeteer
-from puppet_jax.puppets import PlainPuppet, Puppet, StagedPuppet
+from puppet_jax.puppets import PlainPuppet, Puppet
 from puppet_jax.puppets._presets import PRESETS
 
 
 def _ode(*shapes: Any, **options: Any) -> Puppeteer:
     return puppeteers.OdePuppeteer(*shapes, **options)
+
+
+TRIED_ON = (8, 8)  # height and width of the images that a preset's net is tried on; it takes any
 
 
 PUPPETEERS: dict[str, Callable[..., Puppeteer]] = {
@@ -204,11 +208,15 @@ def create(
     preset, asked, make = PRESETS[name], puppeteer_options or {}, puppeteer_of(puppeteer, "create")
     own = preset.puppeteer_options.get(puppeteer, {}) if isinstance(puppeteer, str) else {}
     common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
-    parts: Sequence[Any] = preset.stages or preset.layers
-    if width is not None:
-        parts = [dataclasses.replace(each, width=each.width * width // parts[0].width) for each in parts]
-    kind: Callable[..., Any] = functools.partial(StagedPuppet, block=preset.block) if preset.stages else PlainPuppet
-    puppet = kind(parts, **common)
+    puppet: Puppet
+    if preset.net:
+        net = preset.net(preset.width if width is None else width, **common)
+        puppet = foreign_puppet(net, image_shape=(*TRIED_ON, in_channels), batch_norm="group", rngs=rngs)
+    else:
+        layers = preset.layers
+        if width is not None:
+            layers = tuple(dataclasses.replace(each, width=each.width * width // layers[0].width) for each in layers)
+        puppet = PlainPuppet(layers, **common)
     if compression is not None:
         if puppeteer != "continuous" or not set(asked).isdisjoint(SIZES):
             raise ValueError(

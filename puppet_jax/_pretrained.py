@@ -21,7 +21,7 @@ from puppet_jax._measure import Measure
 from puppet_jax._model import PuppetCNN, create
 from puppet_jax._named_function import named_function
 from puppet_jax._stored_dtype import unpack
-from puppet_jax.any_cnn._module_graph import leaf_name
+from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.any_cnn._puppetize import puppetize
 
 FORMAT = "puppet-jax model 5"

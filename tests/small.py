@@ -70,12 +70,9 @@ class Net(nnx.Module):
 
 
 LAYERS = (pj.LayerSpec(4, stride=2, pool=2), pj.LayerSpec(4))
-STAGES = (pj.StageSpec(4, 2), pj.StageSpec(6, 0, stride=2))
 COMMON = {"in_channels": 2, "num_classes": 3, "norm_groups": 2}
 PUPPETS = {
     "plain": lambda: pj.PlainPuppet(LAYERS, **COMMON, rngs=nnx.Rngs(0)),
-    "staged": lambda: pj.StagedPuppet(STAGES, block="convolution", **COMMON, rngs=nnx.Rngs(0)),
-    "residual": lambda: pj.StagedPuppet(STAGES, **COMMON, rngs=nnx.Rngs(0)),
 }
 PUPPETEERS = {
     "continuous": lambda shapes: pj.ContinuousPuppeteer(shapes, basis=4, hidden=6, rngs=nnx.Rngs(0)),
@@ -101,7 +98,7 @@ def _model(puppet, puppeteer, dtype):
 
 
 def model_of(puppet="plain", puppeteer="continuous", dtype=jnp.float32, **measurement):
-    """Of 2×8×8 images and three classes, in evaluation mode; two layers, two stages, or somebody else's net."""
+    """Of 2×8×8 images and three classes, in evaluation mode; two layers, or somebody else's net."""
     made = _model(puppet, puppeteer, jnp.dtype(dtype))
     return pj.PuppetCNN(made.puppeteer, made.puppet, pj.Measure(**measurement))
 

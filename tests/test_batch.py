@@ -16,7 +16,6 @@ from puppet_jax._batch import logits_from_bank, logits_of_batch
 from puppet_jax.any_cnn import _foreign as foreign
 from puppet_jax.puppets import Puppet
 from puppet_jax.puppets import _plain as plain
-from puppet_jax.puppets import _staged as staged
 
 
 def of_batch(model, images):
@@ -43,7 +42,6 @@ MODELS = [
     ("plain", "continuous", 0.25),
     ("plain", "continuous", None),
     ("plain", "stored", 0.25),
-    ("staged", "continuous", 0.25),
     ("foreign", "continuous", 0.25),
 ]
 
@@ -100,11 +98,11 @@ def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin
 
 
 @pytest.mark.parametrize("chunk", [1, 10])
-@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+@pytest.mark.parametrize("puppet", ["plain", "foreign"])
 def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, monkeypatch):
     """Counted at the convolution: images with a kernel to be convolved with, and branches that run at all."""
     model, images, chosen = model_of(puppet), images_of(), []
-    where, name = {"plain": (plain, "layer"), "staged": (staged, "layer"), "foreign": (foreign, "convolve")}[puppet]
+    where, name = {"plain": (plain, "layer"), "foreign": (foreign, "convolve")}[puppet]
     convolve = getattr(where, name)
 
     def counting(image, kernel, *arguments, **options):
@@ -129,7 +127,7 @@ def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, m
     assert min(d) < max(levels)
 
 
-@pytest.mark.parametrize("puppet", ["plain", "staged", "foreign"])
+@pytest.mark.parametrize("puppet", ["plain", "foreign"])
 def test_puppets_keep_their_protocol(puppet):
     puppet = model_of(puppet).puppet
     assert isinstance(puppet, Puppet)

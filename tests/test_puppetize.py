@@ -253,7 +253,7 @@ def test_refusals_say_what_why_and_the_way_out():
         (net, {"shape": (8, 8, 4)}, r"could not be called on .*correct image_shape.*apply="),
         (good, {"blocks": ["blocks"]}, "it maps|calls it 0 times"),
         (good, {"puppeteer": "sirens"}, "unknown puppeteer 'sirens'; there are continuous"),
-        (Returning(lambda x: x.mean()), {}, r"must return arrays \(1, ….*got shapes \(\).*apply="),
+        (Returning(lambda x: x.mean()), {}, r"must return arrays \(N, ….*got shapes \(\).*apply="),
         (nnx.Linear(3, 4, rngs=nnx.Rngs(0)), {"apply": lambda m, x, r: m(x).mean((1, 2))}, "no nnx.Conv in the module"),
     ]
     for module, options, words in cases:

@@ -36,7 +36,7 @@ def test_the_same_answers_under_jaxs_settings(name):
 
 def test_images_on_a_mesh_of_explicit_axes():
     mesh = jax.make_mesh((1,), ("batch",))
-    model, images = model_of("staged"), images_of()[:4]
+    model, images = model_of("plain"), images_of()[:4]
     there = jax.device_put(images, NamedSharding(mesh, PartitionSpec("batch")))
     predict = pj.compile_predict(model)
     for around in (contextlib.nullcontext(), jax.set_mesh(mesh)):

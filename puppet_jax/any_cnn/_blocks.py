@@ -1,25 +1,204 @@
-"""Which parts of a model an image may skip, and what then stands for their results."""
+"""Which parts of a model an image may skip, what then stands for their results, and from which depth on they run."""
 
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from puppet_jax.any_cnn._foreign import Skip
-from puppet_jax.any_cnn._module_graph import Path, at, is_inside, modules_of, name_of
-from puppet_jax.any_cnn._module_trace import Trace
+from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
+from puppet_jax.any_cnn._trials import ARGUMENT, EXCHANGED, ZERO, Call, Trials, same
 
-_MIX = frozenset({"conv_general_dilated", "dot_general"})
-_JOINS = frozenset({"add", "add_any", "sub", "concatenate"})
+MOST_DEPTHS = 8  # eq. (6): H is at most 8 bits, so D is at most 8.
+_ALONE = "there is no other of its class and shapes beside it"
+
+
+class Blocks:
+    """What may be skipped, found by trying it.
+
+    A skipped block should leave what a branch of zeros would. So what stands for its result is that with which the
+    convolution or block that is called next is handed what the block was handed: the block's argument (it is residual,
+    or one of a chain), or zeros (the forward adds its result to its argument). Zeros also stand for a result that the
+    forward appends to other channels, and for what a block itself appends to its argument. Else the argument stands
+    for the result where everything passes through the block: where exchanging two images' results in it exchanges what
+    the module returns. Any other block always runs.
+
+    Args:
+        body: the module.
+        trials: of it; they watch its convolutions and everything in ``families``.
+        families: modules that may be blocks, side by side.
+        named: whether these are the sequences that the caller wants, as they are.
+
+    Attributes:
+        sequences: of blocks that may be skipped.
+        skips: what stands for each block's result.
+
+    Raises:
+        ValueError: a named block that cannot be skipped, or one that is named twice.
+    """
+
+    def __init__(self, body: nnx.Module, trials: Trials, families: list[list[Path]], *, named: bool):
+        self._trials, self._families = trials, families
+        self.sequences: list[list[Path]] = []
+        self.skips: dict[Path, Skip] = {}
+        self._whys: dict[Path, str] = {}
+        for family in families:
+            if not named and any(is_inside(family[0], taken) for taken in self.skips):
+                continue
+            kinds: dict = {}
+            for path in family:
+                if why := self._obstacle(path):
+                    self._whys[path] = why
+                else:
+                    kinds.setdefault(self._kind(at(body, path), path, named), []).append(path)
+            for group in (sorted(group, key=trials.number) for group in kinds.values()):
+                skips = self._skips(group) if named or len(group) > 1 else _ALONE
+                if isinstance(skips, str):
+                    self._whys |= dict.fromkeys(group, skips)
+                else:
+                    self.skips |= zip(group, skips, strict=True)
+                    self.sequences.append(group)
+        if named:
+            self.sequences = families
+            _check_named([path for family in families for path in family], self._whys)
+        else:
+            self.sequences.sort(key=lambda sequence: trials.number(sequence[0]))
+
+    def _obstacle(self, path: Path) -> str | None:
+        calls = [call for call in self._trials.calls if call.path == path]
+        if len(calls) != 1:
+            return f"the forward calls it {len(calls)} times, not once"
+        if calls[0].argument is None:
+            return "it does not take and return one array, or is called in a loop, a branch or a function of its own"
+        return None if _varies(calls[0].argument) else "its argument does not depend on the image"
+
+    def _call(self, path: Path) -> Call:
+        return self._trials.calls[self._trials.number(path)]
+
+    def _kind(self, block: nnx.Module, path: Path, named: bool) -> tuple:
+        """What blocks of one sequence have in common, or named ones that are tried together."""
+        appends = _place(self._call(path).argument, self._call(path).result) is not None
+        if named:
+            return appends, self._call(path).keeps_shape
+        leaves = () if appends else jax.tree_util.tree_leaves_with_path(nnx.state(block))
+        return type(block), appends, *((jax.tree_util.keystr(at), leaf.shape, leaf.dtype) for at, leaf in leaves)
+
+    def _skips(self, group: list[Path]) -> list[Skip] | str:
+        calls = [self._call(path) for path in group]
+        if _place(calls[0].argument, calls[0].result) is not None:  # and so all of its kind
+            return [_appended(call) for call in calls]
+        changing = next((call for call in calls if not call.keeps_shape), None)
+        if not changing and self._hands_on(group, self._trials.tried(group, ARGUMENT)[1]):
+            return [Skip()] * len(group)
+        zeros = self._trials.tried(group, ZERO)[1]
+        if self._hands_on(group, zeros) or self._is_appended(group, zeros):
+            return [Skip("zero")] * len(group)
+        if changing:
+            return (
+                f"it maps {changing.argument.shape} to {changing.result.shape}, and what is skipped must keep shape "
+                "and dtype, or be added or appended"
+            )
+        exchanged = jax.tree.map(lambda leaf: leaf[::-1], self._trials.output)
+        outputs = [self._trials.tried([path], EXCHANGED)[0] for path in group]
+        if all(same(output, exchanged) for output in outputs) and not same(self._trials.output, exchanged):
+            return [Skip()] * len(group)
+        return (
+            "neither its argument nor zeros in its result's place hand on what it was given; if the forward does more "
+            "with the result than to add it or to pass it on, put that into the block"
+        )
+
+    def _next(self, path: Path) -> int | None:
+        """The number of the call of a convolution or block that follows."""
+        calls, norms = self._trials.calls, self._trials.norms
+        return next((n for n in range(self._call(path).end, len(calls)) if calls[n].path not in norms), None)
+
+    def _hands_on(self, group: list[Path], tried: list[Call]) -> bool:
+        """Whether in this trial what is called next is given what each of the skipped blocks was given."""
+        evidence: dict[int, list[bool]] = {0: [], 1: [], 2: []}
+        for place, path in enumerate(group):
+            number, after = self._trials.number(path), self._next(path)
+            if after is None or tried[after].argument is None:
+                continue
+            given, handed = tried[number].argument, tried[after].argument
+            if given.shape != handed.shape or same(self._trials.calls[after].argument, self._call(path).argument):
+                continue  # there is something else between, or they stand side by side
+            # The first block may be given what only looks alike; what follows the last one may be changed before.
+            weight = 2 if tried[after].path not in group else 0 if place > 0 else 1
+            evidence[weight].append(_varies(given) and same(handed, given))
+        decisive = next(filter(None, evidence.values()), [False])
+        return all(decisive)
+
+    def _is_appended(self, group: list[Path], zeros: list[Call]) -> bool:
+        """Whether the results are parts of what something is called with later, and not all that reaches it."""
+        for path in group[:-1] or group:
+            call, after = self._call(path), self._next(path)
+            later = (each.argument for each in self._trials.calls[call.end :] if each.argument is not None)
+            if not any(_place(call.result, argument) is not None for argument in later):
+                return False
+            if after is None or zeros[after].argument is None or not _varies(zeros[after].argument):
+                return False
+        return True
+
+    def only_for(self, sequence: list[Path]) -> dict[Path, Path]:
+        """Convolutions outside of blocks whose results these blocks alone need, such as the bottleneck before a dense
+        layer's convolution: each with its block. They are skipped with it."""
+        if any(self.skips[path].kind != "zero" for path in sequence):
+            return {}
+        calls, found = self._trials.calls, {}
+        inside = [*self.skips, *self._trials.norms]
+        for before, path in itertools.pairwise(sequence):
+            for call in calls[self._call(before).end : self._trials.number(path)]:
+                once = sum(each.path == call.path for each in calls) == 1 and call.argument is not None
+                if once and not any(is_inside(call.path, other) for other in inside):
+                    found[call.path] = path
+        without, both = (self._trials.tried([*sequence[1:], *more], ZERO)[0] for more in ((), found))
+        return found if same(both, without) else {}
+
+    def why_always(self, conv: Path) -> str:
+        """Why every image runs a convolution, by what is said of the innermost of the blocks around it."""
+        around = [path for family in self._families for path in family if is_inside(conv, path)]
+        if not around:
+            return "it is in no list of modules and no numbered attribute"
+        if any(is_inside(conv, sequence[0]) for sequence in self.sequences):
+            return "it is in the first block of a sequence"
+        block = max(around, key=len)
+        return (f"{name_of(block)}: " if block != conv else "") + self._whys.get(block, _ALONE)
+
+
+def _check_named(blocks: list[Path], whys: dict[Path, str]) -> None:
+    for path in blocks:
+        name = name_of(path)
+        if path in whys:
+            raise ValueError(f"puppetize: {name!r} in blocks cannot be skipped: {whys[path]}; leave it out of blocks")
+        if sum(is_inside(other, path) for other in blocks) > 1:
+            raise ValueError(f"puppetize: {name!r} is in blocks twice, or has one of blocks inside; name one")
+
+
+def _appended(call: Call) -> Skip:
+    before = _place(call.argument, call.result) or 0
+    return Skip("appended", before, call.result.shape[-1] - call.argument.shape[-1] - before)
+
+
+def _varies(x: np.ndarray) -> bool:
+    """Whether it differs between the two images."""
+    return len(x) == 2 and not same(x[:1], x[1:])
+
+
+def _place(part: np.ndarray, whole: np.ndarray) -> int | None:
+    """Before how many channels of ``whole`` the ``part`` stands, at its begin or end, among others; or ``None``."""
+    more = whole.shape[-1] - part.shape[-1]
+    if part.shape[:-1] != whole.shape[:-1] or more <= 0:
+        return None
+    return next((at for at in (0, more) if np.array_equal(whole[..., at : at + part.shape[-1]], part)), None)
 
 
 def families(body: nnx.Module, convolutions: Iterable[Path]) -> list[list[Path]]:
     """Modules with a generated convolution in them that stand side by side, in lists or as numbered attributes
     (``block1``, ``block2``, …); single convolutions in lists only. Outermost families first."""
-    found: dict[tuple[Path, Any], list[Path]] = {}
+    found: dict[tuple, list[Path]] = {}
     for path in dict.fromkeys(conv[:length] for conv in convolutions for length in range(1, len(conv) + 1)):
         number = re.fullmatch(r"(.*?)_?(\d+)", path[-1]) if isinstance(path[-1], str) else None
         if isinstance(path[-1], int):
@@ -28,163 +207,6 @@ def families(body: nnx.Module, convolutions: Iterable[Path]) -> list[list[Path]]
             found.setdefault((path[:-1], number[1]), []).append(path)
     modules = [[path for path in family if isinstance(at(body, path), nnx.Module)] for family in found.values()]
     return sorted((family for family in modules if family), key=lambda family: len(family[0]))
-
-
-class Blocks:
-    """What the traced forward says about skipping each module that was watched."""
-
-    def __init__(self, body: nnx.Module, trace: Trace):
-        self.body, self.calls, self.program = body, trace.calls, trace.program
-        self.marks: dict[str, list[int]] = {}
-        for i, step in enumerate(self.program.steps):
-            if step.mark is not None:
-                self.marks.setdefault(step.mark, []).append(i)
-        self.of_image = self.program.reached([self.program.image])
-        self._known: dict[Path, Skip | str] = {}
-
-    def skip(self, path: Path) -> Skip | str:
-        """What stands for the result of a module that is skipped, or why it cannot be."""
-        if path not in self._known:
-            self._known[path] = self._skip(path)
-        return self._known[path]
-
-    def able(self, path: Path) -> Skip:
-        """The same of a module that may be skipped."""
-        skip = self.skip(path)
-        assert isinstance(skip, Skip), skip
-        return skip
-
-    def _skip(self, path: Path) -> Skip | str:
-        calls = self.calls.get(path, [])
-        begins, ends = (self.marks.get(f"{name_of(path)}:{side}", []) for side in ("in", "out"))
-        if len(calls) != 1:
-            return f"the forward calls it {len(calls)} times, not once"
-        before, after = calls[0]
-        changes = f"it maps {before} to {after}, and what is skipped must keep shape and dtype, or be added or appended"
-        if len(begins) != 1 or len(ends) != 1:
-            return changes if before is None or after is None else "it is called in a loop or a branch"
-        inside = range(begins[0], ends[0] + 1)
-        argument, result = self.program.steps[begins[0]].reads[0], self.program.steps[ends[0]].writes[0]
-        if not isinstance(argument, int):
-            return "its argument does not depend on the image"
-        if before == after and self._adds_argument(inside):
-            return Skip()
-        own = self.program.reached([argument], inside) if before == after else self.of_image
-        joins = self._joins(result, own, ends[0])
-        if not joins:
-            return Skip() if before == after else self._appended(inside) or changes
-        bad = next((name for name, zero in joins if not zero or name not in _JOINS), None)
-        if bad is None:
-            return Skip("zero")
-        if before != after:
-            return changes
-        return f"outside of it its result, changed, meets its argument again ({bad}); put that into the block"
-
-    def _joins(self, result: int, others: set, begin: int) -> list[tuple[str, bool]]:
-        """Where the result, not convolved again, first meets one of ``others``: in which primitive, and whether it
-        would be zero there if it were zero at first."""
-        pure, zero, joins = {result}, self.program.zero([result]), []
-        others = others - self.program.reached([result])
-        for step in self.program.steps[begin + 1 :]:
-            mine = pure.intersection(step.reads)
-            if mine and not others.isdisjoint(step.reads):
-                joins.append((step.name, mine <= zero))
-            elif mine and step.name not in _MIX:
-                pure.update(step.writes)
-        return joins
-
-    def _adds_argument(self, inside: range) -> bool:
-        """Whether the block is residual: its result is its argument plus something, perhaps after an activation."""
-        argument, value = self.program.steps[inside[0]].writes[0], self.program.steps[inside[-1]].reads[0]
-        for step in reversed(self.program.steps[inside[0] : inside[-1]]):
-            if value in step.writes:
-                if step.name in ("add", "add_any") and argument in step.reads:
-                    return True
-                values = [read for read in step.reads if isinstance(read, int)]
-                if step.name not in ("max", "name", "convert_element_type", "min") or len(values) != 1:
-                    return False
-                value = values[0]
-        return False
-
-    def _appended(self, inside: range) -> Skip | None:
-        """A block that appends to its argument what it computes, and returns both."""
-        steps = self.program.steps
-        argument, result = steps[inside[0]].writes[0], steps[inside[-1]].reads[0]
-        for step in steps[inside[0] : inside[-1]]:
-            if result in step.writes and step.name == "concatenate" and step.reads.count(argument) == 1:
-                sizes = [self._size(read, step.params["dimension"]) for read in step.reads]
-                place = step.reads.index(argument)
-                return Skip("appended", step.params["dimension"], sum(sizes[:place]), sum(sizes[place + 1 :]))
-        return None
-
-    def _size(self, value: Any, axis: int) -> int:
-        return self.program.shapes[value][axis] if isinstance(value, int) else 0
-
-    def sequences(self, groups: list[list[Path]]) -> list[list[Path]]:
-        """Of every family the blocks that may be skipped and are equal, two or more; none inside another."""
-        found: list[list[Path]] = []
-        for family in groups:
-            taken = [own for sequence in found for own in sequence]
-            if any(is_inside(family[0], own) for own in taken):
-                continue
-            alike: dict[tuple, list[Path]] = {}
-            for path in sorted((path for path in family if isinstance(self.skip(path), Skip)), key=self.place):
-                alike.setdefault(self._signature(path), []).append(path)
-            found += [sequence for sequence in alike.values() if len(sequence) > 1]
-        return sorted(found, key=lambda sequence: self.place(sequence[0]))
-
-    def why_always(self, conv: Path, groups: list[list[Path]], sequences: list[list[Path]]) -> str:
-        """Why every image runs a convolution, by what is said of the innermost of the blocks around it."""
-        around = [path for family in groups for path in family if is_inside(conv, path)]
-        if not around:
-            return "it is in no list of modules and no numbered attribute"
-        if any(is_inside(conv, sequence[0]) for sequence in sequences):
-            return "it is in the first block of a sequence"
-        block = max(around, key=len)
-        why = self.skip(block)
-        name = f"{name_of(block)}: " if block != conv else ""
-        return name + (why if isinstance(why, str) else "there is no other of its class and shapes beside it")
-
-    def place(self, path: Path) -> int:
-        """When the forward calls it."""
-        return self.marks[f"{name_of(path)}:in"][0]
-
-    def _signature(self, path: Path):
-        block, skip = at(self.body, path), self.able(path)
-        before, after = self.calls[path][0]
-        if before != after:  # dense blocks: each appends channels to its argument
-            return type(block), skip, None if skip.kind == "appended" else after
-        leaves = jax.tree_util.tree_leaves_with_path(nnx.state(block))
-        return type(block), skip, tuple((jax.tree_util.keystr(where), leaf.shape, leaf.dtype) for where, leaf in leaves)
-
-    def only_for(self, path: Path, convolutions: Iterable[Path]) -> list[Path]:
-        """Convolutions outside a block whose results nothing else needs, such as the bottleneck before a dense layer's
-        convolution: they are skipped with it."""
-        if self.able(path).kind != "zero":
-            return []
-        result = self.program.steps[self.marks[f"{name_of(path)}:out"][0]].writes[0]
-        needed = self.program.needed(without=result)
-        ends = {conv: self.marks.get(f"{name_of(conv)}:out", []) for conv in convolutions if not is_inside(conv, path)}
-        return [c for c, end in ends.items() if len(end) == 1 and self.program.steps[end[0]].writes[0] not in needed]
-
-    def named(self, sequences: list[list[Path]]) -> list[list[Path]]:
-        """The sequences that the caller named, as they are.
-
-        Raises:
-            ValueError: a block that cannot be skipped, or one that is named twice.
-        """
-        flat = list(itertools.chain(*sequences))
-        for path in flat:
-            why = self.skip(path)
-            if not isinstance(why, Skip):
-                name = name_of(path)
-                raise ValueError(f"puppetize: {name!r} in blocks cannot be skipped: {why}; leave it out of blocks")
-        for one in flat:
-            if sum(is_inside(other, one) for other in flat) > 1:
-                raise ValueError(
-                    f"puppetize: {name_of(one)!r} is in blocks twice, or has one of blocks inside; name one"
-                )
-        return sequences
 
 
 def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
@@ -213,3 +235,31 @@ def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
     if not members:
         raise ValueError(f"puppetize: blocks names {entry!r}, which is no list of modules; name its blocks")
     return sorted(members)
+
+
+def number_of_depths(blocks: int, max_depth: int | None, caller: str) -> int:
+    """L: as the caller says, else one for each block up to the eight that eq. (6) can give in bits.
+
+    Raises:
+        ValueError: ``max_depth`` below 1.
+    """
+    if max_depth is not None and max_depth < 1:
+        raise ValueError(f"{caller}: max_depth must be at least 1, got {max_depth}")
+    return max_depth or max(1, min(blocks, MOST_DEPTHS))
+
+
+def levels_of(lengths: list[int], most: int) -> list[list[int]]:
+    """The least D that runs each block, of sequences of ``lengths`` blocks, for depths 1 … L = ``most``.
+
+    Let n be the number of all blocks. At depth D, ⌈n·D / L⌉ blocks run, and at least the first of each sequence: those
+    of least (i − 1) / n_s, where i = 1 … n_s is the block's place in its sequence s, earlier sequences first. So
+    sequences fill up evenly, a deeper image runs what a shallower one does, and D = L runs everything. Hence the level
+    is 1 for the first of a sequence, else ⌊(p − 1)·L / n⌋ + 1 at place p = 1 … n in that order.
+    """
+    count = sum(lengths)
+    blocks = [(i / n, sequence, i) for sequence, n in enumerate(lengths) for i in range(n)]
+    levels = [[1] * n for n in lengths]
+    for place, (_, sequence, i) in enumerate(sorted(blocks)):
+        if i > 0:
+            levels[sequence][i] = place * most // count + 1
+    return levels

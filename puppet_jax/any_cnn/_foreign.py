@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -13,8 +15,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from puppet_jax.any_cnn._stand_in import stand_in
 from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
+from puppet_jax.convolution._primitives import finish_p
 from puppet_jax.puppeteers._base import Kernels, KernelShape
 from puppet_jax.puppets._base import Puppet
 
@@ -49,23 +51,37 @@ class Skip:
     Attributes:
         kind: ``"argument"``, the block's first argument; ``"zero"``, where the forward adds or appends the result to
             something; ``"appended"``, the argument and zeros for what the block appends to it.
-        axis, before, after: of what is appended, along which axis and how much on either side of the argument.
+        before, after: how many channels are appended on either side of the argument.
     """
 
     kind: Literal["argument", "zero", "appended"] = "argument"
-    axis: int = 0
     before: int = 0
     after: int = 0
 
     def result(self, x: Array, run: Callable[[Array], Array]) -> Array:
-        """It, for the argument, in the place of ``run(x)``."""
+        """What stands in the place of ``run(x)``."""
         if self.kind == "argument":
             return x
         if self.kind == "zero":
             like = jax.eval_shape(run, x)
             return jnp.zeros(like.shape, like.dtype)
-        around = [(self.before, self.after) if axis == self.axis else (0, 0) for axis in range(x.ndim)]
-        return jnp.pad(x, around)
+        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (self.before, self.after)])
+
+
+def stand_in(module: Any, call: Callable) -> None:
+    """From now on ``module(*args, **kwargs)`` is ``call(module, own, *args, **kwargs)``, where ``own(module, …)`` is
+    what it was. The module becomes of a class derived from its own, the same one for the same ``call``."""
+    cls: Any = type(module)
+    module.__class__ = _derived(cls, call)
+
+
+@functools.cache
+def _derived(cls: Any, call: Callable) -> type:
+    def body(namespace):
+        namespace["__call__"] = lambda self, *args, **kwargs: call(self, cls.__call__, *args, **kwargs)
+        namespace["__module__"] = cls.__module__
+
+    return types.new_class(cls.__name__, (cls,), {"pytree": cls._pytree__is_pytree}, body)
 
 
 def gate(block: Any, level: int, skip: Skip) -> None:
@@ -237,7 +253,7 @@ class ForeignPuppet(Puppet):
         del last
         if image_shape[2] != self.image_shape[2]:
             raise ValueError(
-                f"ForeignPuppet: image has {image_shape[2]} channels, the module was puppetized for "
+                f"puppet: image has {image_shape[2]} channels, the module was puppetized for "
                 f"{self.image_shape[2]}; puppetize it with image_shape={tuple(image_shape)}"
             )
         if tuple(shapes) != self.kernel_shapes:
@@ -329,3 +345,50 @@ def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, group
             else:
                 out = out + jnp.einsum("nhwgi,igo->nhwgo", pixels, kernel[i, j], precision=precision)
     return out.reshape(batch, h, w, c_out).astype(inputs.dtype)
+
+
+_GROUPS = 8  # of channels; a width that they do not divide uses their greatest common divisor
+
+
+def use_running(norm: nnx.BatchNorm) -> None:
+    """From now on a batch normalisation uses its running averages, in training too; they are constants, scale and shift
+    are learned. What it is told about batch statistics when it is called has no effect."""
+    stand_in(norm, _running)
+
+
+def use_groups(norm: Any) -> None:
+    """From now on a batch normalisation is group normalisation (Wu and He 2018) with its scale, shift and epsilon.
+
+    Statistics are an image's own, over groups of channels; over all channels where the map is a single position.
+    """
+    del norm.mean, norm.var
+    norm.puppet_lowering = None
+    stand_in(norm, _groups)
+
+
+def _running(norm, own, x: Float[Array, "..."], *args, mask: Array | None = None, **kwargs) -> Float[Array, "..."]:
+    del args, mask, kwargs
+    return own(norm, x, use_running_average=True)
+
+
+def _groups(
+    norm, own, x: Float[Array, "n *space c"], *args, mask: Array | None = None, **kwargs
+) -> Float[Array, "n *space c"]:
+    del own, args, mask, kwargs
+    scale = jnp.ones((norm.num_features,), jnp.float32) if norm.scale is None else norm.scale[...]
+    shift = jnp.zeros((norm.num_features,), jnp.float32) if norm.bias is None else norm.bias[...]
+    positions = math.prod(x.shape[1:-1])
+    maps = x.reshape(len(x), positions, 1, x.shape[-1]).astype(jnp.float32)
+    y, _ = finish_p.bind(
+        maps,
+        jnp.zeros(len(maps), jnp.int32),
+        maps,
+        scale.astype(jnp.float32),
+        shift.astype(jnp.float32),
+        groups=math.gcd(norm.num_features, _GROUPS) if positions > 1 else 1,
+        epsilon=float(norm.epsilon),
+        relu=False,
+        residual=False,
+        lowering=norm.puppet_lowering,
+    )
+    return y.reshape(x.shape).astype(norm.dtype or jnp.promote_types(x.dtype, scale.dtype))

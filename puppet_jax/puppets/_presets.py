@@ -1,12 +1,12 @@
 """The named presets, as plain data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from puppet_jax._measure import DepthRule
-from puppet_jax.puppets import LayerSpec, StageSpec
-from puppet_jax.puppets._stages import BlockKind
+from puppet_jax.puppets._layers import LayerSpec
+from puppet_jax.puppets._nets import puppet_resnet, puppet_vgg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,15 +15,15 @@ class Preset:
 
     Attributes:
         layers: of a plain puppet.
-        stages: of a staged puppet instead.
-        block: the kind of its blocks.
+        net: what makes a module to be puppetized instead.
+        width: of the net's first stage.
         puppeteer_options: by puppeteer.
         depth: the measurement's, unless one is given.
     """
 
     layers: tuple[LayerSpec, ...] = ()
-    stages: tuple[StageSpec, ...] = ()
-    block: BlockKind = "residual"
+    net: Callable | None = None
+    width: int = 0
     puppeteer_options: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     depth: DepthRule | int = "complexity"
 
@@ -56,12 +56,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         # the static twin's kernel parameters again about a tenth. As layers that always run reach further along s =
         # l·dl than 1, kernels would turn faster with H than they do in a plain puppet: hence omega_depth.
         "puppet_vgg_s": Preset(
-            stages=(StageSpec(32, 2), StageSpec(64, 2, stride=2), StageSpec(128, 3, stride=2)),
-            block="convolution",
+            net=puppet_vgg,
+            width=32,
             puppeteer_options={"continuous": {"basis": 104, "hidden": 40, "omega_depth": 5.0}},
         ),
         "puppet_resnet_s": Preset(  # the convolutions of ResNet-20 (He et al. 2016, section 4.2)
-            stages=(StageSpec(16, 3), StageSpec(32, 2, stride=2), StageSpec(64, 2, stride=2)),
+            net=puppet_resnet,
+            width=16,
             puppeteer_options={"continuous": {"basis": 80, "hidden": 40, "omega_depth": 4.0}},
         ),
     }
