@@ -7,7 +7,6 @@ from flax import nnx
 from small import close, drawn
 
 import puppet_jax as pj
-from puppet_jax.puppets._layers import least_size
 
 LAYERS = (
     pj.LayerSpec(6, kernel_size=5),
@@ -81,7 +80,6 @@ def test_layers_beyond_the_depth_have_no_influence_and_no_gradient(puppet, kerne
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_input_is_refused(puppet, kernels, image):
-    assert least_size(LAYERS) == 8
     assert np.isfinite(jax.jit(puppet)(jnp.zeros((8, 8, 2)), kernels, jnp.int32(5))).all()
     with pytest.raises(ValueError, match=r"7×9 pixels is smaller than .* allow, 8×8"):
         puppet(jnp.zeros((7, 9, 2)), kernels, jnp.int32(5))

@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from puppet_jax.puppeteers._kernels import adaptive_average
-from puppet_jax.puppets._pool import pool
+from puppet_jax.puppets._plain import pool
 
 
 @pytest.mark.parametrize("window", [2, 3])

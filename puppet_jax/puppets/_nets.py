@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from puppet_jax.puppets._pool import pool
+from puppet_jax.puppets._plain import pool
 
 
 class ConvolutionBlock(nnx.Module):

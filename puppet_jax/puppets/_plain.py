@@ -1,6 +1,8 @@
 """PlainPuppet: a chain of convolution layers in which any depth is an exit."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -11,13 +13,42 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.convolution import Choice, FactoredBank, layer
-from puppet_jax.puppeteers._base import Kernels
-from puppet_jax.puppets._layered import LayeredPuppet, recomputed, stem
-from puppet_jax.puppets._layers import LayerSpec, kernel_shapes, least_size
-from puppet_jax.puppets._pool import pool
+from puppet_jax.convolution._primitives import CONVOLVED
+from puppet_jax.puppeteers._base import Kernels, of_deviation
+from puppet_jax.puppets._base import Puppet
+
+# Keeps the convolutions' results, and recomputes the rest backwards.
+_recomputed = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
 
 
-class PlainPuppet(LayeredPuppet):
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """One convolution layer.
+
+    Attributes:
+        width: C_out.
+        kernel_size: K of the K×K kernel; SAME padding.
+        stride: of the convolution.
+        pool: window and stride of the average pooling after the layer; 1 for none. Rows and columns that do not fill
+            a window are dropped.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    width: int
+    kernel_size: int = 3
+    stride: int = 1
+    pool: int = 1
+
+    def __post_init__(self):
+        for name in ("width", "kernel_size", "stride", "pool"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"LayerSpec: {name} must be an integer >= 1, got {value!r}")
+
+
+class PlainPuppet(Puppet):
     """Convolution, normalisation, activation, D times; then the mean over the map, and a linear head.
 
     Layer l computes ``y = relu(norm_l(conv(x, P_l)))``, adds x where the shapes are equal (``residual``), and pools if
@@ -55,20 +86,28 @@ class PlainPuppet(LayeredPuppet):
     ):
         if len(layers) == 0:
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
+        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"PlainPuppet: {name} must be at least 1, got {value}")
         self.layers = tuple(layers)
+        widths = [spec.width for spec in self.layers]
+        self.kernel_shapes = tuple(
+            (spec.width, c_in, spec.kernel_size, spec.kernel_size)
+            for spec, c_in in zip(self.layers, [in_channels, *widths[:-1]], strict=True)
+        )
         self.max_depth = len(self.layers)
         self.levels = tuple(range(1, self.max_depth + 1))
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.norm_groups = norm_groups
         self.residual = residual
-        super().__init__(
-            kernel_shapes(self.layers, in_channels),
-            least_size(self.layers),
-            max(layer.width for layer in self.layers),
-            in_channels=in_channels,
-            num_classes=num_classes,
-            norm_groups=norm_groups,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.dtype = jnp.dtype(dtype)
+        self.norm_scale = nnx.List([nnx.Param(jnp.ones(width, jnp.float32)) for width in widths])
+        self.norm_shift = nnx.List([nnx.Param(jnp.zeros(width, jnp.float32)) for width in widths])
+        features = max(widths)
+        self.head = nnx.Param(of_deviation(rngs.params(), (features, num_classes), 1 / math.sqrt(features)))
+        self.head_bias = nnx.Param(jnp.zeros((num_classes,), jnp.float32))
 
     def __call__(
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
@@ -91,7 +130,7 @@ class PlainPuppet(LayeredPuppet):
         """The mean over the map after layer D, padded with zeros to the widest layer. Arguments as for a call."""
         last = depth if isinstance(depth, int) else self.max_depth
         self.check(image.shape, [kernel.shape for kernel in kernels], last)
-        x = stem(image, self.dtype)
+        x = self._pixels(image)
         features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
         for index in range(last):
             x, mean = self.layer(x, kernels[index], index)
@@ -108,7 +147,7 @@ class PlainPuppet(LayeredPuppet):
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
         del samples
-        x = stem(images, self.dtype)
+        x = self._pixels(images)
         features = jnp.zeros((images.shape[0], self.head[...].shape[0]), jnp.float32)
         for place, kernels in enumerate(bank):
             # An image that has left gets index −1, for which the C++ convolution does no work.
@@ -121,9 +160,11 @@ class PlainPuppet(LayeredPuppet):
 
             out = jax.eval_shape(run, x, features, own, kernels)[0]
 
-            @recomputed
-            def layer_or_none(x, features, own, kernels, run=run, out=out, place=place):
-                skip = lambda x, features, own, kernels: (jnp.zeros(out.shape, out.dtype), features)  # noqa: E731
+            def skip(x, features, own, kernels, out=out):
+                return jnp.zeros(out.shape, out.dtype), features
+
+            @_recomputed
+            def layer_or_none(x, features, own, kernels, run=run, skip=skip, place=place):
                 return lax.cond(jnp.max(depths) > place, run, skip, x, features, own, kernels)
 
             x, features = layer_or_none(x, features, own, kernels)
@@ -159,5 +200,46 @@ class PlainPuppet(LayeredPuppet):
             mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32)
         return y, jnp.pad(mean, (0, self.head[...].shape[0] - len(mean)))
 
-    def used(self, last: int) -> int:
-        return last
+    def compute_in(self, dtype: DTypeLike) -> None:
+        """Set the compute type of the convolutions."""
+        self.dtype = jnp.dtype(dtype)
+
+    def normalisation_count(self) -> int:
+        """Count the stored scales and shifts."""
+        return sum(each.size for each in (*self.norm_scale, *self.norm_shift))
+
+    def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
+        """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``."""
+        least = math.prod(spec.stride * spec.pool for spec in self.layers)
+        if min(image_shape[:2]) < least:
+            raise ValueError(
+                f"PlainPuppet: image of {image_shape[0]}×{image_shape[1]} pixels is smaller than strides and pooling "
+                f"allow, {least}×{least}; enlarge the image or use fewer of them"
+            )
+        if image_shape[2] != self.in_channels:
+            raise ValueError(
+                f"PlainPuppet: image has {image_shape[2]} channels, the puppet was made for {self.in_channels}; "
+                f"create it with in_channels={image_shape[2]}"
+            )
+        if not 1 <= last <= self.max_depth:
+            raise ValueError(f"PlainPuppet: depth must lie in 1..{self.max_depth}, got {last}")
+        if tuple(shapes[:last]) != self.kernel_shapes[:last]:
+            raise ValueError(
+                f"PlainPuppet: kernels must have shapes {self.kernel_shapes[:last]}, got {tuple(shapes)}; "
+                "make the puppeteer from puppet.kernel_shapes"
+            )
+
+    def _pixels(self, images: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h w c"]:
+        """Shift and scale pixels, of mean near 1/2 and standard deviation near 1/4: what the first layer reads."""
+        return ((images - 0.5) * 4.0).astype(self.dtype)
+
+
+def pool(x: Float[Array, "h w c"], window: int) -> Float[Array, "h_out w_out c"]:
+    """Take the mean of each window, in float32; rows and columns that do not fill one are dropped."""
+    if window == 1:
+        return x
+    h, w, c = x.shape
+    rows, columns = h // window, w // window
+    # As a reshape: reduce_window's gradient is a scatter, slow on every platform.
+    cells = x[: rows * window, : columns * window].reshape(rows, window, columns, window, c)
+    return jnp.mean(cells, axis=(1, 3), dtype=jnp.float32).astype(x.dtype)

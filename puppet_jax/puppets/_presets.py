@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from puppet_jax._measure import DepthRule
-from puppet_jax.puppets._layers import LayerSpec
 from puppet_jax.puppets._nets import puppet_resnet, puppet_vgg
+from puppet_jax.puppets._plain import LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
