@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.config import FREE, Config, ResolvedConfig, to_json
@@ -109,22 +108,6 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, 
     the partitioner would bring all rows to every device. Kernels are cheap, so each device generates its own.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=SHARED, check_vma=False)
-
-
-def without_mesh(function: Callable) -> Callable:
-    """``function`` traced as if there were no mesh: for use within :func:`on_each_device`, without communication.
-
-    Within a mesh, JAX's types of traced values name the mesh and those of constants do not. The ODE solver's loops,
-    differentiated, then fail because their carry changes its type.
-    """
-
-    def call(*arguments):
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            program, results = jax.make_jaxpr(function, return_shape=True)(*shapes)
-        return jax.tree.unflatten(jax.tree.structure(results), jaxpr_as_fun(program)(*jax.tree.leaves(arguments)))
-
-    return call
 
 
 def shared(mesh: Mesh, tree: Any) -> Any:

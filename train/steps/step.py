@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 import puppet_jax as pj
 from train.config import ResolvedConfig
-from train.devices import BATCH, ROWS, SHARED, on_each_device, without_mesh
+from train.devices import BATCH, ROWS, SHARED, on_each_device
 from train.steps.augment import augment
 from train.steps.optimiser import averaged
 
@@ -116,7 +116,7 @@ def make_train_step(
         sums = Sums(of_labels, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
         return loss / config.batch_size, sums
 
-    gradient_fn = without_mesh(jax.grad(loss_fn, has_aux=True))
+    gradient_fn = jax.grad(loss_fn, has_aux=True)
 
     def step(state: TrainState, tally: Tally, rest, images, labels, stop, teaching) -> tuple[TrainState, Tally]:
         images = augment(images, _keys(config.seed, state.step, len(images)), config.augment)
