@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from puppetized import FULL, holding_its_own, images_of, original, puppet_of, stored
-from small import close, drawn
+from small import close, drawn, one_by_one
 
 import puppet_jax as pj
 from puppet_jax._model import continuous_of
@@ -132,6 +132,20 @@ def test_a_skipped_block_is_a_branch_that_is_zero(name):
     expected = shallow(net, net.stem(images[:1])).mean((1, 2))[0]
     assert close(runs(images[0], 1), expected, 1e-5)
     assert close(jax.jit(lambda image: puppet(image, kernels, 1))(images[0]), expected, 1e-5)
+
+
+def test_gradients_with_skipped_blocks_of_infinite_slope_are_those_of_each_image():
+    def steep(x, y):
+        return x + y * jnp.sqrt(jnp.sum(y**2, (1, 2), keepdims=True))
+
+    model = puppet_of(drawn(lambda: Net(in_turn, layers=three(lambda i: Branch(returns=steep)))), batch_norm=None)
+    images = images_of(3)
+    gradients = [
+        nnx.jit(nnx.grad(lambda model, images, run=run: jnp.sum(jnp.tanh(run(model, images)))))(model, images)
+        for run in (lambda model, images: model(images), one_by_one)
+    ]
+    assert len(set(np.asarray(model.measure(images)[1]))) > 1
+    assert close(*gradients, 1e-3)
 
 
 def test_what_always_runs_is_told_with_the_reason():

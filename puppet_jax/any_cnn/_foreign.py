@@ -321,7 +321,27 @@ def convolution(
             taps = jnp.transpose(kernel, (2, 3, 1, 0))
         taps = taps.astype(inputs.dtype)
         out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+    if isinstance(kernel, Choice):
+        out = _harmless(out, kernel.index)
     return out if preferred_element_type is None else out.astype(preferred_element_type)
+
+
+@jax.custom_jvp
+def _harmless(y: Float[Array, "n h w c"], index: Int[Array, ""]) -> Float[Array, "n h w c"]:
+    """The result of a convolution, as it is; in a derivative other numbers for an image that skips it (index −1).
+
+    What follows in the block sees zeros of such an image, and its slope there may be infinite, as that of a root. A
+    cotangent of zero times infinity would be NaN in the gradients of parameters that all images share.
+    """
+    del index
+    return y
+
+
+@_harmless.defjvp
+def _harmless_derivative(primals, tangents):
+    y, index = primals
+    waves = sum(jnp.sin(lax.broadcasted_iota(jnp.float32, y.shape, axis) * (axis + 1)) for axis in (1, 2, 3))
+    return jnp.where(index >= 0, y, (2 + waves).astype(y.dtype)), jnp.where(index >= 0, tangents[0], 0)
 
 
 def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, precision):
