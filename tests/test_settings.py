@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-from small import close, images_of, model_of
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from small import PUPPETEERS, close, drawn, images_of, model_of
 
 import puppet_jax as pj
 
@@ -43,7 +44,23 @@ def test_images_on_a_mesh_of_explicit_axes():
         with around:
             assert close(pj.complexity(there), pj.complexity(images))
             assert close(model(there), model(images))
+            assert close(jax.jit(lambda x: model(x))(there), model(images))
             assert close(predict(there), predict(images))
+
+
+@pytest.mark.parametrize("name", ["continuous", "ode"])
+def test_kernels_and_their_gradients_within_shard_map(name):
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+    graphdef, state = nnx.split(drawn(lambda: PUPPETEERS[name](((4, 2, 3, 3), (6, 4, 1, 1)))))
+
+    def gradients(state, h):
+        return jax.grad(lambda state: sum(jnp.sum(k**2) for k in jax.vmap(nnx.merge(graphdef, state))(h)))(state)
+
+    inside = jax.shard_map(
+        gradients, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("batch")), out_specs=PartitionSpec()
+    )
+    h = jnp.array([3.0, 6.0])
+    assert close(jax.jit(inside)(state, h), jax.jit(gradients)(state, h))
 
 
 def test_a_buffer_may_be_filled_again():

@@ -14,19 +14,21 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from puppet_jax._mesh import varying_alike
+
 
 def combine(
     coefficients: Float[Array, "rows basis"], matrices: Float[Array, "basis columns"]
 ) -> Float[Array, "rows columns"]:
     """Σ_b coefficients[r, b] matrices[b, c]; under ``vmap`` over coefficients still one product."""
-    return _combine_p.bind(coefficients, matrices)
+    return _combine_p.bind(*varying_alike(coefficients, matrices))
 
 
 def depthwise(
     planes: Float[Array, "n columns rows channels"], weights: Float[Array, "3 3 channels"]
 ) -> Float[Array, "n columns rows channels"]:
     """Each channel's plane convolved with its own 3×3 weights (row, column), zeros beyond the border."""
-    return _depthwise_p.bind(planes, weights)
+    return _depthwise_p.bind(*varying_alike(planes, weights))
 
 
 def _product(coefficients, matrices):
@@ -48,7 +50,10 @@ def _stencil(planes, weights):
 def _weight_gradient(cotangent, planes):
     products = [shifted * cotangent for shifted in _shifted(planes)]
     zeros = [jnp.zeros((), cotangent.dtype)] * 9
-    add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))  # noqa: E731
+
+    def add(a, b):
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
     return jnp.stack(jax.lax.reduce(products, zeros, add, (1,))).sum((1, 2)).reshape(3, 3, -1)
 
 
