@@ -83,17 +83,19 @@ class Predictor:
             return jax.tree.map(lambda x: x[0], self(images[None]))
         if isinstance(images, jax.core.Tracer):
             return self._run(images, len(images))
-        parts = []
+        predictions = []
         for start in range(0, len(images), _LARGEST_BATCH):
             part = images[start : start + _LARGEST_BATCH]
             missing = (1 << (len(part) - 1).bit_length()) - len(part)
             filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
-            found = self._run(filled, len(part))
-            parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), found) if missing else found)
-        found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+            rows = self._run(filled, len(part))
+            predictions.append(jax.tree.map(operator.itemgetter(slice(len(part))), rows) if missing else rows)
+        prediction, *more = predictions
+        if more:
+            prediction = jax.tree.map(lambda *rows: jnp.concatenate(rows), *predictions)
         if self.complexities and not self._whole:
-            self._check_held(np.asarray(found.complexity), *self.complexities)
-        return found
+            self._check_held(np.asarray(prediction.complexity), *self.complexities)
+        return prediction
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         run = functools.partial(_predict, self.measurement, self._chunk)
@@ -140,8 +142,8 @@ def compile_predict(
 
     Args:
         model: the model; it is copied.
-        complexities: (least, greatest) to bake kernels for, in the unit of the model's measurement; ``None`` for all
-            there can be. A data set's own range makes a smaller bank; images outside are refused.
+        complexities: (least, greatest) to bake kernels for, in bits; ``None`` for all there can be. A data set's
+            own range makes a smaller bank; images outside are refused.
         dtype: compute type of the convolutions, ``None`` for the model's own; a puppetized model keeps its own.
         chunk: how many images go through the layers together; ``None`` chooses by platform.
 
@@ -179,7 +181,7 @@ class _Baking(NamedTuple):
 
 
 def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
-    """What to bake for the complexities asked for, and those that it covers."""
+    """Return what to bake for the complexities asked for, and the complexities that this covers."""
     measurement, centres = model.measurement, model.measurement.centres
     first, last = _bins(measurement, complexities)
     half = measurement.width / 2
@@ -199,8 +201,11 @@ def _bake(baking: _Baking, graphdef, state) -> Bank:
 def _kernels(platform: str) -> Callable[..., tuple[Array, ...]]:
     # A program that runs once: with fewer optimisations it is compiled in a third of the time and as fast.
     options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
-    run = lambda baking, graphdef, state: baking.bank(nnx.merge(graphdef, state)).kernels  # noqa: E731
-    return jax.jit(run, static_argnums=0, compiler_options=options)
+
+    def bake(baking, graphdef, state):
+        return baking.bank(nnx.merge(graphdef, state)).kernels
+
+    return jax.jit(bake, static_argnums=0, compiler_options=options)
 
 
 def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tuple[int, int]:
@@ -234,7 +239,7 @@ def _predicted(
     depth: Int[Array, " b"],
     chunk: int,
 ) -> Any:
-    """Logits from a baked bank, NaN where it has no kernels; arguments as for
+    """Return logits from a baked bank, NaN where it has no kernels; arguments as for
     :func:`~puppet_jax._batch.logits_from_bank`."""
     bins = measurement.index(complexity)
     held = bank.holds(bins)
