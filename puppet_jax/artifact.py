@@ -40,6 +40,17 @@ _DTYPES = ("uint8", "float32")
 _ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
 
+_ENTRIES: dict[str, Any] = {
+    **dict.fromkeys(("puppet_jax", "jax"), str),
+    **dict.fromkeys(("platforms", "complexities", "arrays"), list),
+    **dict.fromkeys(("images", "files"), dict),
+    "calling_convention": int,
+    "num_classes": int | None,
+    "classes": list | None,
+    "preprocessing": str | None,
+    "generator": dict | None,
+}
+
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
 # where jax promises its stability: "tpu_custom_call" and the like run code that the file brings with it.
 _HARMLESS = frozenset(
@@ -188,6 +199,8 @@ def load(path: str | os.PathLike) -> LoadedModel:
         _check_fit(exported, metadata, [takes[each] for each in metadata["arrays"]])
     except ValueError as error:
         raise ValueError(f"load: {name}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # an entry within an entry
+        raise ValueError(f"load: {name}: {METADATA} is damaged ({error!r}); {_AGAIN}") from error
     if makes:
         arrays |= zip(makes, jax.jit(generator.call)(list(own.values())), strict=True)
     return LoadedModel(metadata, exported, [arrays[each] for each in metadata["arrays"]])
@@ -237,9 +250,9 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
         if version == 1:
             way_out = f"read it with puppet-jax {_LAST_OF_VERSION_1}, or train and export the model again with this one"
         raise ValueError(f"format version {version!r}, this puppet-jax reads {VERSION}; {way_out}")
-    problem = _wrong_entry(metadata)
-    if problem:
-        raise ValueError(f"{METADATA} is damaged: {problem}; {_AGAIN}")
+    wrong = [name for name, types in _ENTRIES.items() if not isinstance(metadata.get(name, ...), types)]
+    if wrong:
+        raise ValueError(f"{METADATA} is damaged: {', '.join(wrong)}; {_AGAIN}")
     for name in sorted({*metadata["files"], *_needed(metadata)}):
         said, content = metadata["files"].get(name), contents.get(name)
         if said is None or content is None:
@@ -256,43 +269,6 @@ def _needed(metadata: dict[str, Any]) -> list[str]:
         return [PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])]
     held = [f"{ARRAYS}{each}.npy" for each in metadata["arrays"] if each not in generator["makes"]]
     return [PROGRAM, GENERATOR, *held, *(f"{OF_GENERATOR}{each}.npy" for each in generator["arrays"])]
-
-
-def _wrong_entry(metadata: dict[str, Any]) -> str | None:
-    """Names an entry that is missing or of another type than what reads it expects."""
-
-    def texts(value):
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-    images: Any = metadata.get("images")
-    classes, generator = metadata.get("classes"), metadata.get("generator")
-    complexities = metadata.get("complexities")
-    shape = images.get("shape") if isinstance(images, dict) else None
-
-    def makes_some_of(arrays):
-        lists = [generator.get("arrays"), generator.get("makes"), arrays] if isinstance(generator, dict) else [None]
-        return all(map(texts, lists)) and 0 < len(set(lists[1])) == len(lists[1]) and set(lists[1]) <= set(arrays)
-
-    good = {
-        "puppet_jax": isinstance(metadata.get("puppet_jax"), str),
-        "jax": isinstance(metadata.get("jax"), str),
-        "calling_convention": isinstance(metadata.get("calling_convention"), int),
-        "platforms": texts(metadata.get("platforms")),
-        "images": isinstance(shape, list)
-        and len(shape) == 3
-        and all(isinstance(side, int) and side > 0 for side in shape)
-        and images.get("dtype") in _DTYPES,
-        "num_classes": isinstance(metadata.get("num_classes", ""), int | None),
-        "classes": classes is None or (texts(classes) and len(classes) == metadata.get("num_classes")),
-        "preprocessing": isinstance(metadata.get("preprocessing"), str | None),
-        "complexities": isinstance(complexities, list)
-        and len(complexities) == 2
-        and all(isinstance(each, int | float) for each in complexities),
-        "arrays": texts(metadata.get("arrays")),
-        "generator": generator is None or makes_some_of(metadata.get("arrays")),
-        "files": isinstance(metadata.get("files"), dict),
-    }
-    return next((name for name, fine in good.items() if not fine), None)
 
 
 def _deserialize(program: bytes, metadata: dict[str, Any]) -> jax.export.Exported:
@@ -376,6 +352,7 @@ def _check_fit(
     exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray | jax.core.ShapedArray]
 ) -> None:
     """Refuse a program that takes or returns something else than its file says."""
+    numbers, names = metadata["complexities"], metadata["classes"]
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
     logits: Any = exported.out_avals[0] if exported.out_avals else None
     classes = metadata["num_classes"]
@@ -386,6 +363,9 @@ def _check_fit(
         and len(exported.out_avals) >= 3
         and (classes is None or (len(exported.out_avals) == 3 and logits.shape[1:] == (classes,)))
         and set(exported.platforms) >= set(metadata["platforms"])
+        and len(numbers) == 2
+        and all(isinstance(each, int | float) for each in numbers)
+        and (names is None or (len(names) == classes and all(isinstance(each, str) for each in names)))
     )
     if not fits:
         raise ValueError(f"the program takes or returns something else than {METADATA} says; {_AGAIN}")

@@ -99,8 +99,9 @@ def makes(*names):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry("generator", {"arrays": [], "makes": []}), "damaged: generator"),
-        (makes("kernels.0", "kernels.1", "none"), "damaged: generator"),
+        (entry("generator", {"arrays": [], "makes": []}), "'arrays/kernels.0.npy' is missing"),
+        (entry("generator", {"arrays": 3, "makes": []}), "damaged"),
+        (makes("kernels.0", "kernels.1", "none"), "'arrays/kernels.2.npy' is missing"),
         (makes("kernels.1", "kernels.0", "kernels.2"), "something else"),
         (entry("generator", None), "'arrays/kernels.0.npy' is missing"),
         (lambda metadata, contents: contents.pop("generator.stablehlo"), "'generator.stablehlo' is missing"),

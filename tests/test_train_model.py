@@ -134,7 +134,8 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, 
     assert metrics(tmp_path / "alone")[0]["train_loss"] != metrics(tmp_path / "taught")[0]["train_loss"]
     with monkeypatch.context() as patch:
         cut(patch, 7)
-        assert main([*flags, "--teacher", str(run), "--out", str(tmp_path / "cut")]) == 143
+        shutil.copytree(run, tmp_path / "teacher")
+        assert main([*flags, "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "cut")]) == 143
     assert main([*flags, "--teacher", str(tmp_path / "cut"), "--out", str(tmp_path / "early")]) == 2
     assert "this run has not ended" in capsys.readouterr().err
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
@@ -142,7 +143,10 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, 
     write_json(tmp_path / "other" / "config.json", about | {"teacher": open_run(tmp_path / "alone").digest()})
     assert main(["--resume", str(tmp_path / "other")]) == 2
     assert "not the model that the run began to learn from" in capsys.readouterr().err
-    assert main(["--resume", str(tmp_path / "cut")]) == 0
+    (tmp_path / "teacher").rename(tmp_path / "moved")
+    assert main(["--resume", str(tmp_path / "cut")]) == 2
+    assert "if it lies elsewhere now, name that by the flag" in capsys.readouterr().err
+    assert main(["--resume", str(tmp_path / "cut"), "--teacher", str(tmp_path / "moved")]) == 0
     assert same_parameters(tmp_path / "cut", tmp_path / "taught")
 
 
