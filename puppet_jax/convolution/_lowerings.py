@@ -200,7 +200,7 @@ _DEPTHWISE = (_depthwise_forward, _depthwise_image_gradient, _depthwise_kernel_g
 # ---- Which of them
 
 
-def shape_of(which: int, left, middle, right, sets: int, geo: Geometry, depthwise: bool) -> tuple[int, ...]:
+def shape_of(which: int, left, middle, right, sets: int, geo: Geometry, depthwise: bool) -> tuple:
     """Return the shape of a map's result; ``which``: 0 forward, 1 image gradient, 2 kernel gradient."""
     if which == 0:
         return (left.shape[0], *geo.output, right.shape[-1])
