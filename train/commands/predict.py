@@ -1,23 +1,19 @@
 """``python -m train predict RUN IMAGE…``: class, probability, complexity and depth of images in files."""
 
-import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from train.data.walk import Passed, walk_images
+from train.data.walk import walk_images
 from train.errors import UserError
 from train.runs.source import locate
 from train.terminal import printable, width
 
 if TYPE_CHECKING:
-    from train.predict.jsonl_file import PredictionsFile
-    from train.predict.predictor import Predictor
-    from train.runs.model_file import Images, Trained
+    from train.runs.model_file import Trained
 
 
 @dataclass(frozen=True)
@@ -58,49 +54,38 @@ def run(options: Predict) -> int:
             f"--output: got {printable(options.output)}, expected a name that ends in .jsonl (lines of JSON)"
         )
     path = locate(options.run)  # before jax is imported, which takes seconds
-    arguments = [str(path) for path in options.images]
-    empty = [argument for argument in arguments if next(walk_images(argument), None) is None]
-    for folder in empty:
-        print(f"{printable(folder)}: no image in this folder", file=sys.stderr)
-    if len(empty) == len(arguments):
+    names: list[str] = []
+    passed: dict[str, str] = {}
+    empty = 0
+    for argument in options.images:
+        found = list(walk_images(argument, passed.__setitem__))
+        names += found
+        if not found:
+            empty += 1
+            print(f"{printable(argument)}: no image in this folder", file=sys.stderr)
+    if not names:
         raise UserError("IMAGE: found no image to predict, expected image files or folders of images")
+    if passed:
+        first, reason = next(iter(passed.items()))
+        more = f", and {len(passed) - 1:,} more" if len(passed) > 1 else ""
+        print(f"passed over: {printable(first)}: {reason}{more}", file=sys.stderr)
 
     from train.predict.predictor import choose_devices
     from train.runs.model_file import open_run
 
     devices = choose_devices(options.devices)
     trained = open_run(path)
-    passed = _Passed()
     if options.output is None:
-        failed, asked = _print(options, arguments, trained, devices, passed)
+        failed, asked = _print(options, names, trained, devices)
     else:
-        failed, asked = _write(options, options.output, arguments, trained, devices, passed)
-    passed.tell()
-    failed, asked = failed + len(empty), asked + len(empty)
+        failed, asked = _write(options, options.output, names, trained, devices)
+    failed += empty
     if failed:
-        print(f"{failed:,} of {asked:,} could not be read", file=sys.stderr)
+        print(f"{failed:,} of {asked + empty:,} could not be read", file=sys.stderr)
     return 1 if failed else 0
 
 
-class _Passed:
-    """What a walk has passed over: counted, and the first named."""
-
-    def __init__(self) -> None:
-        self.count, self.first = 0, ""
-
-    def __call__(self, path: str, reason: str) -> None:
-        self.count += 1
-        self.first = self.first or f"{printable(path)}: {reason}"
-
-    def tell(self) -> None:
-        if self.count:
-            more = f", and {self.count - 1:,} more" if self.count > 1 else ""
-            print(f"passed over: {self.first}{more}", file=sys.stderr)
-
-
-def _print(
-    options: Predict, arguments: list[str], trained: "Trained", devices: list, passed: _Passed
-) -> tuple[int, int]:
+def _print(options: Predict, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to standard output. Returns how many images could not be read, and of how many."""
     from train.predict.formats import Table
     from train.predict.jsonl_file import json_line
@@ -109,70 +94,43 @@ def _print(
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
-    count = widest = 0
-    for path in _walk(arguments, passed):  # a first pass for the count: names are not kept, as there may be millions
-        count += 1
-        widest = max(widest, 0 if options.json else width(printable(path)))
-    line = json_line if options.json else Table(images.class_names, top, widest)
-    predictor = Predictor(trained.model, devices)
+    line = json_line
+    if not options.json:
+        line = Table(images.class_names, top, max(width(printable(name)) for name in names))
     failed = 0
     # No bar on a terminal: the lines show the progress, and a bar would come between them.
-    for told in predict_images(_walk(arguments), count, images, predictor, top, bar=not sys.stdout.isatty()):
+    bar = not sys.stdout.isatty()
+    for told in predict_images(names, images, Predictor(trained.model, devices), top, bar=bar):
         lines = [line(name, record) for name, record in told if "error" not in record]
         failed += len(told) - len(lines)
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
-    return failed, count
+    return failed, len(names)
 
 
-def _write(
-    options: Predict, output: Path, arguments: list[str], trained: "Trained", devices: list, passed: _Passed
-) -> tuple[int, int]:
+def _write(options: Predict, output: Path, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. Returns how many images in it could not be read, and of how many."""
     from train.predict.jsonl_file import PredictionsFile, describe
     from train.predict.predictor import Predictor
+    from train.predict.stream import predict_images
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
-    about = describe(options.run, trained.about, trained.digest(), top, arguments)
+    about = describe(options.run, trained.about, trained.digest(), top, list(map(str, options.images)))
     with PredictionsFile(output, about) as file:
-        count = sum(1 for _ in missing(file, arguments, passed))
+        before = file.count
+        missing = [name for name in dict.fromkeys(names) if name not in file.known]
         try:
-            if count:
-                add(file, arguments, count, images, Predictor(trained.model, devices), top)
+            if missing:
+                predictor = Predictor(trained.model, devices)
+                for told in predict_images(missing, images, predictor, top, done=before):
+                    file.write(told)
         except (KeyboardInterrupt, SystemExit):
             print(
-                f"\n{file.count:,} of {file.count - file.added + count:,} images are in {printable(output)}; the same "
-                "command goes on from there",
+                f"\n{file.count:,} of {before + len(missing):,} images are in {printable(output)}; the same command "
+                "goes on from there",
                 file=sys.stderr,
             )
             raise
-    print(f"{printable(output)}: {file.count:,} images, {file.added:,} of them now")
+    print(f"{printable(output)}: {file.count:,} images, {file.count - before:,} of them now")
     return file.failed, file.count
-
-
-def missing(
-    file: "PredictionsFile", arguments: Sequence[str], passed: Passed = lambda path, reason: None
-) -> Iterator[str]:
-    """The images that are not in a file; one that several arguments lead to comes once."""
-    before: set[tuple[str, ...]] = set()
-    for argument in arguments:
-        for name in walk_images(argument, passed):
-            parts = Path(name).parts if before else ()
-            if not any(parts[:length] in before for length in range(len(parts) + 1)) and name not in file:
-                yield name
-        before.add(Path(argument).parts)
-
-
-def add(
-    file: "PredictionsFile", arguments: Sequence[str], count: int, images: "Images", predictor: "Predictor", top: int
-) -> None:
-    """Predict the ``count`` images that are missing from a file, and add their lines to it, a batch at a time."""
-    from train.predict.stream import predict_images
-
-    for told in predict_images(missing(file, arguments), count, images, predictor, top, done=file.count):
-        file.write(told)
-
-
-def _walk(arguments: Iterable[str], passed: Passed = lambda path, reason: None) -> Iterator[str]:
-    return itertools.chain.from_iterable(walk_images(argument, passed) for argument in arguments)

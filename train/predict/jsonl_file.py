@@ -59,9 +59,9 @@ class PredictionsFile:
 
     Attributes:
         path: of the file.
+        known: the images whose lines it held when it was opened.
         count: images in it.
         failed: how many of them could not be read.
-        added: how many were added here.
 
     Raises:
         UserError: the file cannot be opened, another process writes it, or its lines come from something else or are
@@ -69,10 +69,9 @@ class PredictionsFile:
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
-        self.path, self.count, self.failed, self.added = path, 0, 0, 0
+        self.path, self.count, self.failed = path, 0, 0
         self._about_path = path.with_name(path.name + ".about")
-        # Sixteen bytes for each image instead of its path: there may be millions.
-        self._known: set[bytes] = set()
+        self.known: set[str] = set()
         if os.path.exists(path) and not path.is_file():
             raise UserError(f"--output: {printable(path)} is no regular file; name another")
         with self._writable("expected a file in a folder that is there"):
@@ -95,10 +94,6 @@ class PredictionsFile:
             self._close(error)
             raise
 
-    def __contains__(self, image: str) -> bool:
-        """Whether an image has its line."""
-        return _digest(image) in self._known
-
     def write(self, told: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Add a line for each image and its record.
 
@@ -119,7 +114,7 @@ class PredictionsFile:
                     self._file.truncate(self._end)
                 raise
         self._end += len(content)
-        self.count, self.added = self.count + len(told), self.added + len(told)
+        self.count += len(told)
         self.failed += sum("error" in record for _, record in told)
 
     def __enter__(self) -> "PredictionsFile":
@@ -148,7 +143,7 @@ class PredictionsFile:
                 self.count += 1
                 try:
                     record = json.loads(line)
-                    self._known.add(_digest(record["image"]))
+                    self.known.add(record["image"])
                     self.failed += "error" in record
                 except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
                     raise UserError(
@@ -186,8 +181,3 @@ class PredictionsFile:
             raise UserError(
                 f"--output: {printable(self.path)} cannot be written ({error.strerror}); {advice}"
             ) from error
-
-
-def _digest(image: str) -> bytes:
-    # A name that is not UTF-8 is hashed as its escapes.
-    return hashlib.blake2b(image.encode("utf-8", "backslashreplace"), digest_size=16).digest()

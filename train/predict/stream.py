@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,14 +29,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remain
 
 
 def predict_images(
-    names: Iterable[str],
-    count: int,
-    images: Images,
-    predictor: Predictor,
-    top: int,
-    *,
-    done: int = 0,
-    bar: bool = True,
+    names: Sequence[str], images: Images, predictor: Predictor, top: int, *, done: int = 0, bar: bool = True
 ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Names and records of images in the order named, a batch at a time; the record of an image that could not be read
     holds the reason as ``error``, which is told on standard error too.
@@ -44,16 +37,14 @@ def predict_images(
     While the caller handles a batch, the devices compute the next one and those after it are decoded.
 
     Args:
-        names: paths of the images.
-        count: how many there are.
+        names: paths of the images, at least one.
         images: the size and channels that they are converted to, and the names of the classes.
         predictor: of the model.
         top: how many classes a record names (:func:`train.predict.formats.records`).
         done: how many were predicted earlier, for the bar.
         bar: whether to show one, if standard error is a terminal.
     """
-    if not count:
-        return
+    count = len(names)
     size = batch_size(count, images, predictor.device_count)
     read = lambda name: read_image(name, images.size, images.channels)  # noqa: E731
     reading = read_ahead(names, read, (*images.size, images.channels), size, threads=min(cores(), MAX_THREADS))
