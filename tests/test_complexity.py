@@ -167,7 +167,7 @@ def test_depth_is_clipped_and_says_so_for_any_batch_shape():
     h = np.array([0.0, 2.5, 6.5, 7.9])
     np.testing.assert_array_equal(pj.depth(h), [1, 2, 6, 7])
     np.testing.assert_array_equal(pj.depth(h, 5), [1, 2, 5, 5])
-    np.testing.assert_array_equal(pj.depth_clipped(h, 5), [False, False, True, True])
+    np.testing.assert_array_equal(pj.depth_clipped(h, 6), [False, False, False, True])  # 6 layers asked for, and there
     assert pj.depth(h).dtype == jnp.int32
     for function in STEERING:
         assert [function(np.full(shape, 6.5)).shape for shape in ((), (2, 1, 4), (0,))] == [(), (2, 1, 4), (0,)]

@@ -128,7 +128,7 @@ def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_p
 
 def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, tmp_path, monkeypatch, capsys):
     set_up(monkeypatch)
-    flags = ["--data=digits", "--width=8", "--max-steps=15", "--epochs=2", "--checkpoint-steps=5"]
+    flags = ["--data=digits", "--puppeteer=stored", "--width=8", "--max-steps=15", "--epochs=2", "--checkpoint-steps=5"]
     for name, more in (("alone", ()), ("taught", ("--teacher", str(run)))):
         assert main([*flags, *more, "--out", str(tmp_path / name)]) == 0
     assert metrics(tmp_path / "alone")[0]["train_loss"] != metrics(tmp_path / "taught")[0]["train_loss"]
@@ -153,7 +153,7 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, 
 def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(tmp_path, monkeypatch, capsys):
     set_up(monkeypatch)
     first, second, third, card = (tmp_path / name for name in ("first", "second", "third", "of_third.md"))
-    flags = ["--data=digits", "--width=8", "--max-steps=2"]
+    flags = ["--data=digits", "--puppeteer=stored", "--width=8", "--max-steps=2"]
     assert main([*flags, "--seed=3", "--out", str(first)]) == 0
     assert main([*flags, "--start-from", str(first), "--out", str(second)]) == 0
     assert main(["release", str(second), "--name=of_second", "--out", str(tmp_path)]) == 0

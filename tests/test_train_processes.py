@@ -65,12 +65,13 @@ def newest(folder: Path) -> int:
 
 
 class Pair:
-    """Two processes of one training."""
+    """Two processes of one training, of two simulated devices each."""
 
     def __init__(self, begin, folder, *arguments, second=()):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             where = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+            where["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
         self.logs = [folder.with_name(f"log-{i}") for i in (0, 1)]
         self.processes = [
             begin(log, *(second if second and i else arguments), "--distributed", **where, JAX_PROCESS_ID=str(i))
