@@ -28,7 +28,8 @@ def run(tmp_path_factory):
     fields |= {"start_from": str(folder.parent / "start")}
     groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, **fields))
     counted = {name: getattr(groups, name) for name in ("generator", "normalisation", "head", "total", "static_twin")}
-    summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "parameters": counted}
+    summary = {"evaluated_on": "test", "test_accuracy": 0.75, "test_images": 4, "test_correct": 3}
+    summary |= {"test_loss": 0.5, "parameters": counted, "compression": 4.5}
     summary["accuracy_by_depth"] = [{"depth": 3, "images": 4, "accuracy": 0.75}]
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from train.errors import UserError
-from train.runs.reading import number, read_json
+from train.runs.reading import read_summary
 from train.runs.source import locate
 from train.terminal import printable, table
 
@@ -45,8 +45,6 @@ class Evaluate:
     """Where TensorFlow Datasets keeps prepared sets (default: where the run had them)."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Images at a time (default: the run's own). Another number may change the last digits."""
-    compiled: bool = False
-    """Measure puppet_jax.compile_predict too, and how far it agrees with the model itself."""
     json: bool = False
     """Print one JSON object instead of the table."""
 
@@ -66,10 +64,7 @@ def run(options: Evaluate) -> int:
         "evaluated_on": evaluated_on,
         **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),
         "reported": _reported(trained, len(split)) if own else None,
-        "compiled": None,
     }
-    if options.compiled:
-        result["compiled"] = agreement(trained.model, split, options.batch_size or config.batch_size)
     print(json.dumps(result, indent=2, allow_nan=False) if options.json else report(result))
     return 0
 
@@ -110,36 +105,9 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     }
 
 
-def agreement(model, split, batch_size: int) -> dict[str, Any]:
-    """What ``compile_predict`` makes of the same images, and how far that is from the model itself.
-
-    Raises:
-        UserError: the answers are no numbers.
-    """
-    import jax
-    import numpy as np
-
-    import puppet_jax as pj
-    from train.data import padded_batches
-
-    predict = pj.compile_predict(model)
-    exact = jax.jit(lambda images: model(images))
-    both = [(predict(images).logits, exact(images)) for images in padded_batches(split.images, batch_size)]
-    found, expected = (np.concatenate(parts, dtype=np.float32)[: len(split)] for parts in zip(*both, strict=True))
-    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
-        raise UserError("--compiled: the model's answers are no numbers, so there is nothing to compare")
-    classes = found.argmax(-1)
-    return {
-        "correct": int(np.sum(classes == split.labels)),
-        "accuracy": float(np.mean(classes == split.labels)),
-        "same_class": int(np.sum(classes == expected.argmax(-1))),
-        "largest_logit_difference": float(np.abs(found - expected).max()),
-    }
-
-
 def report(result: dict[str, Any]) -> str:
     """The result for a human."""
-    images, reported, compiled = result["images"], result["reported"], result["compiled"]
+    images, reported = result["images"], result["reported"]
     if reported is None:
         as_reported = ""
     elif reported["correct"] == result["correct"]:
@@ -159,14 +127,6 @@ def report(result: dict[str, Any]) -> str:
             f"{result['max_depth']}",
         ),
     ]
-    if compiled is not None:
-        facts.append(
-            (
-                "compiled",
-                f"{compiled['accuracy']:.2%} ({compiled['correct']:,} of {images:,}); same class as the exact path in "
-                f"{compiled['same_class']:,}, logits differ by at most {compiled['largest_logit_difference']:.1e}",
-            )
-        )
     wide = max(len(name) for name, _ in facts) + 2
     rows = [(str(row["depth"]), f"{row['images']:,}", f"{row['accuracy']:.2%}") for row in result["accuracy_by_depth"]]
     by_depth = table(("depth", "images", "accuracy"), rows, (True, True, True))
@@ -230,14 +190,13 @@ def _short(value: Any) -> str:
 
 def _reported(trained: "Trained", images: int) -> dict[str, Any] | None:
     """What the run's summary, or the released file, says of as many images; ``None`` if nothing."""
-    told = trained.about
-    if told.accuracy is not None:
-        if told.evaluated_images != images:
+    about = trained.about
+    if about.accuracy is not None:
+        if about.evaluated_images != images:
             return None
-        return {"correct": round(told.accuracy * images), "accuracy": told.accuracy, "loss": None}
+        return {"correct": round(about.accuracy * images), "accuracy": about.accuracy, "loss": None}
     with contextlib.suppress(UserError):
-        summary = read_json(trained.source / "summary.json")
-        correct, loss = number(summary, "test_correct"), number(summary, "test_loss")
-        if summary.get("evaluated_on") == trained.config.evaluate_on and number(summary, "test_images") == images:
-            return None if correct is None else {"correct": int(correct), "accuracy": correct / images, "loss": loss}
+        told = read_summary(trained.source)
+        if (told.evaluated_on, told.test_images) == (trained.config.evaluate_on, images):
+            return {"correct": told.test_correct, "accuracy": told.test_accuracy, "loss": told.test_loss}
     return None

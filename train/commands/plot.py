@@ -12,7 +12,7 @@ import tyro
 from train import atomic_file
 from train.config import FREE
 from train.errors import UserError
-from train.runs.reading import number, open_folder, read_json, read_metrics
+from train.runs.reading import Description, Epoch, open_folder, read_json, read_metrics, read_summary
 from train.terminal import printable, table
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -43,11 +43,11 @@ class ComparedRun(NamedTuple):
 
     folder: Path
     config: dict[str, Any]
-    epochs: Sequence[dict[str, float]]
+    epochs: Sequence[Epoch]
     evaluated_on: str
     accuracy: float
     loss: float
-    parameters: float | None
+    parameters: int | None
     compression: float | None
     state: str
 
@@ -84,32 +84,31 @@ def run(options: Plot) -> int:
 
 
 def _read(folder: Path) -> ComparedRun:
-    metrics = read_metrics(open_folder(folder) / "metrics.jsonl")
-    if not metrics.lines:
+    epochs, damaged = read_metrics(open_folder(folder) / "metrics.jsonl")
+    if not epochs:
         raise UserError(f"{printable(folder)}: no epoch in its metrics.jsonl that can be read")
-    files, notes = {}, []
-    for name in ("config.json", "summary.json"):
-        try:
-            files[name] = read_json(folder / name)
-        except UserError:
-            notes += [f"{name} damaged"] if (folder / name).exists() else []
-    summary, config = files.get("summary.json", {}), files.get("config.json", {}).get("config")
-    config = config if isinstance(config, dict) else {}
-    last = metrics.lines[-1]
-    accuracy, loss = number(summary, "test_accuracy"), number(summary, "test_loss")
-    if accuracy is None or loss is None:
-        accuracy, loss = last["test_accuracy"], last["test_loss"]
-        notes.insert(0, f"unfinished, epoch {last['epoch']:.0f} of {printable(config.get('epochs', '?'))}")
-    notes += [f"{len(metrics.damaged)} damaged lines"] if metrics.damaged else []
+    notes = []
+    summary, config = None, {}
+    try:
+        config = read_json(folder / "config.json", Description).config
+    except UserError:
+        notes += ["config.json damaged"] if (folder / "config.json").exists() else []
+    try:
+        summary = read_summary(folder)
+    except UserError:
+        notes.append(f"unfinished, epoch {epochs[-1].epoch} of {printable(config.get('epochs', '?'))}")
+        notes += ["summary.json damaged"] if (folder / "summary.json").exists() else []
+    notes += [f"{len(damaged)} damaged lines"] if damaged else []
+    last = summary or epochs[-1]
     return ComparedRun(
         folder,
         config,
-        metrics.lines,
+        epochs,
         evaluated_on="validation" if config.get("evaluate_on") == "validation" else "test",
-        accuracy=accuracy,
-        loss=loss,
-        parameters=number(summary, "parameters", "total"),
-        compression=number(summary, "compression"),
+        accuracy=last.test_accuracy,
+        loss=last.test_loss,
+        parameters=summary.parameters.get("total") if summary else None,
+        compression=summary.compression if summary else None,
         state="; ".join(notes) or "finished",
     )
 
@@ -117,12 +116,12 @@ def _read(folder: Path) -> ComparedRun:
 def _row(name: str, run: ComparedRun) -> tuple[str, ...]:
     return (
         name,
-        f"{run.epochs[-1]['epoch']:.0f}",
+        str(run.epochs[-1].epoch),
         f"{run.accuracy:.2%}",
         f"{run.loss:.4f}",
-        "–" if run.parameters is None else f"{run.parameters:,.0f}",
+        "–" if run.parameters is None else f"{run.parameters:,}",
         "–" if run.compression is None else f"{run.compression:.2f}x",
-        f"{sum(epoch['seconds'] for epoch in run.epochs) / len(run.epochs):.1f}",
+        f"{sum(epoch.seconds for epoch in run.epochs) / len(run.epochs):.1f}",
         run.state,
     )
 

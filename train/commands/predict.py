@@ -94,9 +94,8 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
-    line = json_line
-    if not options.json:
-        line = Table(images.class_names, top, max(width(printable(name)) for name in names))
+    widest = max(width(printable(name)) for name in names)
+    line = json_line if options.json else Table(images.class_names, top, widest)
     failed = 0
     # No bar on a terminal: the lines show the progress, and a bar would come between them.
     bar = not sys.stdout.isatty()

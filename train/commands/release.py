@@ -12,22 +12,11 @@ import tyro
 
 from train import atomic_file
 from train.errors import UserError
-from train.runs.reading import open_folder, read_json
+from train.runs.reading import Summary, open_folder, read_summary
 from train.terminal import printable
 
 if TYPE_CHECKING:
     from train.runs.model_file import About
-
-
-class Summary(msgspec.Struct):
-    """What a release tells of a run's summary.json."""
-
-    evaluated_on: str
-    test_images: int
-    test_accuracy: float
-    parameters: dict[str, int]
-    accuracy_by_depth: list[dict[str, float]]
-    accuracy_by_bin: list[dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +49,7 @@ def run(options: Release) -> int:
     folder = open_folder(options.run)
     if not (folder / "summary.json").exists():
         raise UserError(f"{printable(folder)}: has no summary.json, expected a finished run; go on with it first")
-    try:
-        summary = msgspec.convert(read_json(folder / "summary.json"), Summary)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{printable(folder / 'summary.json')}: damaged or of another version ({error})") from error
+    summary = read_summary(folder)
     weights, card = (options.out / f"{options.name}{end}" for end in (".safetensors", ".md"))
     for file in (weights, card):
         if file.exists() and not options.overwrite:

@@ -30,11 +30,11 @@ def draw(path: Path, names: Sequence[str], runs: Sequence[ComparedRun], against:
         train_loss, test_loss, accuracy, stored = figure.subplots(2, 2).flat
         for index, run in enumerate(runs):
             look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-            x = [epoch["epoch"] for epoch in run.epochs]
+            x: list[float] = [epoch.epoch for epoch in run.epochs]
             if against == "seconds":
-                x = list(itertools.accumulate(epoch["seconds"] for epoch in run.epochs))
+                x = list(itertools.accumulate(epoch.seconds for epoch in run.epochs))
             for axis, column in ((train_loss, "train_loss"), (test_loss, "test_loss"), (accuracy, "test_accuracy")):
-                y = [epoch[column] for epoch in run.epochs]
+                y = [getattr(epoch, column) for epoch in run.epochs]
                 dashes, every = DASHES[index % len(DASHES)], max(1, len(y) // 12)
                 axis.plot(x, y, linestyle=dashes, markersize=5, markevery=every, label=plain(names[index]), **look)
             if run.parameters:

@@ -5,43 +5,56 @@ are bounded and types checked, and whatever is wrong is a :class:`UserError` tha
 """
 
 import json
-import math
-import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from train.errors import UserError
 from train.terminal import printable
 
 # A run's own files stay far below: a summary is a few kilobytes, an epoch's line a few hundred bytes.
 LARGEST = 64 * 2**20
-MOST_DAMAGED = 1000
 
-# What a line of metrics.jsonl is read for; the first two are whole numbers.
-COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "seconds",
-)
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """The epochs of a run, in order.
+class Description(msgspec.Struct):
+    """What a run's ``config.json`` is read for: see :class:`train.runs.run_folder.Described`."""
 
-    Attributes:
-        lines: of each epoch the columns of :data:`COLUMNS`; a loss that was no number is NaN.
-        damaged: ``(line number, what is wrong)`` of the lines that could not be read.
-    """
+    config: dict[str, Any]
+    data: dict[str, Any] = {}
+    teacher: str | None = None
+    earlier: list[dict[str, Any]] = []
 
-    lines: tuple[dict[str, float], ...]
-    damaged: tuple[tuple[int, str], ...]
+
+class Epoch(msgspec.Struct):
+    """What a line of ``metrics.jsonl`` is read for."""
+
+    epoch: Count
+    step: Count
+    train_loss: Amount
+    train_accuracy: Share
+    test_loss: Amount
+    test_accuracy: Share
+    seconds: Amount
+
+
+class Summary(msgspec.Struct):
+    """What a run's ``summary.json`` is read for."""
+
+    evaluated_on: Literal["test", "validation"]
+    test_images: Count
+    test_correct: int
+    test_accuracy: Share
+    test_loss: Amount
+    parameters: dict[str, int]
+    compression: Amount
+    accuracy_by_depth: list[dict[str, float]]
+    accuracy_by_bin: list[dict[str, float]] | None = None
 
 
 def open_folder(folder: Path) -> Path:
@@ -61,106 +74,59 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
+    """The content of a JSON file, of a ``kind`` that msgspec knows.
 
     Raises:
-        UserError: no such file, not a regular or readable one, larger than any run's, or not one JSON object.
-    """
-    return parse_object(_read(path), str(path))
-
-
-def parse_object(text: str, name: str) -> dict[str, Any]:
-    """The object in a JSON text.
-
-    Raises:
-        UserError: it is not one JSON object; says where it came from by ``name``.
+        UserError: no such file, not a regular or readable one, larger than any run's, or of another kind.
     """
     try:
-        value = json.loads(text)
+        # Not by msgspec alone, which refuses a file's name that is not UTF-8.
+        return msgspec.convert(json.loads(_read(path)), kind)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}: damaged, not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{name}: damaged, expected a JSON object, got {_kind(value)}")
-    return value
+        raise UserError(f"{printable(path)}: damaged or of another version ({printable(error)})") from error
 
 
-def read_metrics(path: Path) -> Metrics:
-    """The epochs in a ``metrics.jsonl``, those that can be read; an epoch that was recorded twice as it was last.
+def read_summary(folder: Path) -> Summary:
+    """The result of a run.
 
     Raises:
-        UserError: no such file, not a regular or readable one, larger than any run's, or damaged beyond a few lines.
+        UserError: as :func:`read_json`.
     """
-    epochs: dict[int, dict[str, float]] = {}
+    return read_json(folder / "summary.json", Summary)
+
+
+def read_metrics(path: Path) -> tuple[list[Epoch], list[int]]:
+    """The epochs in a ``metrics.jsonl`` in order, and the numbers of the lines that cannot be read; an epoch that was
+    recorded twice as it was last.
+
+    Raises:
+        UserError: no such file, not a regular or readable one, or larger than any run's.
+    """
+    epochs: dict[int, Epoch] = {}
     damaged = []
     for number, text in enumerate(_read(path).split("\n"), 1):
-        if not text.strip():
-            continue
         try:
-            line = _columns(json.loads(text))
-        except RecursionError:
-            damaged.append((number, "nested too deeply"))
-        except ValueError as error:
-            damaged.append((number, str(error)))
-        else:
-            epochs[int(line["epoch"])] = line
-        if len(damaged) > MOST_DAMAGED:
-            raise UserError(f"{printable(path)}: more than {MOST_DAMAGED} damaged lines, so not the metrics of a run")
-    return Metrics(tuple(epochs[epoch] for epoch in sorted(epochs)), tuple(damaged))
-
-
-def number(record: dict[str, Any], *keys: str) -> float | None:
-    """The finite number at ``record[key][key]…``; ``None`` where there is none, or something else."""
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= 1e300 else None
-
-
-def _columns(record: Any) -> dict[str, float]:
-    if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object, got {_kind(record)}")
-    line = {}
-    for column in COLUMNS:
-        if column not in record:
-            raise ValueError(f"{column} is missing")
-        value = number(record, column)
-        if value is None and record[column] is None and column.endswith("loss"):
-            value = math.nan  # how a run writes a loss that is no number
-        whole = column in ("epoch", "step")
-        least, most = (1, 2**53) if whole else (0, 1) if column.endswith("accuracy") else (0, math.inf)
-        if value is None or not (math.isnan(value) or least <= value <= most) or (whole and value % 1):
-            raise ValueError(f"{column} is {printable(str(record[column])[:40])}")
-        line[column] = value
-    return line
+            if text.strip():
+                line = msgspec.json.decode(text, type=Epoch)
+                epochs[line.epoch] = line
+        except (msgspec.DecodeError, RecursionError):
+            damaged.append(number)
+    return [epochs[epoch] for epoch in sorted(epochs)], damaged
 
 
 def _read(path: Path) -> str:
     """A regular file's text. Bytes that are not UTF-8 are replaced, so that one bad byte costs one line."""
     try:
-        # O_NONBLOCK: opening a named pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        if regular:
-            with os.fdopen(descriptor, "rb") as file:
-                content = file.read(LARGEST + 1)
-        else:
-            os.close(descriptor)
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST:
+            return path.read_text("utf-8", "replace")
     except FileNotFoundError as error:
         raise UserError(
             f"{printable(path)}: no such file, expected one that python -m train leaves; give the folder of a run"
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{printable(path)}: cannot be read ({error})") from error
-    if not regular:
-        raise UserError(f"{printable(path)}: not a regular file, expected a file of a run")
-    if len(content) > LARGEST:
-        raise UserError(f"{printable(path)}: larger than {LARGEST // 2**20} MiB, which no file of a run is")
-    return content.decode("utf-8", errors="replace")
-
-
-def _kind(value: Any) -> str:
-    names = {list: "an array", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
-    return names.get(type(value), "null")
+    raise UserError(f"{printable(path)}: expected a regular file of at most {LARGEST // 2**20} MiB, as a run's are")

@@ -22,6 +22,7 @@ from train import atomic_file
 from train.config import ResolvedConfig, from_json, to_json
 from train.data import Dataset
 from train.errors import UserError
+from train.runs.reading import Description, read_json
 
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
@@ -147,20 +148,18 @@ def described(folder: Path) -> Described:
         UserError: there is none, or not one that this version knows.
     """
     path = folder / "config.json"
-    try:
-        about = json.loads(path.read_text())
-        data = about.get("data")
-        data = data if isinstance(data, dict) else {}
-        return Described(from_json(about["config"]), data, about.get("teacher"), about.get("earlier", []))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UserError(
             f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
             "configuration nothing is lost: start it again with its own flags and --out"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        )
+    try:
+        about = read_json(path, Description)
+        return Described(from_json(about.config), about.data, about.teacher, about.earlier)
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"--resume: {path} is not a configuration that this version knows ({type(error).__name__}: {error}); "
-            "resume with the version that wrote it"
+            f"--resume: {path} is not a configuration that this version knows ({error}); resume with the version that "
+            "wrote it"
         ) from error
 
 
