@@ -44,6 +44,13 @@ def test_a_program_of_another_version_is_not_used(monkeypatch):
         assert not native.available.__wrapped__()
 
 
+def test_a_missing_program_is_told(monkeypatch):
+    monkeypatch.setattr(native.importlib.machinery, "EXTENSION_SUFFIXES", [])
+    monkeypatch.setattr(native.sys, "platform", "linux")
+    with pytest.warns(UserWarning, match=r"was not built .* C\+\+ compiler .* install puppet-jax again"):
+        assert not native.available.__wrapped__()
+
+
 @needs_native
 @pytest.mark.parametrize("c_in", [6, 18])  # direct, and by Winograd's filtering
 def test_an_images_numbers_do_not_depend_on_the_batch(c_in):
