@@ -47,15 +47,13 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
     about = {"image_shape": (cifar.SIZE, cifar.SIZE, 3), "classes": info["class_names"]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        kernels, puppeteer, image = folder / "kernels.puppet", folder / "puppeteer.puppet", folder / "image.npy"
-        pj.export(predict, kernels, **about)
-        pj.export(predict, puppeteer, **about, store="puppeteer")
-        loaded = pj.load(kernels)
+        file, image = folder / "model.puppet", folder / "image.npy"
+        pj.export(predict, file, **about)
+        loaded = pj.load(file)
         np.save(image, _images(predict, 1))
-        answer = partial(_answer, artifact.__file__, str(kernels), str(image), folder)
+        answer = partial(_answer, artifact.__file__, str(file), str(image), folder)
         stages = timing.in_turns({"": answer}, options.rounds)[""]
-        result |= {"model": first_answer.MODEL, "bytes": kernels.stat().st_size, "puppeteer": {}, "rows": []}
-        result["puppeteer"]["bytes"] = puppeteer.stat().st_size
+        result |= {"model": first_answer.MODEL, "bytes": file.stat().st_size, "rows": []}
     result["seconds"] = {stage: [each[stage] for each in stages] for stage in stages[0]}
     everything = target.spread(result["seconds"]["all"])
     result["rows"].append(target.row("exported model, seconds to the first answer", everything, "<=", TARGET_S))

@@ -74,7 +74,7 @@ def measure(name: str) -> dict[str, Any]:
 def _export(predict: Callable, images: np.ndarray) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        pj.export(predict, path, image_shape=SHAPE, platforms=("cpu",), store="puppeteer")
+        pj.export(predict, path, image_shape=SHAPE, platforms=("cpu",))
         return _off(pj.load(path)(images).logits, predict(images).logits)
 
 

@@ -1,32 +1,35 @@
 """A predictor as one file that runs without this package: see :mod:`puppet_jax.artifact` for what is in it."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import os
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import lax
 
-from puppet_jax._exported_program import KERNELS, portable, portable_generator
+from puppet_jax._bank import Bank
+from puppet_jax._batch import where_rows
+from puppet_jax._complexity import as_unit
 from puppet_jax._predict import Predictor
 from puppet_jax._stored_dtype import StoredDtype, pack, unpack
-from puppet_jax.artifact import ARRAYS, FORMAT, GENERATOR, METADATA, OF_GENERATOR, PROGRAM, VERSION, custom_calls
+from puppet_jax.any_cnn._modules import leaf_name
+from puppet_jax.artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
+from puppet_jax.convolution import whole
 
-Store = Literal["kernels", "puppeteer"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _MODEL_CALLS = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
-_PUPPETEER_CALLS = (
-    'the puppeteer calls functions that a file cannot hold, such as Python\'s; store what it makes, store="kernels"'
-)
 _VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
 
@@ -37,7 +40,6 @@ def export(
     image_shape: tuple[int, int, int],
     dtype: str = "uint8",
     platforms: Sequence[str] = PLATFORMS,
-    store: Store = "kernels",
     weights: StoredDtype = "float32",
     classes: Sequence[str] | None = None,
     preprocessing: str | None = None,
@@ -55,8 +57,6 @@ def export(
         image_shape: (H, W, C) of the images it will be given.
         dtype: of the images: ``"uint8"`` (levels 0 to 255) or ``"float32"`` (in [0, 1]).
         platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
-        store: ``"kernels"`` as they were baked, or the ``"puppeteer"``, a small file: they are then generated once
-            more while it is loaded, which takes one more compilation.
         weights: what numbers are stored as: ``"float32"``, ``"float16"``, or ``"int8"`` with a scale for each row, as
             :func:`~puppet_jax._stored_dtype.pack` has it; the program computes in float32 all the same.
         classes: a name for each logit, to be kept in the file.
@@ -65,29 +65,23 @@ def export(
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
         ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
-            platform, ``store`` or ``weights``, another number of classes than logits, a path whose folder does not
+            platform or ``weights``, another number of classes than logits, a path whose folder does not
             exist, or a model that calls functions outside of XLA.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
     shape, path = tuple(image_shape), Path(path)
-    _check(predict, path, shape, dtype, platforms, store, weights, classes, preprocessing)
+    _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing)
     function, arrays = portable(predict)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
-    makes = [name for name in arrays if store == "puppeteer" and name.partition(".")[0] == KERNELS]
-    held = pack({name: array for name, array in arrays.items() if name not in makes}, weights)
-    takes = held | {name: arrays[name] for name in makes}
-    run = lambda images, stored: function(images, _unpacked(arrays, takes, stored))  # noqa: E731
-    exported = _exported(run, platforms, _MODEL_CALLS, images, list(takes.values()))
-    contents, generator = {PROGRAM: _serialized(exported)}, None
-    if store == "puppeteer":
-        generate, whole = portable_generator(predict)
-        own = pack(whole, weights)
-        make = lambda stored: generate(_unpacked(whole, own, stored))  # noqa: E731
-        generator = {"arrays": list(own), "makes": makes}
-        contents[GENERATOR] = _serialized(_exported(make, platforms, _PUPPETEER_CALLS, list(own.values())))
-        contents |= {f"{OF_GENERATOR}{name}.npy": _npy(array) for name, array in own.items()}
-    contents |= {f"{ARRAYS}{name}.npy": _npy(array) for name, array in held.items()}
+    stored = pack(arrays, weights)
+    exported = _exported(
+        lambda images, held: function(images, list(unpack(dict(zip(stored, held, strict=True))).values())),
+        platforms,
+        images,
+        list(stored.values()),
+    )
+    contents = {PROGRAM: _serialized(exported)} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in stored.items()}
     from puppet_jax import __version__  # not before the package is whole
 
     metadata = {
@@ -104,8 +98,7 @@ def export(
         "complexities": list(predict.complexities or ()),
         "measurement": dataclasses.asdict(predict.measurement),
         "max_depth": predict.puppet.max_depth,
-        "arrays": list(takes),
-        "generator": generator,
+        "arrays": list(stored),
     }
     contents["README.txt"] = _readme(metadata).encode()
     metadata["files"] = {
@@ -115,13 +108,63 @@ def export(
     _write(path, {METADATA: json.dumps(metadata, indent=1).encode(), **contents})
 
 
-def _unpacked(wanted: Iterable[str], names: Iterable[str], stored: Sequence) -> list:
-    """The arrays that a function takes, from those stored and the names of these."""
-    arrays = unpack(dict(zip(names, stored, strict=True)))
-    return [arrays[name] for name in wanted]
+def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
+    """``function(images, arrays) -> (logits, complexity, depth)``, a tuple, and the arrays by name.
+
+    The function is pure and not jitted. It takes images (B, H, W, C) as :class:`Predictor` does, with B an integer or a
+    symbolic dimension (``jax.export.symbolic_shape``), and a list of arrays in the order given. On CPUs images are
+    taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
+    as the deepest of them.
+    """
+    assert predict.bank is not None  # `export` refuses what has none
+    graphdef, state = nnx.split(predict.puppet)
+    firsts = predict.bank.firsts
+    arrays, filled = _stored({"puppet": state, "kernels": whole(predict.bank.kernels)})
+
+    def function(images, arrays):
+        held = filled(arrays)
+        bank = Bank(held["kernels"], firsts)
+        h, d = predict.measurement(images, predict.puppet.max_depth)
+        bins = predict.measurement.index(h)
+        there = bank.holds(bins)
+
+        def run(bank, images, bins, d, samples):
+            puppet = nnx.merge(graphdef, held["puppet"])
+            return puppet.batch(as_unit(images), bank.indices(bins), bank.kernels, d, samples, "gathered")
+
+        def alone(row):
+            image, of_bin, *rest = (each[None] for each in row)
+            # Each layer's one kernel, so that the program holds ordinary convolutions.
+            own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
+            return jax.tree.map(lambda rows: rows[0], run(Bank(tuple(own), None), image, of_bin, *rest))
+
+        logits = lax.platform_dependent(
+            *(images, bins, jnp.where(there, d, 0), jnp.arange(images.shape[0])),
+            cpu=lambda *batch: lax.map(alone, batch),
+            default=functools.partial(run, bank),
+        )
+        return where_rows(there, logits, jnp.nan), h, d
+
+    return function, arrays
 
 
-def _check(predict, path, shape, dtype, platforms, store, weights, classes, preprocessing) -> None:
+def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
+    """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
+    structure: Any
+    leaves, structure = jax.tree.flatten_with_path(tree)
+    # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
+    places = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
+
+    def filled(arrays: list) -> Any:
+        every = [leaf for _, leaf in leaves]
+        for i, array in zip(places, arrays, strict=True):
+            every[i] = array
+        return structure.unflatten(every)
+
+    return {leaf_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
+
+
+def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing) -> None:
     if not isinstance(predict, Predictor):
         raise TypeError(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
@@ -140,8 +183,6 @@ def _check(predict, path, shape, dtype, platforms, store, weights, classes, prep
         raise ValueError(f"export: dtype must be one of {tuple(_VALUES)}, got {dtype!r}")
     if isinstance(platforms, str) or not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f"export: platforms must be a selection of {PLATFORMS}, got {platforms!r}")
-    if store not in get_args(Store):
-        raise ValueError(f"export: store must be one of {get_args(Store)}, got {store!r}")
     if weights not in get_args(StoredDtype):
         raise ValueError(f"export: weights must be one of {get_args(StoredDtype)}, got {weights!r}")
     if classes is not None and len(classes) != puppet.num_classes:
@@ -154,14 +195,13 @@ def _check(predict, path, shape, dtype, platforms, store, weights, classes, prep
         raise ValueError(f"export: path must name a file in a folder that exists, got {os.fspath(path)!r}")
 
 
-def _exported(function: Callable, platforms: Sequence[str], refused: str, *arguments) -> jax.export.Exported:
-    """A function as a program; ``refused`` is said of one that calls what is not in it."""
+def _exported(function: Callable, platforms: Sequence[str], *arguments) -> jax.export.Exported:
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     except NotImplementedError as error:  # what jax raises of a callback to Python
-        raise ValueError(f"export: {refused} ({error})") from error
+        raise ValueError(f"export: {_MODEL_CALLS} ({error})") from error
     if unsafe := custom_calls(exported.mlir_module()):
-        raise ValueError(f"export: {refused} ({', '.join(unsafe)})")
+        raise ValueError(f"export: {_MODEL_CALLS} ({', '.join(unsafe)})")
     return exported
 
 
@@ -201,15 +241,6 @@ def _write(path: Path, contents: dict[str, bytes]) -> None:
         raise
 
 
-def _how_to_read(metadata: dict) -> str:
-    if not metadata["generator"]:
-        return f"""    arrays = [file["{ARRAYS}" + name] for name in about["arrays"]]"""
-    return f"""    generator = jax.export.deserialize(bytearray(file["{GENERATOR}"]))
-    own = [file["{OF_GENERATOR}" + name] for name in about["generator"]["arrays"]]
-    kernels = dict(zip(about["generator"]["makes"], jax.jit(generator.call)(own)))
-    arrays = [kernels[name] if name in kernels else file["{ARRAYS}" + name] for name in about["arrays"]]"""
-
-
 def _readme(metadata: dict) -> str:
     images = metadata["images"]
     low, high = metadata["complexities"]
@@ -229,7 +260,7 @@ Without it, with jax, numpy and flatbuffers (pip install jax flatbuffers):
     file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
     program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
     about = json.loads(file["{METADATA}"])
-{_how_to_read(metadata)}
+    arrays = [file["{ARRAYS}" + name] for name in about["arrays"]]
     logits, complexity, depth = jax.jit(program.call)(images, arrays)
 
 These lines check nothing: use them for files from somebody you trust. pj.load checks.

@@ -4,9 +4,7 @@ This file imports nothing of its package, only jax and numpy: a copy of it works
 (jax needs ``flatbuffers`` for it, as for everything of ``jax.export``.)
 
 An export is a zip file, nothing in it compressed: ``metadata.json``; ``program.stablehlo``, what ``jax.export`` has
-serialized, a flatbuffer; ``arrays/NAME.npy``, its parameters; ``README.txt``, how to run it without this file. Instead
-of the kernels among these it may hold what makes them, once, when it is loaded: ``generator.stablehlo``, another such
-program, and ``generator/NAME.npy``, its parameters.
+serialized, a flatbuffer; ``arrays/NAME.npy``, its parameters; ``README.txt``, how to run it without this file.
 Nothing in it is unpickled or executed as Python. A StableHLO program computes, but could ask for functions that are
 registered in the process ("custom calls"), Python's own among them: a program with any but the few harmless ones is
 refused before it is compiled.
@@ -32,7 +30,6 @@ import numpy as np
 FORMAT, VERSION = "puppet-jax export", 2
 _LAST_OF_VERSION_1 = "0.1.0"
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
-GENERATOR, OF_GENERATOR = "generator.stablehlo", "generator/"
 
 _LARGEST_METADATA, _MOST_FILES = 2**20, 10_000
 _LARGEST_BATCH = 256
@@ -48,7 +45,6 @@ _ENTRIES: dict[str, Any] = {
     "num_classes": int | None,
     "classes": list | None,
     "preprocessing": str | None,
-    "generator": dict | None,
 }
 
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
@@ -97,7 +93,7 @@ class LoadedModel:
         version: of the package that wrote it.
     """
 
-    def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: list[np.ndarray | jax.Array]):
+    def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: list[np.ndarray]):
         self.metadata = metadata
         self.classes = None if metadata["classes"] is None else tuple(metadata["classes"])
         self.preprocessing = metadata["preprocessing"]
@@ -173,8 +169,6 @@ class LoadedModel:
 def load(path: str | os.PathLike) -> LoadedModel:
     """A model that :func:`puppet_jax.export` wrote, ready to run; it is compiled at its first call.
 
-    Kernels are generated here if the file holds the puppeteer instead of them.
-
     Everything is checked before it is used: the file's format and version, each part's size and checksum, that the
     program fits what the file says of it, that it calls no function of the process, and that this process's platform is
     one that it was exported for. The file may come from anybody, at the price of any computation it asks for.
@@ -189,21 +183,13 @@ def load(path: str | os.PathLike) -> LoadedModel:
         contents = _read(Path(path))
         metadata = _metadata(contents)
         exported = _deserialize(contents[PROGRAM], metadata)
-        makes = metadata["generator"]["makes"] if metadata["generator"] else []
-        arrays = _arrays(contents, ARRAYS, [each for each in metadata["arrays"] if each not in makes])
-        takes: dict[str, Any] = dict(arrays)
-        if makes:
-            generator = _deserialize(contents[GENERATOR], metadata)
-            own = _arrays(contents, OF_GENERATOR, metadata["generator"]["arrays"])
-            takes |= _check_generator(generator, makes, own)
-        _check_fit(exported, metadata, [takes[each] for each in metadata["arrays"]])
+        arrays = [_array(contents[f"{ARRAYS}{each}.npy"], each) for each in metadata["arrays"]]
+        _check_fit(exported, metadata, arrays)
     except ValueError as error:
         raise ValueError(f"load: {name}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:  # an entry within an entry
         raise ValueError(f"load: {name}: {METADATA} is damaged ({error!r}); {_AGAIN}") from error
-    if makes:
-        arrays |= zip(makes, jax.jit(generator.call)(list(own.values())), strict=True)
-    return LoadedModel(metadata, exported, [arrays[each] for each in metadata["arrays"]])
+    return LoadedModel(metadata, exported, arrays)
 
 
 def _read(path: Path) -> dict[str, bytes]:
@@ -253,22 +239,13 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
     wrong = [name for name, types in _ENTRIES.items() if not isinstance(metadata.get(name, ...), types)]
     if wrong:
         raise ValueError(f"{METADATA} is damaged: {', '.join(wrong)}; {_AGAIN}")
-    for name in sorted({*metadata["files"], *_needed(metadata)}):
+    for name in sorted({*metadata["files"], PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])}):
         said, content = metadata["files"].get(name), contents.get(name)
         if said is None or content is None:
             raise ValueError(f"incomplete, {name!r} is missing; copy the file anew, or {_AGAIN}")
         if said != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
             raise ValueError(f"damaged, {name!r} is not what was written; copy the file anew, or {_AGAIN}")
     return metadata
-
-
-def _needed(metadata: dict[str, Any]) -> list[str]:
-    """The parts that a file must have."""
-    generator = metadata["generator"]
-    if not generator:
-        return [PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])]
-    held = [f"{ARRAYS}{each}.npy" for each in metadata["arrays"] if each not in generator["makes"]]
-    return [PROGRAM, GENERATOR, *held, *(f"{OF_GENERATOR}{each}.npy" for each in generator["arrays"])]
 
 
 def _deserialize(program: bytes, metadata: dict[str, Any]) -> jax.export.Exported:
@@ -312,10 +289,6 @@ def custom_calls(text: str) -> list[str]:
     return sorted({name or "a function without a name" for name in called if name not in _HARMLESS})
 
 
-def _arrays(contents: dict[str, bytes], folder: str, names: list[str]) -> dict[str, np.ndarray]:
-    return {each: _array(contents[f"{folder}{each}.npy"], each) for each in names}
-
-
 def _array(content: bytes, name: str) -> np.ndarray:
     """The array of a .npy file of numbers, none of which is made before its size is known to be there."""
     file = io.BytesIO(content)
@@ -330,34 +303,15 @@ def _array(content: bytes, name: str) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
-def _check_generator(
-    generator: jax.export.Exported, makes: list[str], own: dict[str, np.ndarray]
-) -> dict[str, jax.core.ShapedArray]:
-    """What each kernel will be. Refuse a generator that takes or makes something else than its file says."""
-    fits = (
-        _same(generator.in_tree, (([0] * len(own),), {}))
-        and [(each.shape, each.dtype) for each in generator.in_avals] == [(e.shape, e.dtype) for e in own.values()]
-        and _same(generator.out_tree, (0,) * len(makes))
-    )
-    if not fits:
-        raise ValueError(f"the generator takes or makes something else than {METADATA} says; {_AGAIN}")
-    return dict(zip(makes, generator.out_avals, strict=True))
-
-
-def _same(structure: Any, tree: Any) -> bool:
-    return structure == jax.tree.structure(tree)
-
-
-def _check_fit(
-    exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray | jax.core.ShapedArray]
-) -> None:
+def _check_fit(exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray]) -> None:
     """Refuse a program that takes or returns something else than its file says."""
     numbers, names = metadata["complexities"], metadata["classes"]
     images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
+    structure: Any = exported.in_tree
     logits: Any = exported.out_avals[0] if exported.out_avals else None
     classes = metadata["num_classes"]
     fits = (
-        _same(exported.in_tree, ((0, [0] * len(arrays)), {}))
+        structure == jax.tree.structure(((0, [0] * len(arrays)), {}))
         and images == ((images[0][0], *metadata["images"]["shape"]), metadata["images"]["dtype"])
         and own == [(each.shape, each.dtype) for each in arrays]
         and len(exported.out_avals) >= 3

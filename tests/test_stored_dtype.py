@@ -52,10 +52,9 @@ def test_arrays_come_back_by_their_names_as_near_as_they_were_stored(rng):
             pack({"b": array}, "int8")
 
 
-@pytest.mark.parametrize("store", ["kernels", "puppeteer"])
-def test_an_export_of_8_bits_is_small_and_nearly_as_right(store, tmp_path, no_type_checker):
+def test_an_export_of_8_bits_is_small_and_nearly_as_right(tmp_path, no_type_checker):
     predict, images = pj.compile_predict(model_of("plain")), images_of()
-    options = {"image_shape": (8, 8, 2), "platforms": ("cpu",), "store": store}
+    options = {"image_shape": (8, 8, 2), "platforms": ("cpu",)}
     sizes = {}
     for weights in ("float32", "float16", "int8"):
         pj.export(predict, tmp_path / weights, weights=weights, **options)

@@ -27,9 +27,6 @@ class Export:
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
     """What it is to run on."""
-    store: Literal["kernels", "puppeteer"] = "kernels"
-    """What the file holds: the kernels as they were baked, or the puppeteer, which is small and generates
-    them once more while the file is loaded."""
     weights: Literal["float32", "float16", "int8"] = "float32"
     """What its numbers are stored as; int8 with a scale for each row."""
     overwrite: bool = False
@@ -72,7 +69,6 @@ def run(options: Export) -> int:
             options.file,
             image_shape=(height, width, images.channels),
             platforms=options.platforms,
-            store=options.store,
             weights=options.weights,
             classes=images.class_names,
             preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
