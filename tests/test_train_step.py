@@ -1,4 +1,4 @@
-"""One step: a teacher, parts of a batch, bfloat16, what is not finite; evaluation. Steps: see test_train_by_hand.py."""
+"""One step: a teacher, parts of a batch, bfloat16, what is not finite. Steps: see test_train_by_hand.py."""
 
 import functools
 
@@ -14,9 +14,8 @@ from puppet_jax._pretrained import flat
 from train import devices
 from train.build import build
 from train.config import Config, resolve
-from train.steps.evaluation import evaluate, measure
 from train.steps.progress import means
-from train.steps.step import empty_tally, make_eval_step, make_train_step, start
+from train.steps.step import empty_tally, make_train_step, start
 
 
 def cross_entropy(logits, targets):
@@ -95,20 +94,3 @@ def test_the_first_bad_step_is_remembered():
     for number in (2, 3):
         state, tally = step(state, tally)
         assert (int(tally.bad_step), int(tally.step), int(state.step)) == (2, number, number)
-
-
-def test_evaluation_counts_each_image_once_whatever_the_batch():
-    model, _, _ = begun()
-    mesh = devices.make_mesh(resolve(Config()))
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    split = small_digits().test
-    logits = np.asarray(model(split.images))
-    for batch_size in (8, 64):
-        loss, correct = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
-        np.testing.assert_allclose(loss, cross_entropy(logits, np.eye(10)[split.labels]), rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(correct, logits.argmax(-1) == split.labels)
-    got = measure(model, split, 16, mesh)
-    h, d = model.measure(jnp.asarray(split.images))
-    np.testing.assert_allclose(got["complexity"], h, rtol=1e-6)
-    np.testing.assert_array_equal(got["depth"], d)
-    assert not got["clipped"].any()
