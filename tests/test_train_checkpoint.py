@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
         assert problem.startswith("the checkpoint at step 3 is damaged: ")
         assert len(problem) > 45  # it says why
         # It does not stand in the way of the one to come, and is there to be looked at.
-        assert (folder / DAMAGED / "3.safetensors").is_file()
+        assert (folder / FOLDER / f"3{DAMAGED}").is_file()
         assert checkpoints.save(3, state(3), {})
     arrays, _, problems = restored(folder)
     assert same(arrays, 3)

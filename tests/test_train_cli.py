@@ -17,7 +17,7 @@ import puppet_jax as pj
 import train.__main__ as program
 from puppet_jax._model import PUPPETEERS as library_puppeteers
 from train.__main__ import COMMANDS, main
-from train.config import DEFAULTS, PUPPETEERS, Config, Measurement, Preset, contradictions, from_json, resolve, to_json
+from train.config import DEFAULTS, PUPPETEERS, Config, Measurement, Preset, check_resumed, from_json, resolve, to_json
 from train.errors import UserError
 from train.steps import interrupt
 
@@ -139,9 +139,12 @@ def test_a_configuration_is_json_has_a_recipe_and_tells_what_changes_numbers():
     ran = resolve(Config())
     free = {"devices": 2, "data_dir": Path("x"), "checkpoint_steps": 4}
     asked = resolve(Config(seed=3, learning_rate=1.0, measurement=Measurement(bin=None), **free))
-    assert contradictions(ran, ran) == []
-    told = ["--learning-rate is 0.005 in the run, got 1.0", "--measurement.bin is 0.25 in the run, got None"]
-    assert sorted(contradictions(ran, asked)) == [*told, "--seed is 0 in the run, got 3"]
+    check_resumed(ran, dataclasses.replace(ran, **free))
+    with pytest.raises(UserError) as error:
+        check_resumed(ran, asked)
+    told = ["--learning-rate is 0.005 in the run, got 1.0", "--seed is 0 in the run, got 3"]
+    told += ["--measurement.bin is 0.25 in the run, got None"]
+    assert str(error.value).startswith(f"--resume: {'; '.join(told)}. A resumed run")
 
 
 @pytest.mark.parametrize(

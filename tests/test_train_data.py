@@ -150,12 +150,6 @@ def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split
     assert threads() == 0
 
 
-@pytest.mark.parametrize(("size", "count", "expected"), [(30, 1, "29 training"), (0, 1, "29"), (9, 2, "2 processes")])
-def test_batch_sizes_that_cannot_be(split, size, count, expected):
-    with pytest.raises(UserError, match=rf"--batch-size: got {size}, expected .*{expected}"):
-        data.train_batches(split, size, seed=0, stop_step=1, process_count=count)
-
-
 @pytest.mark.parametrize(
     ("module", "package", "load"),
     [

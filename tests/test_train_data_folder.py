@@ -177,10 +177,9 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    monkeypatch.setattr(os, "access", lambda *_: False)
     got = data.load(str(tmp_path), None, "test", validation_share=0.25)
     assert [(skip.path, skip.reason) for skip in got.skipped] == [
-        (str(tmp_path / "a" / "secret"), "a folder without permission to list it")
+        (str(tmp_path / "a" / "secret"), "a folder that cannot be listed, or is called as an image")
     ]
 
 

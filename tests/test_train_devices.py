@@ -61,7 +61,7 @@ def test_four_devices_take_part_and_hold_the_same():
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match=r"--batch-size: got 32, expected a multiple of 5 \(1 devices times --accumul"):
         devices.make_mesh(resolve(Config(accumulate=5, devices=1)))
-    with pytest.raises(UserError, match="--devices: got 99, expected at most the"):
+    with pytest.raises(UserError, match="--devices: got 99, expected 1 to the"):
         devices.make_mesh(resolve(Config(devices=99)))
 
 

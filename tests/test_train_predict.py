@@ -330,7 +330,7 @@ def test_what_cannot_be_read_is_told_once_and_not_tried_again(run, folder, capsy
     found = lines_of("out.jsonl")
     assert {line["image"]: line.get("error") for line in found if "error" in line} == {
         "in/03.png": named[0].partition(": ")[2],
-        "absent.png": "there is no such file",
+        "absent.png": "No such file or directory",
     }
     assert len(found) == 12
     monkeypatch.setattr(stream, "read_image", None)
@@ -397,22 +397,19 @@ def test_two_devices_say_what_one_says(run, folder):
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
-    file = jsonl_file.PredictionsFile(tmp_path / "out.jsonl", {"format": "x"})
-    file.write([("a", {})])
-
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, jsonl_file.opened(tmp_path / "out.jsonl", {"format": "x"}) as file:
+        file.write([("a", {})])
         patch.setattr(os, "write", full)
         with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); what is in it is whole"):
             file.write([("b", {})])
-    assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
-    assert file.count == 1
-    file.__exit__()
+        assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
+        assert file.count == 1
     for path in (tmp_path / "new.jsonl", tmp_path / f"{'n' * 245}.jsonl"):  # the latter's .about has no name
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(ValueError, match="cannot be written"), jsonl_file.PredictionsFile(path, {}) as file:
+            with pytest.raises(ValueError, match="cannot be written"), jsonl_file.opened(path, {}) as file:
                 file.write([("c", {})])
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.about"}

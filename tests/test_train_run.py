@@ -129,7 +129,6 @@ def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(
     for changes, message in [
         ({"data_dir": ["x"]}, "cannot be opened here"),
         ({"evaluate_on": "train"}, r"Invalid enum value 'train' - at `\$.evaluate_on`"),
-        ({"batch_size": 10**9}, "batch_size is"),
     ]:
         arrays, about = model_file.read(run / "params.safetensors")
         about.recipe |= changes

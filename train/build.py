@@ -62,14 +62,6 @@ def build(
         raise UserError(f"{' '.join(flags)}: {error}") from error
 
 
-def outline(config: ResolvedConfig, **shape: Any) -> pj.PuppetCNN:
-    """The model of :func:`build` with shapes in place of arrays, as far as that can be: made without computing."""
-    try:
-        return nnx.eval_shape(lambda: build(config, **shape))
-    except jax.errors.ConcretizationTypeError:  # the user's function computes with numbers while it makes its net
-        return build(config, **shape)
-
-
 def measurement(config: ResolvedConfig) -> dict[str, Any]:
     """The arguments of :class:`puppet_jax.Measure`: of the preset where the configuration leaves it the choice."""
     given = vars(config.measurement)

@@ -199,7 +199,7 @@ def _names(*groups: type) -> tuple[str, ...]:
 
 FREE = ("data", "data_dir", *_names(Run, Cluster))
 """What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
-are known by their content, not by where they lie (:func:`train.runs.resume.check_data`)."""
+are known by their content, not by where they lie (:func:`train.data.fingerprint`)."""
 
 OF_MODEL = (*_names(Model), "measurement")
 """What a model is made from: what ``--start-from`` takes over from the model that it names."""
@@ -313,17 +313,23 @@ def from_json(values: dict[str, Any]) -> ResolvedConfig:
     return dataclasses.replace(config, **paths)  # type: ignore[arg-type]
 
 
-def contradictions(ran: ResolvedConfig, asked: ResolvedConfig) -> list[str]:
-    """The fields of a resolved configuration that would change a run's numbers, each with both values."""
+def check_resumed(ran: ResolvedConfig, asked: ResolvedConfig) -> None:
+    """Refuse flags that would change the numbers of a run.
+
+    Raises:
+        UserError: names every field that differs, with both values.
+    """
     both = [vars(each) | {f"measurement.{k}": v for k, v in vars(each.measurement).items()} for each in (ran, asked)]
-    return [
+    wrong = [
         f"--{name.replace('_', '-')} is {value!r} in the run, got {both[1][name]!r}"
         for name, value in both[0].items()
-        if name not in (*FREE, "measurement")
-        and value != both[1][name]
-        # Other models are known by their digests (:mod:`train.runs.origins`), wherever they lie now.
-        and not (name in ("start_from", "teacher") and value and both[1][name])
+        if name not in (*FREE, "measurement") and value != both[1][name]
     ]
+    if wrong:
+        raise UserError(
+            f"--resume: {'; '.join(wrong)}. A resumed run goes on to the numbers that it began with: leave these flags "
+            "out, or train anew with them"
+        )
 
 
 def _is_json_object(text: str) -> bool:

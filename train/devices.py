@@ -72,6 +72,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def local_devices(count: int | None) -> list[jax.Device]:
+    """``count`` of the devices of this process, by default all.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    local = jax.local_devices()
+    if count is not None and not 1 <= count <= len(local):
+        raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")
+    return local[:count]
+
+
 def make_mesh(config: ResolvedConfig, data: Mapping[str, Any] | None = None) -> Mesh:
     """A mesh over ``config.devices`` devices of each process (all of them by default).
 
@@ -82,10 +94,7 @@ def make_mesh(config: ResolvedConfig, data: Mapping[str, Any] | None = None) -> 
         UserError: there are not so many, or the batch cannot be divided among them; or the processes were started with
             different configurations.
     """
-    local = jax.local_device_count()
-    count = config.devices or local
-    if count > local:
-        raise UserError(f"--devices: got {count}, expected at most the {local} there are")
+    count = len(local_devices(config.devices))
     processes = jax.process_count()
     parts = count * processes * config.accumulate
     if config.batch_size % parts:

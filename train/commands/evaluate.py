@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from train.data import Split
     from train.runs.model_file import Trained
 
-# A larger batch was not trained with: a damaged file asks for it.
-MOST_AT_A_TIME = 2**20
-
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -154,8 +151,6 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
         config = dataclasses.replace(config, data=ran.data, data_dir=ran.data_dir, devices=ran.devices)
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
-    if not 1 <= config.batch_size <= MOST_AT_A_TIME:
-        raise UserError(f"{printable(options.run)}: damaged, its batch_size is {config.batch_size}; give --batch-size")
     height, width = about.image_size
     dataset = data.load(
         config.data,

@@ -70,10 +70,10 @@ def run(options: Predict) -> int:
         more = f", and {len(passed) - 1:,} more" if len(passed) > 1 else ""
         print(f"passed over: {printable(first)}: {reason}{more}", file=sys.stderr)
 
-    from train.predict.predictor import choose_devices
+    from train.devices import local_devices
     from train.runs.model_file import open_run
 
-    devices = choose_devices(options.devices)
+    devices = local_devices(options.devices)
     trained = open_run(path)
     if options.output is None:
         failed, asked = _print(options, names, trained, devices)
@@ -109,14 +109,14 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
 
 def _write(options: Predict, output: Path, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. Returns how many images in it could not be read, and of how many."""
-    from train.predict.jsonl_file import PredictionsFile, describe
+    from train.predict.jsonl_file import describe, opened
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
 
     images = trained.images()
     top = min(options.top, len(images.class_names))
     about = describe(options.run, trained.about, trained.digest(), top, list(map(str, options.images)))
-    with PredictionsFile(output, about) as file:
+    with opened(output, about) as file:
         before = file.count
         missing = [name for name in dict.fromkeys(names) if name not in file.known]
         try:

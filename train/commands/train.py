@@ -13,10 +13,9 @@ import jax
 
 from train import config as configuration
 from train import data, devices
-from train.config import Config, ResolvedConfig, resolve
-from train.errors import RESUME
+from train.config import Config, ResolvedConfig, check_resumed, resolve
+from train.errors import RESUME, UserError
 from train.runs import origins, run_folder
-from train.runs.resume import check, check_data
 from train.runs.source import locate
 from train.steps.loop import Plan, plan, train
 from train.terminal import printable
@@ -77,8 +76,9 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
     ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     asked = configuration.parse(arguments, dataclasses.replace(ran, out=None, overwrite=False, distributed=False))
-    check(ran, resolve(asked))
-    return resolve(asked)
+    config = resolve(asked)
+    check_resumed(ran, config)
+    return config
 
 
 def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
@@ -97,8 +97,11 @@ def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
         image_size=config.image_size,
         validation_share=config.validation_share,
     )
-    if config.resume is not None:
-        check_data(config, dataset, run_folder.described(config.resume).data)
+    if config.resume is not None and (wrong := data.differences(dataset, run_folder.described(config.resume).data)):
+        raise UserError(
+            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data or "
+            "--data-dir to those, or train anew"
+        )
     if dataset.note and devices.is_first():
         _tell(dataset.note)
     if dataset.skipped and devices.is_first():

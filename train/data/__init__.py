@@ -3,10 +3,9 @@
 Nothing heavier than NumPy is imported before it is needed.
 """
 
-from train.data.fingerprint import differences, fingerprint
 from train.data.pipeline import padded_batches, train_batches
 from train.data.sets import load, located
-from train.data.split import Dataset, Skipped, Split, hold_out
+from train.data.split import Dataset, Skipped, Split, differences, fingerprint, hold_out
 
 __all__ = [
     "Dataset",

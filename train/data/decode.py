@@ -73,7 +73,13 @@ def decode(
 
 def _headers(records: Records, rows: range) -> list[Header | None]:
     """The header of every image, ``None`` where it cannot be read (decoding then says why)."""
-    return [_or_none(source) for source, _ in records.read(rows)]
+    found: list[Header | None] = []
+    for source, _ in records.read(rows):
+        try:
+            found.append(read_header(source))
+        except ImageError:
+            found.append(None)
+    return found
 
 
 def _one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Header | None]]) -> tuple[int, int]:
@@ -121,15 +127,8 @@ def _decode(
         )
     if refused:
         kept = np.array([row for row in range(len(records)) if row not in refused], int)
-        images, labels = store.keep(images, kept), labels[kept]
+        images, labels = store.take(images, kept), labels[kept]
     return Split(images, labels), skipped
-
-
-def _or_none(source: Path | bytes) -> Header | None:
-    try:
-        return read_header(source)
-    except ImageError:
-        return None
 
 
 def _in_threads(records: Records, task: Callable[[Records, range], list], doing: str) -> list[list]:

@@ -23,6 +23,7 @@ _ORIENTATION = 0x0112
 # Where an orientation may be stored, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _SMALL = 2**16
+A_FOLDER = "a folder that cannot be listed, or is called as an image"  # see train.data.walk
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -151,24 +152,15 @@ def _opened(source: str | Path | bytes) -> Iterator:
 
 def _check_regular(path: str | Path) -> int:
     """A file's size, if it is a regular file that is not empty: opening a named pipe would wait for ever."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise ImageError(
-            f"a broken link, to {os.readlink(path)}" if os.path.islink(path) else "there is no such file"
-        ) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError("a folder" if os.access(path, os.R_OK | os.X_OK) else "a folder without permission to list it")
+    status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError("not a regular file")
+        raise ImageError(A_FOLDER if stat.S_ISDIR(status.st_mode) else "not a regular file")
     if status.st_size == 0:
         raise ImageError("empty")
     return status.st_size
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     text = " ".join(str(error).split())[:200]

@@ -7,17 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from train.data.split import Split
-from train.errors import UserError
 
 # Batches prepared ahead, by one thread: more would only contend for the interpreter.
 PREFETCH = 8
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch's images: a permutation of ``count`` that only ``seed`` and ``epoch`` decide."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def train_batches(
@@ -32,10 +26,9 @@ def train_batches(
 ) -> Generator[Batch]:
     """The batches of steps ``start_step`` to ``stop_step - 1``, prepared ahead by a thread.
 
-    With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th piece of
-    :func:`epoch_order` in epoch ``k // n + 1`` (epochs count from 1). It depends on the seed and k alone, so a run
-    resumes at a step by its number. Images left over after the last full batch are not used in that epoch, so that all
-    batches have one shape.
+    With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th piece of a permutation
+    that only the seed and the epoch, ``k // n + 1``, decide, so a run resumes at a step by its number. Images left over
+    after the last full batch are not used in that epoch, so that all batches have one shape.
 
     Args:
         batch_size: of all processes together.
@@ -46,14 +39,7 @@ def train_batches(
     Yields:
         images ``(batch_size / process_count, H, W, C)`` uint8 and labels int32. Close the generator, or exhaust it, to
         end its thread.
-
-    Raises:
-        UserError: batches larger than the split, or not divisible by the processes.
     """
-    if not 1 <= batch_size <= len(split):
-        raise UserError(f"--batch-size: got {batch_size}, expected at most the {len(split)} training images")
-    if batch_size % process_count:
-        raise UserError(f"--batch-size: got {batch_size}, expected a multiple of the {process_count} processes")
     own = batch_size // process_count
     rows = _rows(len(split), batch_size, seed, start_step, stop_step)
     return _ahead(split, (batch[process_index * own : (process_index + 1) * own] for batch in rows))
@@ -65,7 +51,7 @@ def _rows(count: int, batch_size: int, seed: int, start_step: int, stop_step: in
     for step in range(start_step, stop_step):
         epoch, place = divmod(step, per_epoch)
         if place == 0 or step == start_step:
-            order = epoch_order(count, seed=seed, epoch=epoch + 1)
+            order = np.random.default_rng((seed, epoch + 1)).permutation(count)
         yield order[place * batch_size : (place + 1) * batch_size]
 
 

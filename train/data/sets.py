@@ -1,11 +1,14 @@
 """The data set that ``--data`` names."""
 
 import dataclasses
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from train.data import tensorflow_sets
-from train.data.split import Dataset, hold_out
-from train.errors import UserError
+from train.data.split import Dataset, Split, hold_out
+from train.errors import UserError, missing
 
 
 def load(
@@ -61,9 +64,7 @@ def located(name: str, data_dir: Path | None) -> str:
 def _find(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
     # Imported where used: each brings packages of its own.
     if name == "digits":
-        from train.data import digits
-
-        return digits.load(image_size)
+        return _digits(image_size)
     if tensorflow_sets.is_prepared(name, data_dir):
         return tensorflow_sets.load(name, data_dir, image_size, validation_share)
     folder = tensorflow_sets.home(Path(name))
@@ -72,3 +73,20 @@ def _find(name: str, data_dir: Path | None, image_size: int | None, validation_s
 
         return folders.load(folder, image_size, validation_share)
     raise tensorflow_sets.absent(name, data_dir)
+
+
+def _digits(image_size: int | None) -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8; every fifth of each class is the test split."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise missing("scikit-learn", "digits") from error
+    images, labels = load_digits(return_X_y=True)
+    # 17 grey levels, 0 to 16, spread over the 256 of a uint8 image.
+    levels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    if image_size is not None:
+        from train.data.images import resize
+
+        levels = np.stack([resize(image, (image_size, image_size)) for image in levels])
+    train, test = hold_out(Split(levels, labels.astype(np.int32)), Fraction(1, 5))
+    return Dataset(train, test, tuple("0123456789"))

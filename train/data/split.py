@@ -1,7 +1,10 @@
-"""Data sets and their splits, and the rule by which images are held out of a split."""
+"""Data sets and their splits, what tells one from another, and the rule by which images are held out of a split."""
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +44,38 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Sizes, classes, and check sums of all labels and pixels in their order."""
+    splits = dataset.train, dataset.test
+    return {
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "image_shape": list(dataset.train.images.shape[1:]),
+        "class_names": list(dataset.class_names),
+        "all_labels": _check_sum([split.labels for split in splits]),
+        "all_pixels": _check_sum([split.images for split in splits]),
+    }
+
+
+def differences(dataset: Dataset, recorded: Mapping[str, Any]) -> list[str]:
+    """What is not as it was recorded, in words; what was not recorded is not compared."""
+    return [
+        f"{name} {value}, was {recorded[name]}"
+        for name, value in fingerprint(dataset).items()
+        if name in recorded and value != recorded[name]
+    ]
+
+
+def _check_sum(arrays: list[np.ndarray]) -> int:
+    """Of the check sums of pieces of 16 MiB, so that an array may be larger than memory."""
+    sums = b""
+    for array in arrays:
+        count = max(1, 2**24 // max(1, array[:1].nbytes))
+        for start in range(0, len(array), count):
+            sums += zlib.crc32(np.ascontiguousarray(array[start : start + count]).data).to_bytes(4, "big")
+    return zlib.crc32(sums)
 
 
 def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:

@@ -49,14 +49,6 @@ def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return taken
 
 
-def keep(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``images[rows]`` for ascending ``rows``, in the same memory: the rows move up."""
-    for new, old in enumerate(rows):
-        if new != old:
-            images[new] = images[old]
-    return images[: len(rows)]
-
-
 def scratch() -> Path:
     """The folder for large files: the environment variable TMPDIR, else /var/tmp, as /tmp often lies in memory."""
     if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK | os.X_OK):

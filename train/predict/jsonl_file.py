@@ -12,7 +12,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from train import atomic_file
 from train.errors import UserError
@@ -50,49 +50,19 @@ def json_line(image: str, record: dict[str, Any]) -> str:
 
 
 class PredictionsFile:
-    """A file of lines that more are added to, as a context manager. A new one into which no line came before an error
-    is removed again.
-
-    Args:
-        path: of the file; it is created if there is none.
-        about: see :func:`describe`.
+    """A file of lines that more are added to: of :func:`opened`.
 
     Attributes:
-        path: of the file.
         known: the images whose lines it held when it was opened.
         count: images in it.
         failed: how many of them could not be read.
-
-    Raises:
-        UserError: the file cannot be opened, another process writes it, or its lines come from something else or are
-            no predictions.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any]):
-        self.path, self.count, self.failed = path, 0, 0
-        self._about_path = path.with_name(path.name + ".about")
+    def __init__(self, path: Path, file: BinaryIO):
+        self._path, self._file = path, file
         self.known: set[str] = set()
-        if os.path.exists(path) and not path.is_file():
-            raise UserError(f"--output: {printable(path)} is no regular file; name another")
-        with self._writable("expected a file in a folder that is there"):
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115, closed at the end of the context
-        self._new, self._end = False, 0
-        try:
-            if not atomic_file.lock(self._file.fileno()):
-                raise UserError(
-                    f"--output: another process is writing {printable(path)}; wait for it, or name another file"
-                )
-            self._new = not path.stat().st_size
-            with self._writable("choose another file"):
-                if self._new:
-                    atomic_file.write(self._about_path, (json.dumps(about, indent=1) + "\n").encode())
-                else:
-                    self._check(about)
-                    self._look()
-                    self._file.truncate(self._end)
-        except BaseException as error:
-            self._close(error)
-            raise
+        self.count, self.failed = 0, 0
+        self._end = 0  # of its last whole line
 
     def write(self, told: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Add a line for each image and its record.
@@ -105,7 +75,7 @@ class PredictionsFile:
         told = list(told)
         content = "".join(json_line(*each) for each in told).encode()
         left = memoryview(content)
-        with self._writable("what is in it is whole: put that right, and the same command goes on from there"):
+        with _writable(self._path, "what is in it is whole: put that right, and the same command goes on from there"):
             try:
                 while left:
                     left = left[os.write(self._file.fileno(), left) :]
@@ -117,26 +87,9 @@ class PredictionsFile:
         self.count += len(told)
         self.failed += sum("error" in record for _, record in told)
 
-    def __enter__(self) -> "PredictionsFile":
-        return self
-
-    def __exit__(self, kind=None, error=None, *_) -> None:
-        """Flush the lines to the disk and close the file."""
-        try:
-            os.fsync(self._file.fileno())
-        finally:
-            self._close(error)
-
-    def _close(self, error: BaseException | None) -> None:
-        if error is not None and self._new and not self.count:
-            for path in (self.path, self._about_path):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        self._file.close()
-
-    def _look(self) -> None:
-        """Record which images are in the file, and where its last whole line ends."""
-        with open(self.path, "rb") as file:
+    def look(self) -> None:
+        """Record which images are in the file, and cut it off after its last whole line."""
+        with open(self._path, "rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -145,39 +98,81 @@ class PredictionsFile:
                     record = json.loads(line)
                     self.known.add(record["image"])
                     self.failed += "error" in record
-                except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+                except (ValueError, RecursionError, TypeError, KeyError) as error:
                     raise UserError(
-                        f"--output: {printable(self.path)}, line {self.count}: damaged, expected a prediction; delete "
+                        f"--output: {printable(self._path)}, line {self.count}: damaged, expected a prediction; delete "
                         "the line, whose image is then predicted again, or name another file"
                     ) from error
                 self._end += len(line)
+        self._file.truncate(self._end)
 
-    def _check(self, about: dict[str, Any]) -> None:
-        """Refuse a file whose lines come from something else."""
-        path = printable(self.path)
-        if not self._about_path.exists():
-            raise UserError(
-                f"--output: {path} is there already, and not from this command (there is no "
-                f"{printable(self._about_path.name)} beside it); name another file"
-            )
-        found = read_json(self._about_path)
-        wrong = [
-            f"{said} {printable(found.get(key))[:200]}, now {printable(about.get(key))}"
-            for key, said in COMPARED.items()
-            if found.get(key) != about.get(key)
-        ]
-        if wrong:
-            runs = dict.fromkeys(printable(f"{each.get('run')}, step {each.get('step')}") for each in (found, about))
-            raise UserError(
-                f"--output: {path} holds predictions of {', not of '.join(runs)}, not to be mixed with these "
-                f"({'; '.join(wrong)}). Name another file, or delete that one to begin anew"
-            )
 
-    @contextlib.contextmanager
-    def _writable(self, advice: str) -> Iterator[None]:
+@contextlib.contextmanager
+def opened(path: Path, about: dict[str, Any]) -> Iterator[PredictionsFile]:
+    """A context with a file of predictions, flushed to the disk at its end. A new one into which no line came before an
+    error is removed again.
+
+    Args:
+        path: of the file; it is created if there is none.
+        about: see :func:`describe`.
+
+    Raises:
+        UserError: the file cannot be opened, another process writes it, or its lines come from something else or are
+            no predictions.
+    """
+    about_path = path.with_name(path.name + ".about")
+    if os.path.exists(path) and not path.is_file():
+        raise UserError(f"--output: {printable(path)} is no regular file; name another")
+    with contextlib.ExitStack() as stack:
+        with _writable(path, "expected a file in a folder that is there"):
+            file = stack.enter_context(open(path, "ab", buffering=0))
+        if not atomic_file.lock(file.fileno()):
+            raise UserError(
+                f"--output: another process is writing {printable(path)}; wait for it, or name another file"
+            )
+        predictions, new = PredictionsFile(path, file), not path.stat().st_size
         try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"--output: {printable(self.path)} cannot be written ({error.strerror}); {advice}"
-            ) from error
+            with _writable(path, "choose another file"):
+                if new:
+                    atomic_file.write(about_path, (json.dumps(about, indent=1) + "\n").encode())
+                else:
+                    _check(path, about_path, about)
+                    predictions.look()
+            yield predictions
+        except BaseException:
+            if new and not predictions.count:
+                for each in (path, about_path):
+                    with contextlib.suppress(OSError):
+                        each.unlink()
+            raise
+        finally:
+            os.fsync(file.fileno())
+
+
+def _check(path: Path, about_path: Path, about: dict[str, Any]) -> None:
+    """Refuse a file whose lines come from something else."""
+    if not about_path.exists():
+        raise UserError(
+            f"--output: {printable(path)} is there already, and not from this command (there is no "
+            f"{printable(about_path.name)} beside it); name another file"
+        )
+    found = read_json(about_path)
+    wrong = [
+        f"{said} {printable(found.get(key))[:200]}, now {printable(about.get(key))}"
+        for key, said in COMPARED.items()
+        if found.get(key) != about.get(key)
+    ]
+    if wrong:
+        runs = dict.fromkeys(printable(f"{each.get('run')}, step {each.get('step')}") for each in (found, about))
+        raise UserError(
+            f"--output: {printable(path)} holds predictions of {', not of '.join(runs)}, not to be mixed with these "
+            f"({'; '.join(wrong)}). Name another file, or delete that one to begin anew"
+        )
+
+
+@contextlib.contextmanager
+def _writable(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output: {printable(path)} cannot be written ({error.strerror}); {advice}") from error

@@ -79,15 +79,3 @@ class Predictor:
 
     def __call__(self, images: np.ndarray) -> Outputs:
         return self.finish(self.start(images))
-
-
-def choose_devices(count: int | None) -> list[jax.Device]:
-    """``count`` of the local devices, by default all.
-
-    Raises:
-        UserError: there are not so many.
-    """
-    local = jax.local_devices()
-    if count is not None and not 1 <= count <= len(local):
-        raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")
-    return local[:count]

@@ -24,7 +24,7 @@ from train.errors import UserError
 from train.runs.model_file import digest
 
 FOLDER = "checkpoints"
-DAMAGED = "damaged"
+DAMAGED = ".damaged"
 SUFFIX = ".safetensors"
 
 # Without --checkpoint-steps, the least age in seconds of the last checkpoint for a new one: at the end of an epoch, and
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def restore(self) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]] | None:
         """The last good checkpoint: its arrays by name (:func:`fill` puts them in their places), what was saved about
-        them, and a line for each later one that is damaged. Those are moved aside, into ``damaged/``.
+        them, and a line for each later one that is damaged. Those are renamed to ``STEP.damaged``.
 
         Returns:
             ``None`` if the run was cut before its first one.
@@ -159,10 +159,8 @@ class Checkpoints:
             except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
                 problems.append(f"the checkpoint at step {step} is damaged: {_reason(error)}")
                 continue
-            for later in steps[: steps.index(step)]:
-                aside = self._run / DAMAGED
-                aside.mkdir(exist_ok=True)
-                self._path(later).replace(aside / self._path(later).name)
+            for later in map(self._path, steps[: steps.index(step)]):
+                later.replace(later.with_suffix(DAMAGED))
             self._best, self.last = about["best"], step
             return arrays, about, problems
         reached = [name for name in ("metrics.jsonl", "params.safetensors") if (self._run / name).exists()]

@@ -2,15 +2,13 @@
 
 import io
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import data
-from train.config import ResolvedConfig, contradictions, from_json, to_json
+from train.config import ResolvedConfig, check_resumed, from_json, to_json
 from train.devices import from_first, is_first
 from train.errors import UserError
 from train.runs.checkpoint import Checkpoints, fill
@@ -35,33 +33,6 @@ class Position(NamedTuple):
     history: list[dict[str, Any]]
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
-
-
-def check(config: ResolvedConfig, asked: ResolvedConfig) -> None:
-    """Refuse flags that contradict the configuration of a run.
-
-    Raises:
-        UserError: names every field that differs, with both values.
-    """
-    wrong = contradictions(config, asked)
-    if wrong:
-        raise UserError(
-            f"--resume: {'; '.join(wrong)}. A resumed run goes on to the numbers that it began with: leave these flags "
-            "out, or train anew with them"
-        )
-
-
-def check_data(config: ResolvedConfig, dataset: data.Dataset, recorded: Mapping[str, Any]) -> None:
-    """Refuse other images than a run began with; they may lie elsewhere now.
-
-    Raises:
-        UserError: names what is different.
-    """
-    if wrong := data.differences(dataset, recorded):
-        raise UserError(
-            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data or "
-            "--data-dir to those, or train anew"
-        )
 
 
 def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, accuracy: float | None) -> bool:
@@ -92,7 +63,7 @@ def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Positio
     try:
         if is_first() and (found := checkpoints.restore()) is not None:
             arrays, saved, problems = found
-            check(from_json(saved["config"]), config)
+            check_resumed(from_json(saved["config"]), config)
             if saved["format"] != FORMAT:  # shapes do not tell of a layer that computes something else
                 raise ValueError(f"format {saved['format']}, expected {FORMAT}")
             tree = fill(tree, arrays)

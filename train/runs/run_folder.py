@@ -27,7 +27,7 @@ from train.runs.reading import Description, read_json
 FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
-FOLDERS = ("checkpoints", "damaged", "events")
+FOLDERS = ("checkpoints", "events")
 LOCK = "lock"
 
 
@@ -111,15 +111,12 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 @contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """A context in which no other process trains in the folder. The system releases the lock if the process dies.
 
     Raises:
         UserError: another process holds it.
     """
-    if folder is None:
-        yield
-        return
     with open(folder / LOCK, "w") as file:
         if not atomic_file.lock(file.fileno()):
             raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it")

@@ -291,7 +291,7 @@ def _resumed(
     """The position to go on from, told to the user; lines of metrics past it are dropped."""
     position, problems = restored
     for problem in problems:
-        say(f"{problem}; it is moved to {DAMAGED}/ and the one before is used")
+        say(f"{problem}; it is renamed to STEP{DAMAGED} and the one before is used")
     if position is None:
         say("no checkpoint was completed before the run was cut: starting from step 0")
         position = beginning
