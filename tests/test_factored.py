@@ -16,6 +16,7 @@ from puppet_jax._batch import logits_of_batch
 from puppet_jax.convolution import Choice, FactoredBank, convolve, joined, whole
 from puppet_jax.convolution._lowerings import Geometry
 from puppet_jax.convolution._primitives import depthwise_p
+from puppet_jax.puppeteers._grouped import GroupedPuppeteer
 
 
 def diagonal(taps):
@@ -133,16 +134,17 @@ def test_a_banks_factors_make_the_kernels(rank, basis, factored, standardise):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("make", "options", "bin_"),
     [
-        {"puppeteer_options": {"basis": 8}},
-        {"puppeteer_options": {"basis": 8}, "measurement": pj.Measure(bin=None)},
-        {"compression": 25},
+        (pj.ContinuousPuppeteer, {"basis": 8}, 0.25),
+        (pj.ContinuousPuppeteer, {"basis": 8}, None),
+        (GroupedPuppeteer, {"compression": 25}, 0.25),
     ],
-    ids=str,
 )
-def test_a_model_is_the_same_with_factors_and_without(options, monkeypatch):
-    model = pj.create("puppet_s", width=24, **options, rngs=nnx.Rngs(0))
+def test_a_model_is_the_same_with_factors_and_without(make, options, bin_, monkeypatch):
+    layers = (pj.LayerSpec(24, pool=2), pj.LayerSpec(24), pj.LayerSpec(24))
+    puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=4, rngs=nnx.Rngs(0))
+    model = pj.PuppetCNN(make(puppet.kernel_shapes, **options, rngs=nnx.Rngs(1)), puppet, pj.Measure(bin=bin_))
     images = jax.random.uniform(jax.random.key(0), (5, 16, 16, 3)) ** jnp.arange(1, 6).reshape(-1, 1, 1, 1)
     measured = model.measure(images)
     graphdef, params = nnx.split(model)
