@@ -6,6 +6,7 @@ library the net and, by jax.grad, the gradient of the loss that is written here.
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -208,6 +209,15 @@ def test_the_summary_and_figures_tell_of_each_split_what_is_so(run, by_hand, pic
         label = f"{name}: mean {np.minimum(values, 6).mean():.2f}, {np.mean(values > 6):.1%} cut off"
         assert label in run.drawn["depth.png"]
     assert f"all images: {by_hand.correct.mean():.1%}" in run.drawn["accuracy_by_depth.png"]
+
+
+def test_predict_says_of_each_file_what_is_so(run, by_hand, pictures, capsys):
+    assert main(["predict", str(run.folder), str(pictures[0] / "test"), "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["class"] == Path(line["image"]).parent.name for line in found] == by_hand.correct.tolist()
+    complexity, depth = measured(pictures[1]["test"][0])
+    assert [line["complexity_bits"] for line in found] == pytest.approx(complexity.tolist(), rel=1e-6)
+    assert [line["depth"] for line in found] == np.minimum(depth, 6).tolist()
 
 
 def test_the_summary_tells_time_and_memory(run):

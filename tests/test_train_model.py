@@ -91,18 +91,6 @@ def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsy
         assert re.search(r"own_cnn:\w+: cannot be imported here", capsys.readouterr().err)
 
 
-def test_an_own_cnn_resumes_to_the_bit_though_it_draws(run, tmp_path, monkeypatch):
-    set_up(monkeypatch)
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        cut(patch, 7)
-        assert main([*FLAGS, "--out", str(folder)]) == 143
-    assert main(["--resume", str(folder)]) == 0
-    assert same_parameters(folder, run)
-    assert metrics(folder) == metrics(run)
-    assert [line["step"] for line in metrics(run)] == [11, 15]
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -126,21 +114,21 @@ def test_what_cannot_be_trained_is_said_and_leaves_nothing(flags, message, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, tmp_path, monkeypatch, capsys):
+def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit_though_it_draws(
+    run, tmp_path, monkeypatch, capsys
+):
     set_up(monkeypatch)
-    flags = ["--data=digits", "--puppeteer=stored", "--width=8", "--max-steps=15", "--epochs=2", "--checkpoint-steps=5"]
-    for name, more in (("alone", ()), ("taught", ("--teacher", str(run)))):
-        assert main([*flags, *more, "--out", str(tmp_path / name)]) == 0
-    assert metrics(tmp_path / "alone")[0]["train_loss"] != metrics(tmp_path / "taught")[0]["train_loss"]
+    assert main([*FLAGS, "--teacher", str(run), "--out", str(tmp_path / "taught")]) == 0
+    assert metrics(run)[0]["train_loss"] != metrics(tmp_path / "taught")[0]["train_loss"]
     with monkeypatch.context() as patch:
         cut(patch, 7)
         shutil.copytree(run, tmp_path / "teacher")
-        assert main([*flags, "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "cut")]) == 143
-    assert main([*flags, "--teacher", str(tmp_path / "cut"), "--out", str(tmp_path / "early")]) == 2
+        assert main([*FLAGS, "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "cut")]) == 143
+    assert main([*FLAGS, "--teacher", str(tmp_path / "cut"), "--out", str(tmp_path / "early")]) == 2
     assert "this run has not ended" in capsys.readouterr().err
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
     about = json.loads((tmp_path / "cut" / "config.json").read_text())
-    write_json(tmp_path / "other" / "config.json", about | {"teacher": open_run(tmp_path / "alone").digest()})
+    write_json(tmp_path / "other" / "config.json", about | {"teacher": open_run(tmp_path / "taught").digest()})
     assert main(["--resume", str(tmp_path / "other")]) == 2
     assert "not the model that the run began to learn from" in capsys.readouterr().err
     (tmp_path / "teacher").rename(tmp_path / "moved")
@@ -148,6 +136,8 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit(run, 
     assert "if it lies elsewhere now, name that by the flag" in capsys.readouterr().err
     assert main(["--resume", str(tmp_path / "cut"), "--teacher", str(tmp_path / "moved")]) == 0
     assert same_parameters(tmp_path / "cut", tmp_path / "taught")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "taught")
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == [11, 15]
 
 
 def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from PIL import Image
 from trained_runs import ENVIRONMENT, picture, python, save_run
 
 import puppet_jax as pj
@@ -21,7 +20,6 @@ from train.__main__ import main
 from train.data.images import ImageError, read_image
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.plots import run_figures
 from train.predict import jsonl_file, predictor, stream
 from train.predict.predictor import Predictor
 from train.predict.stream import AHEAD, read_ahead
@@ -202,33 +200,6 @@ def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):
     assert first.startswith("image ")
     assert rest == ""
     assert process.returncode == 141
-
-
-def test_a_run_trained_on_a_folder_of_images_knows_them_again(tmp_path, capsys, monkeypatch):
-    """From files to a trained model and back: what predict says of each file is what eval counts."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 24), ("test", 9)):
-        for name, level in (("dark", 40), ("light", 200)):
-            folder = tmp_path / "data" / part / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                levels = rng.integers(level - 30, level + 30, (10, 10, 3)).astype(np.uint8)
-                Image.fromarray(levels).save(folder / f"{i}.png")
-    monkeypatch.undo()  # predicted with its own model
-    monkeypatch.delattr(run_figures, "draw")
-    run = tmp_path / "run"
-    flags = ["--preset=puppet_xs", "--puppeteer=stored", "--width=8", "--batch-size=8", "--epochs=6", "--augment=none"]
-    assert main(["--data", str(tmp_path / "data"), "--image-size", "8", *flags, "--out", str(run)]) == 0
-    capsys.readouterr()
-    assert main(["eval", str(run), "--json"]) == 0
-    counted = json.loads(capsys.readouterr().out)
-    assert main(["predict", str(run), str(tmp_path / "data" / "test"), "--json"]) == 0
-    found = json_lines(capsys.readouterr().out)
-    right = sum(Path(line["image"]).parent.name == line["class"] for line in found)
-    assert counted["images"] == len(found) == 18
-    assert right == counted["correct"] > 9
-    complexity = np.mean([line["complexity_bits"] for line in found])
-    assert complexity == pytest.approx(counted["complexity_mean_bits"], abs=1e-4)
 
 
 def lines_of(path) -> list[dict]:
