@@ -69,6 +69,22 @@ def test_the_cpu_program_is_its_parts(case, lanes):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * max(1, float(jnp.abs(b).max())))
 
 
+@pytest.mark.parametrize("lowering", ["gathered", "native", "native_4"])
+def test_normalisation_is_its_definition_where_there_is_little_to_normalise(lowering, rng):
+    if lowering != "gathered" and not native.available():
+        pytest.skip("the package was installed without a C++ compiler")
+    x = 0.5 + 3e-3 * rng.standard_normal((5, 4, 8))  # a variance near what is added to it
+    scale, shift = rng.standard_normal((2, 8))
+    options = {"groups": 4, "dtype": jnp.float32, "relu": False, "lowering": lowering}
+    found, mean = layer(
+        *(jnp.asarray(each, jnp.float32) for each in (x, np.eye(8)[..., None, None], scale, shift)), **options
+    )
+    groups = x.reshape(20, 4, 2).transpose(1, 0, 2).reshape(4, 40)
+    expected = (x - np.repeat(groups.mean(1), 2)) / np.sqrt(np.repeat(groups.var(1), 2) + 1e-5) * scale + shift
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(mean, expected.mean((0, 1)), atol=1e-3)
+
+
 def test_an_image_without_a_kernel_is_zeros_and_does_not_disturb_the_others(rng):
     case = CASES[1]
     operands, index = draw(rng, case), jnp.asarray(np.arange(12) % 3)
