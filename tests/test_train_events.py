@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from train.runs import events
-from train.runs.events import Events
+from train.steps import progress
+from train.steps.progress import Events
 
 
 def records(path: Path) -> list[bytes]:
@@ -41,7 +41,7 @@ def curve(found: list, tag: str) -> dict[int, float]:
 
 
 def test_scalars_are_read_back_before_a_close_and_after(tmp_path, monkeypatch):
-    monkeypatch.setattr(events, "FLUSH", 0.0)
+    monkeypatch.setattr(progress, "FLUSH", 0.0)
     written = Events(tmp_path / "run", None)
     written.scalars(10, {"loss/train": 2.5, "loss/test": 1.25})
     assert curve(read(tmp_path / "run"), "loss/train") == {10: 2.5}  # as after a kill
@@ -86,7 +86,7 @@ def file_in_the_way(folder, monkeypatch):
 def full_disk(folder, monkeypatch):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full to play a full disk")
-    monkeypatch.setattr(events, "FLUSH", 0.0)
+    monkeypatch.setattr(progress, "FLUSH", 0.0)
 
     def fill(written):
         records = written._writer._py_recordio_writer
@@ -100,7 +100,8 @@ def full_disk(folder, monkeypatch):
 def test_trouble_is_said_once_and_training_goes_on(tmp_path, monkeypatch, trouble):
     spoil, words = trouble(tmp_path, monkeypatch)
     said = []
-    written = Events(tmp_path, None, said.append)
+    monkeypatch.setattr(progress, "say", said.append)
+    written = Events(tmp_path, None)
     spoil(written)
     for step in range(3):
         written.scalars(step, {"loss": 1.0})

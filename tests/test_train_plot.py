@@ -14,7 +14,7 @@ from PIL import Image
 from train.__main__ import main
 from train.commands import plot
 from train.errors import UserError
-from train.runs.reading import Summary, open_folder, read_json, read_metrics
+from train.runs.reading import Summary, read_json, read_metrics
 from train.terminal import printable
 
 CONFIG = {"data": "digits", "preset": "puppet_xs", "puppeteer": "ode", "seed": 0, "epochs": 4, "evaluate_on": "test"}
@@ -183,11 +183,3 @@ def test_damaged_lines_are_numbered_and_the_last_line_of_an_epoch_counts(tmp_pat
     assert [line.epoch for line in epochs] == [1, 3, 4]
     assert epochs[1].test_loss == 9.0
     assert damaged == list(range(3, 3 + len(bad)))
-
-
-def test_a_folder_that_cannot_be_a_runs_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert open_folder(tmp_path) == tmp_path
-    for folder, message in [("absent", "does not exist"), ("file", "is no folder"), ("x" * 300, "expected the folder")]:
-        with pytest.raises(UserError, match=message):
-            open_folder(tmp_path / folder)

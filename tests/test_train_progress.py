@@ -24,7 +24,7 @@ class Stream(io.StringIO):
 class Recorded:
     """In place of event files."""
 
-    def __init__(self, folder, resumed_at, say):
+    def __init__(self, folder, resumed_at):
         self.resumed_at, self.told, self.closed = resumed_at, [], False
         Recorded.last = self
 

@@ -35,8 +35,8 @@ def _by_data(field: str, text: str, choices: Any = None) -> Any:
     return tyro.conf.arg(help=f"{text} (default: {', '.join(values)})", help_behavior_hint="", metavar=metavar)
 
 
-def _optional(metavar: str) -> Any:
-    """The help of a field that is absent by default, which its text explains."""
+def shown(metavar: str) -> Any:
+    """The help of an argument without a default, or with one that its text explains."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -47,9 +47,9 @@ class Data:
     data: str = "digits"
     """digits (scikit-learn's, 8x8 grey, nothing to download), an image classification set of TensorFlow Datasets by its
     name (cifar10, cifar100, mnist, ...), or a folder of class folders of images."""
-    data_dir: Annotated[Path | None, _optional("DIR")] = None
+    data_dir: Annotated[Path | None, shown("DIR")] = None
     """Where TensorFlow Datasets keeps prepared sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-    image_size: Annotated[int | None, _optional("INT")] = None
+    image_size: Annotated[int | None, shown("INT")] = None
     """Side in pixels that the images of a folder are brought to (default: as the data set says)."""
     evaluate_on: Literal["test", "validation"] = "test"
     """What accuracy is reported on. validation: a share of the training images, then not trained on; to choose a
@@ -64,16 +64,16 @@ class Model:
     """The puppet, and where its kernels come from."""
 
     preset: Annotated[Preset | None, _by_data("preset", "The puppet.", Preset)] = None
-    model: Annotated[str | None, _optional("MODULE:FUNCTION")] = None
+    model: Annotated[str | None, shown("MODULE:FUNCTION")] = None
     """Your own CNN instead of a preset: a function that can be imported from here, which makes a Flax NNX module,
     function(num_classes=..., in_channels=..., rngs=...). Its puppet is trained: see puppet_jax.puppetize."""
-    batch_norm: Annotated[Literal["group", "running"] | None, _optional("{group,running}")] = None
+    batch_norm: Annotated[Literal["group", "running"] | None, shown("{group,running}")] = None
     """With --model, what takes the place of nnx.BatchNorm: normalisation over groups of channels of one image, for
     training, or the running averages as they are."""
-    compression: Annotated[float | None, _optional("FLOAT")] = None
+    compression: Annotated[float | None, shown("FLOAT")] = None
     """How many times fewer parameters generate the kernels than the kernels have, instead of sizes given by hand
     (default: with --model as puppet_jax.puppetize says, else as the preset does)."""
-    width: Annotated[int | None, _optional("INT")] = None
+    width: Annotated[int | None, shown("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
@@ -93,10 +93,10 @@ class Measurement:
     bin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 0.25
     """Measure complexity to bins of this many bits, so that all images of a bin share kernels and depth. None: the
     paper's continuous complexity, kernels generated for every image, which is slower."""
-    depth: Annotated[Literal["complexity", "full"] | int | None, _optional("complexity|full|INT")] = None
+    depth: Annotated[Literal["complexity", "full"] | int | None, shown("complexity|full|INT")] = None
     """How many layers an image goes through: as many as its complexity says, all, or so many more than it says
     (default: as the preset does)."""
-    function: Annotated[str | None, _optional("MODULE:FUNCTION")] = None
+    function: Annotated[str | None, shown("MODULE:FUNCTION")] = None
     """A measure of your own: a function that can be imported from here, from images to complexity in [0, 8]."""
 
 
@@ -105,7 +105,7 @@ class Recipe:
     """How to train it. The learning rate rises for a tenth of the steps, then falls to 0 as a cosine."""
 
     epochs: Annotated[int | None, _by_data("epochs", "Passes over the training images.")] = None
-    max_steps: Annotated[int | None, _optional("INT")] = None
+    max_steps: Annotated[int | None, shown("INT")] = None
     """Stop after so many optimiser steps, the decay ending there too; for smoke tests (default: no limit)."""
     batch_size: Annotated[int | None, _by_data("batch_size", "Images in an optimiser step.")] = None
     optimiser: Annotated[
@@ -135,10 +135,10 @@ class Recipe:
             Augmentation,
         ),
     ] = None
-    start_from: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    start_from: Annotated[str | None, shown("RUN|NAME|FILE")] = None
     """Fine-tune: begin with the parameters of a run, of a pretrained model by its name, or of a released file, and
     with its kind of model. For other classes the head is drawn anew."""
-    teacher: Annotated[str | None, _optional("RUN|NAME|FILE")] = None
+    teacher: Annotated[str | None, shown("RUN|NAME|FILE")] = None
     """Distil: learn nine tenths from the probabilities that a trained model gives the same augmented images, and a
     tenth from the labels."""
     seed: int = 0
@@ -149,14 +149,14 @@ class Recipe:
 class Run:
     """Where it is written, and going on with it."""
 
-    out: Annotated[Path | None, _optional("DIR")] = None
+    out: Annotated[Path | None, shown("DIR")] = None
     """Folder of the run (default: runs/DATA-PRESET-PUPPETEER-seedSEED-TIME)."""
     overwrite: bool = False
     """Replace the run that --out already holds."""
-    resume: Annotated[Path | None, _optional("RUN")] = None
+    resume: Annotated[Path | None, shown("RUN")] = None
     """Continue the run in this folder from its last good checkpoint, to the same numbers as if it had not been
     interrupted. Its configuration is taken; flags that contradict it are refused."""
-    checkpoint_steps: Annotated[int | None, _optional("INT")] = None
+    checkpoint_steps: Annotated[int | None, shown("INT")] = None
     """Save a checkpoint every so many steps, and at the end (default: at the end of an epoch unless the last one is
     less than 5 seconds old, and within an epoch once a minute)."""
 
@@ -165,7 +165,7 @@ class Run:
 class Cluster:
     """On how many devices."""
 
-    devices: Annotated[int | None, _optional("INT")] = None
+    devices: Annotated[int | None, shown("INT")] = None
     """How many of the local devices share a batch, each computing its part (default: all)."""
     distributed: bool = False
     """Train in several processes, each on its part of the batch; the first writes the run's folder. They find each
@@ -244,11 +244,8 @@ def parse(arguments: Sequence[str], default: Config) -> Config:
 
 
 def resolve(config: Config) -> ResolvedConfig:
-    """Fill in what depends on the data set and check every value.
-
-    Raises:
-        UserError: a value is out of range; names the flag, what was got and what is expected.
-    """
+    """Fill in what depends on the data set and check every value; a :class:`UserError` names the flag, what was got
+    and what is expected."""
     missing = {
         name: value
         for name, value in DEFAULTS.get(config.data, DEFAULTS["others"]).items()
@@ -303,22 +300,15 @@ def recipe_of(config: ResolvedConfig) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ResolvedConfig:
-    """The configuration of :func:`to_json`; a field that is not there gets its default.
-
-    Raises:
-        TypeError: a field that this version does not have.
-    """
+    """The configuration of :func:`to_json`; a field that is not there gets its default, one that this version does
+    not have is a TypeError."""
     config = ResolvedConfig(**values | {"measurement": Measurement(**values.get("measurement", {}))})
     paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
     return dataclasses.replace(config, **paths)  # type: ignore[arg-type]
 
 
 def check_resumed(ran: ResolvedConfig, asked: ResolvedConfig) -> None:
-    """Refuse flags that would change the numbers of a run.
-
-    Raises:
-        UserError: names every field that differs, with both values.
-    """
+    """Refuse flags that would change the numbers of a run, naming every field that differs with both values."""
     both = [vars(each) | {f"measurement.{k}": v for k, v in vars(each.measurement).items()} for each in (ran, asked)]
     wrong = [
         f"--{name.replace('_', '-')} is {value!r} in the run, got {both[1][name]!r}"

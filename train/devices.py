@@ -25,11 +25,7 @@ SHARED, ROWS = PartitionSpec(), PartitionSpec(BATCH)
 
 
 def connect(config: Config) -> None:
-    """Connect to the other processes with ``--distributed``. Call it before anything asks for a device.
-
-    Raises:
-        UserError: no cluster, or the others are not there within five minutes.
-    """
+    """Connect to the other processes with ``--distributed``. Call it before anything asks for a device."""
     if not config.distributed or jax.distributed.is_initialized():
         return
     try:
@@ -50,12 +46,9 @@ def connect(config: Config) -> None:
 
 
 def explain(error: jax.errors.JaxRuntimeError) -> None:
-    """Say what an error of the JAX runtime means for the user, if it is no defect. One of several processes ends here
-    with code 1: at an ordinary exit JAX would wait for the others.
-
-    Raises:
-        UserError: out of memory.
-    """
+    """Say what an error of the JAX runtime means for the user, if it is no defect: out of memory is a
+    :class:`UserError`. One of several processes ends here with code 1: at an ordinary exit JAX would wait for the
+    others."""
     reason = _first_line(error)
     what = f"lost another process ({reason})"
     if "RESOURCE_EXHAUSTED" in reason:
@@ -73,11 +66,7 @@ def is_first() -> bool:
 
 
 def local_devices(count: int | None) -> list[jax.Device]:
-    """``count`` of the devices of this process, by default all.
-
-    Raises:
-        UserError: there are not so many.
-    """
+    """``count`` of the devices of this process, by default all; refused if there are not so many."""
     local = jax.local_devices()
     if count is not None and not 1 <= count <= len(local):
         raise UserError(f"--devices: got {count}, expected 1 to the {len(local)} there are")

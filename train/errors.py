@@ -4,7 +4,8 @@
 class UserError(ValueError):
     """Something the user can put right: a flag's value, a missing data set, an unreadable file.
 
-    The message names what was asked for, what was found, and the way out.
+    The message names what was asked for, what was found, and the way out. Functions that say that something is refused,
+    or that take what the user gave, raise it.
     """
 
     code = 2

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from train.config import shown
 from train.errors import UserError
-from train.runs.reading import read_summary
+from train.runs.reading import Summary, read_json
 from train.runs.source import locate
 from train.terminal import printable, table
 
@@ -29,18 +30,16 @@ class Evaluate:
     numbers are those of the run's summary.json to the last digit.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
     """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR", help_behavior_hint="")] = None
+    data: Annotated[str | None, shown("NAME|DIR")] = None
     """The data set, if it lies elsewhere now (default: the run's own). Another one of the same classes is measured
     too, which is said."""
-    evaluate_on: Annotated[
-        Literal["test", "validation"] | None, tyro.conf.arg(metavar="{test,validation}", help_behavior_hint="")
-    ] = None
+    evaluate_on: Annotated[Literal["test", "validation"] | None, shown("{test,validation}")] = None
     """The images to measure on (default: those that the run reported on)."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_dir: Annotated[Path | None, shown("DIR")] = None
     """Where TensorFlow Datasets keeps prepared sets (default: where the run had them)."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    batch_size: Annotated[int | None, shown("INT")] = None
     """Images at a time (default: the run's own). Another number may change the last digits."""
     json: bool = False
     """Print one JSON object instead of the table."""
@@ -164,8 +163,8 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     for each, value in found.items():
         if expected[each] != value:
             raise UserError(
-                f"{printable(config.data)} has {each} = {_short(value)}, the model of {printable(options.run)} "
-                f"{_short(expected[each])}: not the data set that it was trained on; name that with --data"
+                f"{printable(config.data)} has {each} = {printable(value)[:80]}, the model of {printable(options.run)} "
+                f"{printable(expected[each])[:80]}: not the data set that it was trained on; name that with --data"
             )
     own = (options.evaluate_on or config.evaluate_on) == config.evaluate_on
     if own and (wrong := data.differences(dataset, about.data)):
@@ -178,11 +177,6 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     return dataclasses.replace(trained, config=config), split, own
 
 
-def _short(value: Any) -> str:
-    text = printable(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _reported(trained: "Trained", images: int) -> dict[str, Any] | None:
     """What the run's summary, or the released file, says of as many images; ``None`` if nothing."""
     about = trained.about
@@ -191,7 +185,7 @@ def _reported(trained: "Trained", images: int) -> dict[str, Any] | None:
             return None
         return {"correct": round(about.accuracy * images), "accuracy": about.accuracy, "loss": None}
     with contextlib.suppress(UserError):
-        told = read_summary(trained.source)
+        told = read_json(trained.source / "summary.json", Summary)
         if (told.evaluated_on, told.test_images) == (trained.config.evaluate_on, images):
             return {"correct": told.test_correct, "accuracy": told.test_accuracy, "loss": told.test_loss}
     return None

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from train.config import shown
 from train.errors import UserError
 from train.runs.source import locate
 from train.terminal import printable
@@ -21,9 +22,9 @@ class Export:
     puppet_jax.load(FILE) opens it; README.txt in the file, which is a zip file, tells how jax runs it by itself.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
     """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+    file: Annotated[Path, tyro.conf.Positional, shown("FILE")]
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
     """What it is to run on."""
@@ -34,11 +35,7 @@ class Export:
 
 
 def run(options: Export) -> int:
-    """Write the file. 0.
-
-    Raises:
-        UserError: the run is damaged or cannot be baked, the file is there already, or its folder is not.
-    """
+    """Write the file, and return 0."""
     folder = locate(options.run)
     name = printable(options.file)
     if options.file.exists() and not (options.overwrite and options.file.is_file()):

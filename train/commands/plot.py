@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from train import atomic_file
-from train.config import FREE
+from train.config import FREE, shown
 from train.errors import UserError
-from train.runs.reading import Description, Epoch, open_folder, read_json, read_metrics, read_summary
+from train.runs.reading import Description, Epoch, Summary, read_json, read_metrics
 from train.terminal import printable, table
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -29,7 +29,7 @@ class Plot:
     that cannot be read is named on standard error and the rest are compared; the exit code then is 1.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...", help_behavior_hint="")]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, shown("RUN...")]
     """Folders that python -m train left."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("comparison.png")
     """The figure, replaced if there is one; of the kind that its suffix says: .png, .svg or .pdf."""
@@ -60,9 +60,9 @@ def run(options: Plot) -> int:
         raise UserError("RUN: got none, expected folders that python -m train left")
     runs: list[ComparedRun] = []
     failed = False
-    for folder in {os.path.realpath(folder): folder for folder in reversed(options.runs)}.values():  # each once
+    for folder in {os.path.realpath(folder): folder for folder in options.runs}.values():  # each once
         try:
-            runs.insert(0, _read(folder))
+            runs.append(_read(folder))
         except UserError as error:
             failed = True
             print(f"left out: {error}", file=sys.stderr)
@@ -84,7 +84,7 @@ def run(options: Plot) -> int:
 
 
 def _read(folder: Path) -> ComparedRun:
-    epochs, damaged = read_metrics(open_folder(folder) / "metrics.jsonl")
+    epochs, damaged = read_metrics(folder / "metrics.jsonl")
     if not epochs:
         raise UserError(f"{printable(folder)}: no epoch in its metrics.jsonl that can be read")
     notes = []
@@ -94,7 +94,7 @@ def _read(folder: Path) -> ComparedRun:
     except UserError:
         notes += ["config.json damaged"] if (folder / "config.json").exists() else []
     try:
-        summary = read_summary(folder)
+        summary = read_json(folder / "summary.json", Summary)
     except UserError:
         notes.append(f"unfinished, epoch {epochs[-1].epoch} of {printable(config.get('epochs', '?'))}")
         notes += ["summary.json damaged"] if (folder / "summary.json").exists() else []

@@ -1,16 +1,18 @@
 """``python -m train predict RUN IMAGE…``: class, probability, complexity and depth of images in files."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from train.config import shown
 from train.data.walk import walk_images
 from train.errors import UserError
 from train.runs.source import locate
-from train.terminal import printable, width
+from train.terminal import line, printable, width
 
 if TYPE_CHECKING:
     from train.runs.model_file import Trained
@@ -25,19 +27,19 @@ class Predict:
     then is 1.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
     """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, shown("IMAGE...")]
     """Image files, or folders: all images in them and in the folders below."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 1
     """Name the K most probable classes."""
     json: bool = False
     """Print a line of JSON for each image instead of the table."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    output: Annotated[Path | None, shown("FILE")] = None
     """Write lines of JSON to a file instead, whose name ends in .jsonl. After an interruption the same command
     continues where the file ends; an image that could not be read has a line with its error, and is not tried again.
     Each path is predicted once."""
-    devices: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    devices: Annotated[int | None, shown("INT")] = None
     """How many of the local devices share a batch, each computing its part (default: all)."""
 
 
@@ -87,7 +89,6 @@ def run(options: Predict) -> int:
 
 def _print(options: Predict, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to standard output. Returns how many images could not be read, and of how many."""
-    from train.predict.formats import Table
     from train.predict.jsonl_file import json_line
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
@@ -95,16 +96,45 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
     images = trained.images()
     top = min(options.top, len(images.class_names))
     widest = max(width(printable(name)) for name in names)
-    line = json_line if options.json else Table(images.class_names, top, widest)
+    write = json_line if options.json else Table(images.class_names, top, widest)
     failed = 0
     # No bar on a terminal: the lines show the progress, and a bar would come between them.
     bar = not sys.stdout.isatty()
     for told in predict_images(names, images, Predictor(trained.model, devices), top, bar=bar):
-        lines = [line(name, record) for name, record in told if "error" not in record]
+        lines = [write(name, record) for name, record in told if "error" not in record]
         failed += len(told) - len(lines)
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
     return failed, len(names)
+
+
+class Table:
+    """Lines of a table, under a header before the first.
+
+    Args:
+        class_names: of all classes; the columns are as wide as the longest.
+        top: how many classes each line names.
+        widest: columns that the longest path takes.
+    """
+
+    def __init__(self, class_names: Sequence[str], top: int, widest: int):
+        names = ["class", *(f"class {k}" for k in range(2, top + 1))]
+        longest = max(width(printable(name)) for name in class_names)
+        header = ["image", *(cell for name in names for cell in (name, "probability")), "complexity", "depth"]
+        widths = [widest, *[longest, 0] * top, 0, 0]
+        self._widths = [max(least, width(cell)) for least, cell in zip(widths, header, strict=True)]
+        self._right = [False, *[False, True] * top, True, True]
+        self._header = self._line(header)
+
+    def __call__(self, path: str, record: dict[str, Any]) -> str:
+        """The line of a record, with its line feed."""
+        classes = [cell for each in record["top"] for cell in (printable(each["class"]), f"{each['probability']:.1%}")]
+        header, self._header = self._header, ""
+        cells = [printable(path), *classes, f"{record['complexity_bits']:.2f} bits", str(record["depth"])]
+        return header + self._line(cells)
+
+    def _line(self, cells: Sequence[str]) -> str:
+        return line(cells, self._widths, self._right) + "\n"
 
 
 def _write(options: Predict, output: Path, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:

@@ -11,8 +11,9 @@ import msgspec
 import tyro
 
 from train import atomic_file
+from train.config import shown
 from train.errors import UserError
-from train.runs.reading import Summary, open_folder, read_summary
+from train.runs.reading import Summary, read_json
 from train.terminal import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Release:
     """Write a run's model for use without this trainer: NAME.safetensors, and NAME.md, the model card."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
+    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
     """Folder that python -m train left, of a finished run."""
     name: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """Of the model: letters, digits and underscores."""
@@ -39,17 +40,13 @@ class Release:
 
 
 def run(options: Release) -> int:
-    """Write both files. 0.
-
-    Raises:
-        UserError: the run is not finished or damaged, or the files are there already.
-    """
+    """Write both files, and return 0."""
     if not re.fullmatch(r"\w+", options.name, re.ASCII):
         raise UserError(f"--name: got {printable(options.name)!r}, expected letters, digits and underscores")
-    folder = open_folder(options.run)
+    folder = options.run
     if not (folder / "summary.json").exists():
         raise UserError(f"{printable(folder)}: has no summary.json, expected a finished run; go on with it first")
-    summary = read_summary(folder)
+    summary = read_json(folder / "summary.json", Summary)
     weights, card = (options.out / f"{options.name}{end}" for end in (".safetensors", ".md"))
     for file in (weights, card):
         if file.exists() and not options.overwrite:

@@ -56,11 +56,7 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> ResolvedConfig:
-    """The resolved configuration of a command line; with ``--resume``, the run's own.
-
-    Raises:
-        UserError: as :func:`train.config.resolve`; no run to resume, or flags that contradict it.
-    """
+    """The resolved configuration of a command line; with ``--resume``, the run's own."""
     config = configuration.parse(arguments, Config())
     if config.resume is None:
         if config.start_from is not None:
@@ -82,11 +78,7 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
 
 
 def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
-    """The configuration with where the data are, and the data. Nothing is written.
-
-    Raises:
-        UserError: the data cannot be had, they are not those of the run to resume, or the folder is taken.
-    """
+    """The configuration with where the data are, and the data. Nothing is written."""
     if config.resume is None and devices.is_first():
         run_folder.check(config)
     config = dataclasses.replace(config, data=data.located(config.data, config.data_dir))

@@ -152,9 +152,7 @@ def _of_runs(folder: Path) -> bool:
 
 
 def _files(listing: _Listing, classes: Iterable[str], skipped: list[Skipped]) -> _Files:
-    def passed(path: str, reason: str) -> None:
-        skipped.append(Skipped(path, reason))
-
+    passed = lambda path, reason: skipped.append(Skipped(path, reason))  # noqa: E731
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

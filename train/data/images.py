@@ -75,11 +75,8 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
 
 
 def read_header(source: str | Path | bytes) -> Header:
-    """What can be known without decoding, in a fraction of the time.
-
-    Raises:
-        ImageError: as :func:`read_image`, but for damage beyond the header.
-    """
+    """What can be known without decoding, in a fraction of the time; an :class:`ImageError` as of
+    :func:`read_image`, but for damage beyond the header."""
     with _opened(source) as image:
         width, height = image.size
         # Orientations from five on are quarter turns, which Pillow has applied to the size of a TIFF.

@@ -29,16 +29,12 @@ def load(
         evaluate_on: ``"test"``, or ``"validation"`` to hold out a part of the training split in its place.
         image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` to take
             images as they are, if all have one size.
-        validation_share: how much of the training split is held out for validation, and for a test split if the data
-            set has none; stratified, by :func:`train.data.split.held_out`.
+        validation_share: how much of the training split, in (0, 1), is held out for validation, and for a test split if
+            the data set has none; stratified, by :func:`train.data.split.held_out`.
 
     Raises:
         UserError: there is no such set, a package that reads it is missing, or it cannot be used as it is.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"--image-size: got {image_size}, expected at least 1")
-    if not 0 < validation_share < 1:
-        raise UserError(f"--validation-share: got {validation_share}, expected a share above 0 and below 1")
     dataset = _find(name, data_dir, image_size, validation_share)
     if evaluate_on == "validation":
         train, test = hold_out(dataset.train, validation_share)

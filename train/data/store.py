@@ -15,12 +15,10 @@ SHARE = 0.5
 
 
 def allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of uint8, its values undefined: in memory if it fits there, else an ``np.memmap``.
+    """An array of uint8, its values undefined: in memory if it fits there, else an ``np.memmap``; refused if neither
+    memory nor the disk has room.
 
     The file has no name, so it is gone when the array is, however the process ends.
-
-    Raises:
-        UserError: neither memory nor the disk has room.
     """
     size = int(np.prod(shape, dtype=object))
     # An empty file cannot be mapped.

@@ -67,10 +67,8 @@ class PredictionsFile:
     def write(self, told: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Add a line for each image and its record.
 
-        Afterwards all of them are in the file, even if this process is killed; after an error or Ctrl-C none is.
-
-        Raises:
-            UserError: the disk is full, or the like.
+        Afterwards all of them are in the file, even if this process is killed; after an error or Ctrl-C
+        none is.
         """
         told = list(told)
         content = "".join(json_line(*each) for each in told).encode()

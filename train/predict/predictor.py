@@ -1,7 +1,7 @@
 """A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ class Predictor:
         if sys.stderr.isatty():
             print("compiling ...", file=sys.stderr)  # which takes some seconds
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
+        self.device_count = self._mesh.size
         predict = pj.compile_predict(model)
 
         def one_part(arrays, images):
@@ -45,10 +46,6 @@ class Predictor:
         # Arrays are an argument: as constants they would be compiled into the program.
         self._arrays = shared(self._mesh, predict.arrays)
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
-
-    @property
-    def device_count(self) -> int:
-        return self._mesh.size
 
     def start(self, images: np.ndarray, size: int | None = None) -> Any:
         """Dispatch a batch and return before it is computed; ``images`` must not be changed afterwards.
@@ -65,11 +62,7 @@ class Predictor:
         return count, self._run(self._arrays, rows(self._mesh, filled))
 
     def finish(self, started: Any) -> Outputs:
-        """Wait for a batch.
-
-        Raises:
-            UserError: the answers are no numbers.
-        """
+        """Wait for a batch; refused if its answers are no numbers."""
         count, columns = started
         logits, complexity, depth = (np.asarray(column)[:count] for column in columns)
         if not np.isfinite(logits).all():
@@ -77,5 +70,12 @@ class Predictor:
         shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
         return Outputs(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
 
-    def __call__(self, images: np.ndarray) -> Outputs:
-        return self.finish(self.start(images))
+
+def records(outputs: Outputs, class_names: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
+    """A record for each image: class, probability, complexity in bits, depth, and the ``top`` most probable classes (of
+    equally probable ones the first)."""
+    best = np.argsort(-outputs.probabilities, axis=-1, kind="stable")[:, :top]
+    columns = best, np.take_along_axis(outputs.probabilities, best, -1), outputs.complexity, outputs.depth
+    for classes, probabilities, complexity, depth in zip(*(column.tolist() for column in columns), strict=True):
+        each = [{"class": class_names[c], "probability": p} for c, p in zip(classes, probabilities, strict=True)]
+        yield {**each[0], "complexity_bits": complexity, "depth": depth, "top": each}

@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from train.data.decode import MAX_THREADS, cores
 from train.data.images import ImageError, quiet, read_image
-from train.predict.formats import records
-from train.predict.predictor import Predictor
+from train.predict.predictor import Predictor, records
 from train.runs.model_file import Images
 from train.terminal import printable
 
@@ -40,7 +39,7 @@ def predict_images(
         names: paths of the images, at least one.
         images: the size and channels that they are converted to, and the names of the classes.
         predictor: of the model.
-        top: how many classes a record names (:func:`train.predict.formats.records`).
+        top: how many classes a record names (:func:`train.predict.predictor.records`).
         done: how many were predicted earlier, for the bar.
         bar: whether to show one, if standard error is a terminal.
     """

@@ -121,11 +121,7 @@ class Checkpoints:
                 self._path(old).unlink()
 
     def wait(self) -> None:
-        """Wait for the one that is being written.
-
-        Raises:
-            UserError: it could not be written.
-        """
+        """Wait for the one that is being written; a :class:`UserError` if it could not be."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
@@ -183,11 +179,8 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def fill(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A tree of the same shape with the arrays of :func:`flat` in it.
-
-    Raises:
-        ValueError: one of them is not there, or of another shape or type.
-    """
+    """A tree of the same shape with the arrays of :func:`flat` in it; a ValueError if one is absent, or of another
+    shape or type."""
 
     def one(path: tuple, leaf: Any) -> np.ndarray:
         array = arrays.get(_name(path))

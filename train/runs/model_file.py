@@ -27,8 +27,7 @@ from train import atomic_file
 from train.build import measurement
 from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of, resolve
 from train.errors import UserError
-from train.runs.reading import open_folder
-from train.runs.source import SUFFIX, parameters_file
+from train.runs.source import parameters_file
 from train.terminal import printable
 
 MOST_PIXELS = 2**22
@@ -139,11 +138,7 @@ class Trained:
     about: About
 
     def images(self) -> Images:
-        """What images to give it.
-
-        Raises:
-            UserError: neither grey nor colour.
-        """
+        """What images to give it; refused if they are neither grey nor colour."""
         channels = self.about.create.in_channels
         if channels not in (1, 3):
             raise UserError(
@@ -175,9 +170,6 @@ def describe(
     Args:
         fingerprint: of its data (:func:`train.data.fingerprint`).
         earlier: as :meth:`Trained.earlier` gives it.
-
-    Raises:
-        UserError: options, or images, beyond what a file may ask for.
     """
     recipe, data = recipe_of(config), dict(fingerprint)
     class_names, (height, width, channels) = data.pop("class_names"), data.pop("image_shape")
@@ -215,11 +207,8 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], about: About) -> int:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], About]:
-    """The arrays in a model's file by dotted name, and what it says.
-
-    Raises:
-        UserError: it is no such file, damaged, of another program or of another version.
-    """
+    """The arrays in a model's file by dotted name, and what it says; refused if it is no such file, damaged, of
+    another program or of another version."""
     try:
         arrays, about = _pretrained.read(path)
     except ValueError as error:
@@ -233,7 +222,7 @@ def open_run(source: Path) -> Trained:
     Raises:
         UserError: as :func:`read`; it has no parameters (yet); or the function that makes it cannot be imported here.
     """
-    path = parameters_file(source if source.suffix == SUFFIX else open_folder(source))
+    path = parameters_file(source)
     arrays, about = read(path)
     create = msgspec.to_builtins(about.create)
     of_model = {name: create.get(name) for name in ("width", "model", "batch_norm", "compression", "puppeteer")}

@@ -17,11 +17,7 @@ from train.runs.source import PARAMETERS, locate
 
 
 def defaults(source: Path, asked: Config) -> dict[str, Any]:
-    """What a configuration takes over from the model that it starts from, where it does not say otherwise.
-
-    Raises:
-        UserError: the model cannot be opened.
-    """
+    """What a configuration takes over from the model that it starts from, where it does not say otherwise."""
     config = open_run(source).config
     named = {"preset", "model"} if asked.model or asked.preset else set()
     return {field: getattr(config, field) for field in OF_MODEL if field not in named}

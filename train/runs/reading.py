@@ -57,29 +57,9 @@ class Summary(msgspec.Struct):
     accuracy_by_bin: list[dict[str, float]] | None = None
 
 
-def open_folder(folder: Path) -> Path:
-    """``folder`` itself, if it can be a run's.
-
-    Raises:
-        UserError: it is missing, or no folder.
-    """
-    try:
-        found = None if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
-    except (OSError, ValueError) as error:  # a name that is too long, or no name at all
-        found = f"cannot be read ({error})"
-    if found:
-        raise UserError(
-            f"{printable(folder)} {found}, expected the folder of a run (python -m train names it in its last line)"
-        )
-    return folder
-
-
 def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
-    """The content of a JSON file, of a ``kind`` that msgspec knows.
-
-    Raises:
-        UserError: no such file, not a regular or readable one, larger than any run's, or of another kind.
-    """
+    """The content of a JSON file, of a ``kind`` that msgspec knows; refused if it is another, too large or no
+    regular file."""
     try:
         # Not by msgspec alone, which refuses a file's name that is not UTF-8.
         return msgspec.convert(json.loads(_read(path)), kind)
@@ -89,22 +69,9 @@ def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
         raise UserError(f"{printable(path)}: damaged or of another version ({printable(error)})") from error
 
 
-def read_summary(folder: Path) -> Summary:
-    """The result of a run.
-
-    Raises:
-        UserError: as :func:`read_json`.
-    """
-    return read_json(folder / "summary.json", Summary)
-
-
 def read_metrics(path: Path) -> tuple[list[Epoch], list[int]]:
     """The epochs in a ``metrics.jsonl`` in order, and the numbers of the lines that cannot be read; an epoch that was
-    recorded twice as it was last.
-
-    Raises:
-        UserError: no such file, not a regular or readable one, or larger than any run's.
-    """
+    recorded twice as it was last."""
     epochs: dict[int, Epoch] = {}
     damaged = []
     for number, text in enumerate(_read(path).split("\n"), 1):

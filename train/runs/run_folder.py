@@ -32,18 +32,9 @@ LOCK = "lock"
 
 
 def check(config: ResolvedConfig) -> None:
-    """Refuse a folder that holds something, before anything is computed or written.
-
-    Raises:
-        UserError: as :func:`created`.
-    """
-    if config.out is None:
-        return
-    try:
-        if config.out.exists():
-            _replaced(config.out, config.overwrite)
-    except OSError as error:
-        raise _unwritable(config.out, error) from error
+    """Refuse a folder that holds something, before anything is computed or written."""
+    if config.out is not None and config.out.exists():
+        _replaced(config.out, config.overwrite)
 
 
 @contextlib.contextmanager
@@ -71,7 +62,7 @@ def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Pat
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
                 folder.rmdir()  # if there is nothing else in it
-            raise _unwritable(folder, error) from error
+            raise UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from error
         yield folder
 
 
@@ -106,17 +97,10 @@ def _replaced(folder: Path, overwrite: bool) -> set[str]:
     return held
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder")
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A context in which no other process trains in the folder. The system releases the lock if the process dies.
-
-    Raises:
-        UserError: another process holds it.
-    """
+    """A context in which no other process trains in the folder, refused if one does. The system releases the lock if
+    the process dies."""
     with open(folder / LOCK, "w") as file:
         if not atomic_file.lock(file.fileno()):
             raise UserError(f"{folder}: another process trains in this folder; wait for it, or end it")
@@ -139,11 +123,7 @@ class Described(NamedTuple):
 
 
 def described(folder: Path) -> Described:
-    """What the run in a folder began with.
-
-    Raises:
-        UserError: there is none, or not one that this version knows.
-    """
+    """What the run in a folder began with; refused if there is none, or not one that this version knows."""
     path = folder / "config.json"
     if not path.exists():
         raise UserError(

@@ -12,14 +12,12 @@ PARAMETERS = "params.safetensors"
 
 
 def locate(name: str | Path) -> Path:
-    """The folder of a run, or the file of a released or pretrained model. Nothing heavy is imported.
+    """The folder of a run, or the file of a released or pretrained model; refused if it is none of these. Nothing heavy
+    is imported.
 
     Args:
         name: a folder, a ``.safetensors`` file, or one of :func:`puppet_jax.list_pretrained`. A folder or file of that
             name goes before a pretrained model: write another path to it, such as ``./NAME``, to be sure.
-
-    Raises:
-        UserError: it is none of these.
     """
     path = Path(name)
     package = importlib.util.find_spec("puppet_jax")  # found, not imported
@@ -42,11 +40,7 @@ def locate(name: str | Path) -> Path:
 
 
 def parameters_file(path: Path) -> Path:
-    """The file with the parameters of what :func:`locate` has found.
-
-    Raises:
-        UserError: the run has none yet.
-    """
+    """The file with the parameters of what :func:`locate` has found; refused if the run has none yet."""
     if path.suffix == SUFFIX and not path.is_dir():
         return path
     file = path / PARAMETERS

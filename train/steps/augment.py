@@ -6,7 +6,7 @@ devices.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Integer, Key, UInt8
+from jaxtyping import Array, Integer, Key, UInt8
 
 from train.config import Augmentation
 
@@ -33,7 +33,7 @@ def augment(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], kind: Augme
         if "crop" in kind:
             image = crop(image, jax.random.randint(for_offset, (2,), 0, 2 * padding + 1), padding)
         if "flip" in kind:
-            image = flip(image, jax.random.bernoulli(for_flip))
+            image = jnp.where(jax.random.bernoulli(for_flip), image[:, ::-1], image)
         return image
 
     return jax.vmap(one)(images, keys)
@@ -44,8 +44,3 @@ def crop(image: UInt8[Array, "h w c"], offset: Integer[Array, "2"], padding: int
     0..2·padding. A black border would change the complexity that kernels are generated from."""
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
-
-
-def flip(image: UInt8[Array, "h w c"], mirrored: Bool[Array, ""]) -> UInt8[Array, "h w c"]:
-    """Mirror left to right if ``mirrored``."""
-    return jnp.where(mirrored, image[:, ::-1], image)

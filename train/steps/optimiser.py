@@ -13,7 +13,6 @@ from train.config import ResolvedConfig
 # al. 2025, "Muon is scalable for LLM training", arXiv:2502.16982, §2.2).
 MUON_RMS = 0.2
 
-
 # The share of the steps in which the learning rate rises, and the global norm that gradients are scaled down to.
 WARMUP, CLIP_NORM = 0.1, 1.0
 

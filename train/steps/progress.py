@@ -1,9 +1,12 @@
-"""Progress while training: a bar on a terminal, plain lines elsewhere, and TensorBoard events."""
+"""Progress while training: a bar on a terminal, plain lines elsewhere, and TensorBoard events, which are written
+without TensorFlow."""
 
+import contextlib
 import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,14 @@ import jax
 from tqdm import tqdm
 
 from train.config import ResolvedConfig
-from train.runs.events import Events
 from train.steps.step import Sums, Tally
 
 # Seconds between two updates of the bar, and between two lines within an epoch where there is no terminal.
 REFRESH, PLAIN = 0.3, 60.0
 # Steps between two events within an epoch.
 EVENT_STEPS = 100
+# Seconds between two flushes of events. Each waits for the disk, so it is not done for every record.
+FLUSH = 2.0
 # Updates that images per second are averaged over.
 WINDOW = 20
 
@@ -41,7 +45,7 @@ class Progress:
         self._step = int(tally.step)
         self._events: Events | None = None
         if folder is not None:
-            self._events = Events(folder, None if config.resume is None else self._step, say)
+            self._events = Events(folder, None if config.resume is None else self._step)
         # disable=None: no bar where standard error is no terminal.
         hidden = None if folder is not None else True
         self._bar = tqdm(total=total, initial=self._step, bar_format=FORMAT, leave=False, disable=hidden)
@@ -94,6 +98,69 @@ class Progress:
         self._bar.close()
         if self._events is not None:
             self._events.close()
+
+
+class Events:
+    """Scalars of a run as event files in ``folder/events``; one file for each time the run was started or resumed.
+
+    They are written by tensorboardX in the caller's thread. Its ``SummaryWriter`` passes them to a thread through a
+    queue of ten: if that thread dies (a full disk), training would wait for the queue for ever.
+
+    No error here ends a training: a missing package, or a folder that cannot be written to, is reported once, and the
+    run goes on without event files.
+
+    Args:
+        folder: of the run.
+        resumed_at: step of the checkpoint that the run goes on from, ``None`` for a new run. TensorBoard then drops
+            what an earlier attempt recorded at later steps; what it recorded up to this step stays.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int | None = None):
+        self._writer: Any = None
+        self._flushed = time.monotonic()
+        with self._without_ending():
+            from tensorboardX.event_file_writer import EventsWriter
+
+            (folder / "events").mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads files in the order of their names, which begin with the second.
+            self._writer = EventsWriter(str(folder / "events" / "events"), f".{resumed_at or 0:012}")
+            if resumed_at is not None:
+                self._record(resumed_at + 1, session_log={"status": "START"})  # purges this step and those beyond
+            self._writer.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers under their names at an optimiser step.
+
+        Args:
+            step: optimiser steps done.
+            values: by tag; TensorBoard groups tags by what stands before a ``/``. Kept as float32, NaN too.
+        """
+        with self._without_ending():
+            self._record(step, summary={"value": [{"tag": tag, "simple_value": v} for tag, v in values.items()]})
+            if self._writer is not None and time.monotonic() - self._flushed >= FLUSH:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is still in memory. Recording after this does nothing, nor does closing again."""
+        with self._without_ending():
+            if self._writer is not None:
+                self._writer.close()
+            self._writer = None
+
+    def _record(self, step: int, **fields) -> None:
+        if self._writer is not None:
+            from tensorboardX.proto.event_pb2 import Event
+
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **fields))
+
+    @contextlib.contextmanager
+    def _without_ending(self) -> Iterator[None]:
+        try:
+            yield
+        except (ImportError, OSError) as error:
+            self._writer = None
+            say(f"no TensorBoard events: {error} (written with: pip install tensorboardX). Training goes on")
 
 
 def means(sums: Sums) -> dict[str, float]:
