@@ -313,7 +313,10 @@ def check_resumed(ran: ResolvedConfig, asked: ResolvedConfig) -> None:
     wrong = [
         f"--{name.replace('_', '-')} is {value!r} in the run, got {both[1][name]!r}"
         for name, value in both[0].items()
-        if name not in (*FREE, "measurement") and value != both[1][name]
+        if name not in (*FREE, "measurement")
+        and value != both[1][name]
+        # Other models are known by their digests (:mod:`train.runs.origins`), wherever they lie now.
+        and not (name in ("start_from", "teacher") and value and both[1][name])
     ]
     if wrong:
         raise UserError(
