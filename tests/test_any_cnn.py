@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from puppetized import FULL, holding_its_own, images_of, original, puppet_of, stored
@@ -124,8 +123,6 @@ def test_a_skipped_block_is_a_branch_that_is_zero(name):
     puppet, kernels = model.puppet, model.puppeteer(0.0)
     assert [block for block, _ in puppet.blocks] == blocks.split()
     assert puppet.sequences == ((1, 2, 3),)
-    if name == "dense":  # what a skipped layer alone needs is skipped with it
-        assert dict(zip(puppet.names, puppet.levels, strict=True))["squeeze.2"] == 3
     images = images_of(3) / np.float32(255)
     runs = jax.jit(lambda image, d: puppet(image, kernels, d))
     assert close(runs(images[0], 3), original(net, images[:1])[0], 1e-5)
@@ -247,7 +244,7 @@ def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
         pj.export(predict, tmp_path / "pixels", image_shape=(8, 8, 3), classes=["a", "b"])
 
 
-def test_it_is_trained_saved_and_restored(pixels, tmp_path):
+def test_it_is_trained_saved_and_restored(pixels):
     model = nnx.clone(pixels[1])
     images = images_of(3)[:3]
     optimiser = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
@@ -259,11 +256,10 @@ def test_it_is_trained_saved_and_restored(pixels, tmp_path):
         losses.append(float(loss))
     assert losses[1] < losses[0]
     graphdef, state = nnx.split(model)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "state", nnx.to_pure_dict(state))
-    with ocp.StandardCheckpointer() as checkpointer:
-        nnx.replace_by_pure_dict(state, checkpointer.restore(tmp_path / "state"))
-    assert close(nnx.merge(graphdef, state)(images), model(images), 1e-6)
+    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
+    fresh = jax.tree.map(jnp.zeros_like, state)
+    nnx.replace_by_pure_dict(fresh, saved)
+    assert close(nnx.merge(graphdef, fresh)(images), model(images), 1e-6)
 
 
 # ---- Sizes

@@ -119,7 +119,7 @@ def test_the_rule_that_spreads_depth_against_choosing_blocks_one_by_one(lengths,
 
 
 def test_depths_are_one_a_block_up_to_eight():
-    assert [number_of_depths(n, None, "x") for n in (0, 1, 7, 8, 30)] == [1, 1, 7, 8, 8]
-    assert number_of_depths(3, 12, "x") == 12
-    with pytest.raises(ValueError, match="somewhere: max_depth must be at least 1, got 0"):
-        number_of_depths(3, 0, "somewhere")
+    assert [number_of_depths(n, None) for n in (0, 1, 7, 8, 30)] == [1, 1, 7, 8, 8]
+    assert number_of_depths(3, 12) == 12
+    with pytest.raises(ValueError, match="puppetize: max_depth must be at least 1, got 0"):
+        number_of_depths(3, 0)

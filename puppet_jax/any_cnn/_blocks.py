@@ -1,6 +1,5 @@
 """Which parts of a model an image may skip, what then stands for their results, and from which depth on they run."""
 
-import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -142,21 +141,6 @@ class Blocks:
                 return False
         return True
 
-    def only_for(self, sequence: list[Path]) -> dict[Path, Path]:
-        """Convolutions outside of blocks whose results these blocks alone need, such as the bottleneck before a dense
-        layer's convolution: each with its block. They are skipped with it."""
-        if any(self.skips[path].kind != "zero" for path in sequence):
-            return {}
-        calls, found = self._trials.calls, {}
-        inside = [*self.skips, *self._trials.norms]
-        for before, path in itertools.pairwise(sequence):
-            for call in calls[self._call(before).end : self._trials.number(path)]:
-                once = sum(each.path == call.path for each in calls) == 1 and call.argument is not None
-                if once and not any(is_inside(call.path, other) for other in inside):
-                    found[call.path] = path
-        without, both = (self._trials.tried([*sequence[1:], *more], ZERO)[0] for more in ((), found))
-        return found if same(both, without) else {}
-
     def why_always(self, conv: Path) -> str:
         """Why every image runs a convolution, by what is said of the innermost of the blocks around it."""
         around = [path for family in self._families for path in family if is_inside(conv, path)]
@@ -216,35 +200,30 @@ def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
         ValueError: a name that is not there.
     """
     by_name = {name_of(path): path for path in modules_of(body, nnx.Module)}
-
-    def path_of(name: str) -> Path:
+    in_lists = {name: path for name, path in by_name.items() if path and isinstance(path[-1], int)}
+    for name in [entry] if isinstance(entry, str) else entry:
         if name not in by_name:
-            members = [each for each, path in by_name.items() if path and isinstance(path[-1], int)]
             raise ValueError(
                 f"puppetize: blocks names {name!r}, which is not in the module; members of its lists are "
-                f"{', '.join(members[:20]) or 'none'}{', …' if len(members) > 20 else ''}"
+                f"{', '.join(list(in_lists)[:20]) or 'none'}{', …' if len(in_lists) > 20 else ''}"
             )
-        return by_name[name]
-
     if not isinstance(entry, str):
-        return [path_of(name) for name in entry]
-    parent = path_of(entry)
-    if isinstance(at(body, parent), nnx.Sequential):
-        parent = (*parent, "layers")
-    members = [path for path in by_name.values() if path and path[:-1] == parent and isinstance(path[-1], int)]
+        return [by_name[name] for name in entry]
+    parents = by_name[entry], (*by_name[entry], "layers")  # an nnx.Sequential's
+    members = [path for path in in_lists.values() if path[:-1] in parents]
     if not members:
         raise ValueError(f"puppetize: blocks names {entry!r}, which is no list of modules; name its blocks")
     return sorted(members)
 
 
-def number_of_depths(blocks: int, max_depth: int | None, caller: str) -> int:
+def number_of_depths(blocks: int, max_depth: int | None) -> int:
     """L: as the caller says, else one for each block up to the eight that eq. (6) can give in bits.
 
     Raises:
         ValueError: ``max_depth`` below 1.
     """
     if max_depth is not None and max_depth < 1:
-        raise ValueError(f"{caller}: max_depth must be at least 1, got {max_depth}")
+        raise ValueError(f"puppetize: max_depth must be at least 1, got {max_depth}")
     return max_depth or max(1, min(blocks, MOST_DEPTHS))
 
 

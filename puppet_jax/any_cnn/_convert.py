@@ -15,7 +15,6 @@ from puppet_jax.any_cnn._foreign import (
     Apply,
     ForeignPuppet,
     GeneratedKernel,
-    Skip,
     gate,
     streams,
     use_groups,
@@ -51,13 +50,9 @@ def foreign_puppet(
     trials.watch(paths, [*paths, *itertools.chain(*groups)])
     skipping = Blocks(body, trials, groups, named=blocks is not None)
     sequences = skipping.sequences
-    most = number_of_depths(sum(map(len, sequences)), max_depth, "puppetize")
+    most = number_of_depths(sum(map(len, sequences)), max_depth)
     levels = levels_of([len(sequence) for sequence in sequences], most)
     level_of = dict(zip(itertools.chain(*sequences), itertools.chain(*levels), strict=True))
-    skips = dict(skipping.skips)
-    for sequence in sequences:
-        for conv, block in skipping.only_for(sequence).items():
-            level_of[conv], skips[conv] = level_of[block], Skip("zero")
     # A convolution is needed from the greatest level of the blocks around it on.
     needs = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
@@ -68,10 +63,10 @@ def foreign_puppet(
         (use_groups if batch_norm == "group" else use_running)(norm)
     for path, least in level_of.items():
         if least > 1:
-            gate(at(body, path), least, skips[path])
+            gate(at(body, path), least, skipping.skips[path])
     logits: tuple[int, ...] = getattr(trials.output, "shape", ())
     return ForeignPuppet(
-        body,
+        body=body,
         kernel_shapes=tuple(_kernel_shape(each) for each in convolutions),
         names=tuple(map(name_of, paths)),
         levels=tuple(needs.values()),

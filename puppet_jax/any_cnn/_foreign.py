@@ -111,13 +111,14 @@ def _gated(module, own, x, *args, **kwargs):
     return jnp.where(depth >= level, y, skip.result(x, run))
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class ForeignPuppet(Puppet):
     """A CNN that was written for stored kernels and is given generated ones; see :func:`puppet_jax.puppetize`.
 
     Written for one image, which the module sees as a batch of one. Stored here is all that the module stores but the
     kernels: biases, normalisation, dense layers, and convolutions that cannot be generated.
 
-    Args:
+    Attributes:
         body: the module, its kernels replaced by :class:`GeneratedKernel`, its blocks with a :func:`gate`.
         kernel_shapes: (C_out, C_in / groups, K, K) of each convolution, in the order of their first calls.
         names: where each of them stands in the module, such as ``"stages.0.conv1"``.
@@ -127,45 +128,27 @@ class ForeignPuppet(Puppet):
         always: convolutions that every image runs: (name, reason).
         max_depth: L, the number of depths.
         kept: convolutions that stay stored: (name, reason).
-        image_shape: (H, W, C) the module was traced on.
+        image_shape: (H, W, C) the module was tried on.
         num_classes: number of logits; ``None`` if the module returns something else than logits (1, num_classes).
         apply: how the module is called.
         stream: random stream for modules that draw, else ``None``.
         deterministic: whether random streams stand still from one call to the next.
     """
 
-    def __init__(
-        self,
-        body: nnx.Module,
-        *,
-        kernel_shapes: tuple[KernelShape, ...],
-        names: tuple[str, ...],
-        levels: tuple[int, ...],
-        sequences: tuple[tuple[int, ...], ...],
-        blocks: tuple[tuple[str, int], ...],
-        always: tuple[tuple[str, str], ...],
-        max_depth: int,
-        kept: tuple[tuple[str, str], ...],
-        image_shape: tuple[int, int, int],
-        num_classes: int | None,
-        apply: Apply,
-        stream: nnx.RngStream | None,
-        deterministic: bool,
-    ):
-        self.body = body
-        self.kernel_shapes = kernel_shapes
-        self.names = names
-        self.levels = levels
-        self.sequences = sequences
-        self.blocks = blocks
-        self.always = always
-        self.max_depth = max_depth
-        self.kept = kept
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.apply = apply
-        self.stream = nnx.data(stream)
-        self.deterministic = deterministic
+    body: nnx.Module
+    kernel_shapes: tuple[KernelShape, ...]
+    names: tuple[str, ...]
+    levels: tuple[int, ...]
+    sequences: tuple[tuple[int, ...], ...]
+    blocks: tuple[tuple[str, int], ...]
+    always: tuple[tuple[str, str], ...]
+    max_depth: int
+    kept: tuple[tuple[str, str], ...]
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    apply: Apply
+    stream: nnx.RngStream | None = nnx.data()  # noqa: RUF009  # flax reads the field
+    deterministic: bool
 
     def __call__(
         self,
@@ -196,8 +179,9 @@ class ForeignPuppet(Puppet):
         modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
         for _, module in modules:
             if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
+                index = module.kernel.index
                 module.conv_general_dilated = functools.partial(
-                    convolution, kernels[module.kernel.index], lowering=lowering
+                    convolution, kernels[index], lowering=lowering, may_be_skipped=self.levels[index] > 1
                 )
             if "puppet_lowering" in vars(module):
                 module.puppet_lowering = lowering
@@ -294,6 +278,7 @@ def convolution(
     preferred_element_type=None,
     out_sharding=None,
     lowering: str | None = None,
+    may_be_skipped: bool = False,
 ) -> Float[Array, "n h_out w_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
@@ -321,7 +306,7 @@ def convolution(
             taps = jnp.transpose(kernel, (2, 3, 1, 0))
         taps = taps.astype(inputs.dtype)
         out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
-    if isinstance(kernel, Choice):
+    if may_be_skipped and isinstance(kernel, Choice):
         out = _harmless(out, kernel.index)
     return out if preferred_element_type is None else out.astype(preferred_element_type)
 
@@ -340,8 +325,9 @@ def _harmless(y: Float[Array, "n h w c"], index: Int[Array, ""]) -> Float[Array,
 @_harmless.defjvp
 def _harmless_derivative(primals, tangents):
     y, index = primals
-    waves = sum(jnp.sin(lax.broadcasted_iota(jnp.float32, y.shape, axis) * (axis + 1)) for axis in (1, 2, 3))
-    return jnp.where(index >= 0, y, (2 + waves).astype(y.dtype)), jnp.where(index >= 0, tangents[0], 0)
+    places = enumerate(np.indices(y.shape[1:], np.float32, sparse=True), 1)
+    waves = sum((jnp.asarray(np.sin(axis * place), y.dtype) for axis, place in places), start=jnp.asarray(2, y.dtype))
+    return jnp.where(index >= 0, y, waves), jnp.where(index >= 0, tangents[0], 0)
 
 
 def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, precision):

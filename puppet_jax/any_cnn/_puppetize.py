@@ -46,15 +46,13 @@ def puppetize(
     **Depth.** Modules that stand side by side, in a list (``nnx.List``, ``nnx.Sequential``) or as numbered attributes
     (``block1``, ``block2``), of one class and with parameters of equal shapes, that contain a generated convolution,
     are called once and may be skipped, are a *sequence of blocks*; an image skips the blocks beyond its depth. The
-    rest always runs. Single convolutions are blocks in lists only. What then stands for a block's result is
-    tried (:class:`Blocks`), so that what is left is as if its branch were zero: its argument, where the block is
-    residual or one of a chain; zero, where the forward itself adds the result to the block's argument, or appends it
-    to other channels, as dense blocks do. A block whose result meets its argument in another way always runs.
+    rest always runs. Single convolutions are blocks in lists only. Whether a block may be skipped, and what then stands
+    for its result, is tried: what is left should be as if the block's branch were zero. A block whose result meets its
+    argument otherwise than in a sum, appended to it, or in its place, always runs.
     ``model.puppet.blocks`` lists blocks with the least depth that runs them, ``model.puppet.always`` convolutions that
-    every image runs, with the reason. Let there be n blocks in all sequences, and depths D in 1 … L = ``max_depth``. At
-    depth D, ⌈n·D / L⌉ blocks run, and at least the first of each sequence: those of least (i − 1) / n_s, where i = 1 …
-    n_s is the block's place in its sequence s, earlier sequences first. So sequences fill up evenly, a deeper image
-    runs what a shallower one does, and D = L runs everything.
+    every image runs, with the reason. With n blocks in all sequences and depths D in 1 … L = ``max_depth``, ⌈n·D / L⌉
+    blocks run at depth D, and at least the first of each sequence. Sequences fill up evenly, a deeper image runs what a
+    shallower one does, and D = L runs everything.
 
     **Check.** Before it returns, the forward runs on random images, with random parameters of the module's shapes: as
     it is, and with stand-ins for all that is replaced. Both must give the same, and no image look at another.

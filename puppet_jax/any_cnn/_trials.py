@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from puppet_jax.any_cnn._modules import Path, at, modules_of
 
 ITSELF, ARGUMENT, ZERO, EXCHANGED = range(4)
 """What stands for a result in a trial: itself, the argument, zeros, or itself with the two images exchanged."""
+_NONE: Mapping[int, int] = {}
 _TOLERANCE = 1e-4
 
 
@@ -62,9 +63,11 @@ class Trials:
         noise = np.random.default_rng(0).random((3, *image_shape), np.float32)
         self._images = noise ** np.array([1, 4, 2], np.float32).reshape(3, 1, 1, 1)  # not of one brightness
         self._apply = apply
+        self._kernels: list[jax.Array] = []
+        self._watched: tuple[Path, ...] = ()
         with jax.ensure_compile_time_eval():
             self._body = _drawn(body)
-            self.output, called = self._computed(_as_it_is, *nnx.split(self._body), self._images[:2])
+            self.output, called, _ = self._run(self._body)
         self.convolutions = list(dict.fromkeys(call.path for call in called))
 
     def watch(self, generated: Sequence[Path], watched: Iterable[Path]) -> None:
@@ -74,17 +77,14 @@ class Trials:
             ValueError: with the stand-ins and its own kernels the module computes something else, or what it returns
                 for an image depends on another one.
         """
-        body = nnx.clone(self._body)
-        self._generated = tuple(generated)
-        self._kernels = [at(body, path).kernel[...] for path in generated]
-        for index, path in enumerate(generated):
-            conv = at(body, path)
+        convolutions = [at(self._body, path) for path in generated]
+        self._kernels = [conv.kernel[...] for conv in convolutions]
+        for index, conv in enumerate(convolutions):
             conv.kernel = nnx.static(GeneratedKernel(index, conv.param_dtype))
-        self.norms = tuple(modules_of(body, nnx.BatchNorm))
+        self.norms = tuple(modules_of(self._body, nnx.BatchNorm))
         self._watched = tuple(dict.fromkeys([*watched, *self.norms]))
-        self._split = nnx.split(body)
 
-        found, _ = self.tried((), ITSELF, as_written=True)
+        found, *_ = self._run(self._body, as_written=True)
         most = max((float(np.abs(leaf).max(initial=0)) for leaf in _floats(self.output)), default=0.0)
         pairs = zip(_floats(found), _floats(self.output), strict=True)
         off = max((float(np.abs(a - b).max(initial=0)) for a, b in pairs), default=0.0) / (most or 1.0)
@@ -95,51 +95,46 @@ class Trials:
                 "or a convolution's kernel; write it without"
             )
         self.output, self.calls = self.tried((), ITSELF)
-        beside_another, _ = self.tried((), ITSELF, images=self._images[::2])
+        beside_another, *_ = self._run(self._body, self._images[::2])
         if not same(*(jax.tree.map(lambda leaf: leaf[:1], each) for each in (beside_another, self.output))):
             raise ValueError(
                 "puppetize: what the module returns for an image depends on the other images of the batch, which in a "
                 "puppet have other kernels; take statistics over the batch out of the forward"
             )
 
-    def tried(self, paths: Iterable[Path], mode: int, as_written: bool = False, images: Any = None) -> tuple:
-        """What the module returns, and its calls, if ``mode`` stands for the results of these modules.
-
-        Args:
-            as_written: batch normalisation uses what it is told to; else its running averages.
-            images: two others.
-        """
-        modes = np.full(len(self._watched), ITSELF, np.int32)
-        modes[[self._watched.index(path) for path in paths]] = mode
-        images = self._images[:2] if images is None else images
-        static: dict[str, Any] = {"generated": self._generated, "watched": self._watched, "norms": self.norms}
-        return self._computed(_with_stand_ins, *self._split, images, self._kernels, modes, as_written, **static)
+    def tried(self, paths: Iterable[Path], mode: int) -> tuple[Any, list[Call]]:
+        """What the module returns, and its calls, if ``mode`` stands for the results of these modules; batch
+        normalisation uses its running averages."""
+        output, _, calls = self._run(self._body, modes={self._watched.index(path): mode for path in paths})
+        return output, calls
 
     def number(self, path: Path) -> int:
         """The number of a module's only call."""
         return next(number for number, call in enumerate(self.calls) if call.path == path)
 
-    def _computed(self, run: Callable, *arguments: Any, **options: Any) -> tuple:
+    def _run(self, body: nnx.Module, images: Any = None, modes: Mapping[int, int] = _NONE, as_written=False) -> tuple:
+        """The module's output for two images, the calls of its convolutions, and of what is watched."""
+        images = self._images[:2] if images is None else images
+        stand = np.array([modes.get(i, ITSELF) for i in range(len(self._watched))], np.int32)
+        arguments = *nnx.split(body), images, self._kernels, stand, as_written
         with jax.ensure_compile_time_eval(), jax.default_matmul_precision("float32"):
             try:
-                output, calls = jax.device_get(run(*arguments, apply=self._apply, **options))
+                output, *calls = jax.device_get(_forward(*arguments, apply=self._apply, watched=self._watched))
             except Exception as error:
                 told = str(error).splitlines() or [""]
-                how = ", its kernels generated," if options else ""
+                how = ", its kernels generated," if self._kernels else ""
                 raise ValueError(
-                    f"puppetize: the module{how} could not be called on float32 images of shape "
-                    f"{self._images[:2].shape}, or does not return arrays ({type(error).__name__}: {told[0][:300]}); "
-                    "correct image_shape, or tell how to call it, for example "
-                    "apply=lambda module, images, rngs: module(images, train=True)"
+                    f"puppetize: the module{how} could not be called on float32 images of shape {images.shape}, or "
+                    f"does not return arrays ({type(error).__name__}: {told[0][:300]}); correct image_shape, or tell "
+                    "how to call it, for example apply=lambda module, images, rngs: module(images, train=True)"
                 ) from error
         leaves = jax.tree.leaves(output)
         if not leaves or any(leaf.shape[:1] != (2,) for leaf in leaves):
             raise ValueError(
-                f"puppetize: the module must return arrays (N, …), the batch first, for N images "
-                f"{self._images[:2].shape}, got shapes {', '.join(str(leaf.shape) for leaf in leaves) or 'none'}; "
-                "pick them out with apply="
+                f"puppetize: the module must return arrays (N, …), the batch first, for N images {images.shape}, got "
+                f"shapes {', '.join(str(leaf.shape) for leaf in leaves) or 'none'}; pick them out with apply="
             )
-        return output, calls
+        return output, *calls
 
 
 def _drawn(body: nnx.Module) -> nnx.Module:
@@ -163,40 +158,25 @@ def _drawn(body: nnx.Module) -> nnx.Module:
     return module
 
 
-_COMPILED_QUICKLY = {"xla_backend_optimization_level": 0}
-
-
-@functools.partial(jax.jit, static_argnames="apply", compiler_options=_COMPILED_QUICKLY)
-def _as_it_is(graphdef, state, images, *, apply):
-    module, calls = nnx.merge(graphdef, state), []
+@functools.partial(
+    jax.jit, static_argnames=("apply", "watched"), compiler_options={"xla_backend_optimization_level": 0}
+)
+def _forward(graphdef, state, images, kernels, modes, as_written, *, apply, watched):
+    module, convolutions, calls = nnx.merge(graphdef, state), [], []
     for path, conv in modules_of(module, nnx.Conv).items():
+        own = kernels[conv.kernel.index] if isinstance(conv.kernel, GeneratedKernel) else None
 
-        def noted(*args, path=path, run=conv.conv_general_dilated, **kwargs):
-            calls.append(Call(path))
-            return run(*args, **kwargs)
+        def noted(x, kernel, *args, path=path, own=own, run=conv.conv_general_dilated, **kwargs):
+            convolutions.append(Call(path))
+            return run(x, kernel if own is None else own.astype(x.dtype), *args, **kwargs)
 
         conv.conv_general_dilated = noted
-    return apply(module, images, nnx.Rngs(0)), calls
-
-
-@functools.partial(
-    jax.jit, static_argnames=("apply", "generated", "watched", "norms"), compiler_options=_COMPILED_QUICKLY
-)
-def _with_stand_ins(graphdef, state, images, kernels, modes, as_written, *, apply, generated, watched, norms):
-    module, calls = nnx.merge(graphdef, state), []
-    for path, kernel in zip(generated, kernels, strict=True):
-        conv = at(module, path)
-
-        def own(x, _, *args, kernel=kernel, run=conv.conv_general_dilated, **kwargs):
-            return run(x, kernel.astype(x.dtype), *args, **kwargs)
-
-        conv.conv_general_dilated = own
     here = jax.extend.core.get_opaque_trace_state(convention="flax")
     for path, mode in zip(watched, modes, strict=True):
-        part, norm = at(module, path), as_written if path in norms else None
-        part.puppet_watch = nnx.static(_Watch(path, calls, here, mode, norm))
+        part = at(module, path)
+        part.puppet_watch = nnx.static(_Watch(path, calls, here, mode, as_written))
         stand_in(part, _watched)
-    return apply(module, images, nnx.Rngs(0)), calls
+    return apply(module, images, nnx.Rngs(0)), convolutions, calls
 
 
 @dataclasses.dataclass(eq=False)
@@ -212,11 +192,11 @@ def _watched(module, own, *args, **kwargs):
     watch, x = module.puppet_watch, args[0] if args else None
     call = Call(watch.path)
     watch.calls.append(call)
-    if watch.as_written is None:
-        result = own(module, *args, **kwargs)
-    else:
-        running = own(module, x, use_running_average=True)
-        result = jnp.where(watch.as_written, own(module, *args, **kwargs), running)
+    # First, because statistics of the batch, if it asks for them, go into the running averages.
+    running = own(module, x, use_running_average=True) if isinstance(module, nnx.BatchNorm) else None
+    result = own(module, *args, **kwargs)
+    if running is not None:
+        result = jnp.where(watch.as_written, result, running)
     call.end = len(watch.calls)
     outside = jax.extend.core.get_opaque_trace_state(convention="flax") == watch.here
     if not (outside and isinstance(x, jax.Array) and isinstance(result, jax.Array) and min(x.ndim, result.ndim) > 0):
