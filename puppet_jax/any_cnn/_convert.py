@@ -64,6 +64,7 @@ def foreign_puppet(
     for path, least in level_of.items():
         if least > 1:
             gate(at(body, path), least, skipping.skips[path])
+    dropouts = modules_of(body, nnx.Dropout).values()
     logits: tuple[int, ...] = getattr(trials.output, "shape", ())
     return ForeignPuppet(
         body=body,
@@ -78,18 +79,14 @@ def foreign_puppet(
         image_shape=(image_shape[0], image_shape[1], image_shape[2]),
         num_classes=logits[1] if len(logits) == 2 else None,
         apply=apply,
-        stream=rngs.fork().params if _draws(body) else None,
-        deterministic=all(node.deterministic or node.rate == 0 for node in modules_of(body, nnx.Dropout).values()),
+        stream=rngs.fork().params if streams(body) or dropouts else None,
+        deterministic=all(node.deterministic or node.rate == 0 for node in dropouts),
     )
 
 
 def _call(module, images, rngs):
     del rngs
     return module(images)
-
-
-def _draws(body: nnx.Module) -> bool:
-    return bool(streams(body)) or bool(modules_of(body, nnx.Dropout))
 
 
 def _batch_norms(body: nnx.Module, choice: str | None) -> list[nnx.BatchNorm]:
