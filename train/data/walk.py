@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
@@ -11,18 +12,14 @@ SUFFIXES = frozenset(
 )
 NO_IMAGE, A_RUN, A_LINK = "no image by its ending", "the folder of a run", "a link to a folder, not followed"
 
-Passed = Callable[[str, str], None]
-"""Told of each file or folder that is passed over, and why."""
 
-
-def walk_images(path: str | Path, passed: Passed = lambda path, reason: None) -> Iterator[str]:
+def walk_images(path: str | Path, passed: Callable[[str, str], Any] = lambda path, reason: None) -> Iterator[str]:
     """The images at a path: itself, or if it is a folder all below it, sorted by the parts of their paths.
 
-    What is not hidden is either among the paths or told to ``passed``: files without an image's ending, folders of runs
-    (whose figures are no data), and links to folders. What has an image's ending and cannot be one (a folder ``x.png``,
-    a broken link), and a folder that may not be listed, are among the paths, so that
-    :func:`train.data.images.read_image` tells the reason. Held in memory are the names in one folder and in those above
-    it.
+    What is not hidden is either among the paths or told to ``passed``, with the reason: files without an image's
+    ending, folders of runs (whose figures are no data), and links to folders. What has an image's ending and cannot be
+    one (a folder ``x.png``, a broken link), and a folder that may not be listed, are among the paths, so that
+    :func:`train.data.images.read_image` tells the reason.
     """
     if os.path.isdir(path):
         yield from _below("" if str(path) == os.curdir else str(path), passed)
@@ -46,7 +43,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _below(folder: str, passed: Passed) -> Iterator[str]:
+def _below(folder: str, passed: Callable[[str, str], Any]) -> Iterator[str]:
     names, folders = [], set()
     try:
         with os.scandir(folder or os.curdir) as entries:
