@@ -80,6 +80,16 @@ def test_a_batch_in_parts_is_the_same_step(taught):
         assert float(one) == pytest.approx(float(other), rel=1e-6)
 
 
+def test_every_part_of_every_step_draws_anew(monkeypatch):
+    drawn = []
+    record = lambda _, number: jax.debug.callback(lambda n: drawn.append(int(n)), number)  # noqa: E731
+    monkeypatch.setattr("train.steps.step._draw_anew", record)
+    _, one, first = begun.__wrapped__(accumulate=4)
+    one(*one(*first()))
+    jax.effects_barrier()
+    assert sorted(drawn) == list(range(8))
+
+
 def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32():
     (exact, _), (rough, _) = gradient(), gradient(dtype="bfloat16")
     assert {value.dtype for value in rough.values()} == {np.dtype("float32")}
