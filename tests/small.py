@@ -70,10 +70,6 @@ class Net(nnx.Module):
 
 
 LAYERS = (pj.LayerSpec(4, stride=2, pool=2), pj.LayerSpec(4))
-COMMON = {"in_channels": 2, "num_classes": 3, "norm_groups": 2}
-PUPPETS = {
-    "plain": lambda: pj.PlainPuppet(LAYERS, **COMMON, rngs=nnx.Rngs(0)),
-}
 PUPPETEERS = {
     "continuous": lambda shapes: pj.ContinuousPuppeteer(shapes, basis=4, hidden=6, rngs=nnx.Rngs(0)),
     "ode": lambda shapes: pj.OdePuppeteer(shapes, rank=1, rngs=nnx.Rngs(0)),
@@ -88,7 +84,7 @@ def _model(puppet, puppeteer, dtype):
             net = Net(nnx.Rngs(0))
             made = lambda shapes, rngs: PUPPETEERS[puppeteer](shapes)  # noqa: E731
             return pj.puppetize(net, made, image_shape=(8, 8, 2), rngs=nnx.Rngs(1))
-        made = PUPPETS[puppet]()
+        made = pj.PlainPuppet(LAYERS, in_channels=2, num_classes=3, norm_groups=2, rngs=nnx.Rngs(0))
         made.compute_in(dtype)
         return pj.PuppetCNN(PUPPETEERS[puppeteer](made.kernel_shapes), made)
 

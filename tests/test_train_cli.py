@@ -19,7 +19,6 @@ from puppet_jax._model import PUPPETEERS as library_puppeteers
 from train.__main__ import COMMANDS, main
 from train.config import DEFAULTS, PUPPETEERS, Config, Measurement, Preset, check_resumed, from_json, resolve, to_json
 from train.errors import UserError
-from train.steps import interrupt
 
 READERS = [command for command in COMMANDS if command != "train"]
 
@@ -152,7 +151,8 @@ def test_a_configuration_is_json_has_a_recipe_and_tells_what_changes_numbers():
     [
         (UserError("RUN: got nothing"), 2, "error: RUN: got nothing"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (interrupt.Interrupted(signal.SIGHUP), 129, "interrupted"),
+        (signal.SIGHUP, 129, "interrupted"),
+        (signal.SIGTERM, 143, "interrupted"),
         (BrokenPipeError(), 141, ""),
         (OSError(28, "No space left on device", "/a/\x1bfile"), 2, "error: /a/\\x1bfile: No space left on device"),
         (ZeroDivisionError(), None, ""),  # a defect is not hidden
@@ -160,6 +160,8 @@ def test_a_configuration_is_json_has_a_recipe_and_tells_what_changes_numbers():
 )
 def test_exit_codes(monkeypatch, capsys, raised, code, said):
     def fail(*_):
+        if isinstance(raised, signal.Signals):
+            signal.raise_signal(raised)
         raise raised
 
     monkeypatch.setattr(program, "_run", fail)
@@ -185,23 +187,3 @@ def test_a_reader_that_leaves_gets_no_traceback_and_a_terminal_without_unicode_e
     done = python("-m", "train", "eval", tmp_path / "猫", PYTHONIOENCODING="ascii")
     assert done.returncode == 2
     assert "\\u732b does not exist" in done.stderr
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_signals_end_with_their_codes(tmp_path, number, code):
-    (tmp_path / "run").mkdir()
-    # Waits in a read of its metrics: they are long in coming.
-    script = (
-        "import signal, sys, time, train.__main__ as program\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def wait(path):\n    print('reading', flush=True)\n    time.sleep(60)\n"
-        "import train.commands.plot as plot\nplot.read_metrics = wait\n"
-        f"sys.exit(program.main(['plot', {str(tmp_path / 'run')!r}]))"
-    )
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=ENVIRONMENT) as process:
-        assert process.stdout.readline() == "reading\n"
-        process.send_signal(number)
-        _, error = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert "Traceback" not in error

@@ -32,15 +32,6 @@ def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd, reque
     assert "Ctrl-C now ends at once" in capfd.readouterr().err
 
 
-def test_sigterm_is_raised_where_there_is_nothing_to_finish():
-    before = handlers()
-    with pytest.raises(interrupt.Interrupted) as caught, interrupt.raised():
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.signum == signal.SIGTERM
-    assert isinstance(caught.value, KeyboardInterrupt)
-    assert handlers() == before
-
-
 def test_what_is_ignored_stays_ignored_and_another_thread_goes_without():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

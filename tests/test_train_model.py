@@ -140,25 +140,24 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit_thoug
     assert [line["step"] for line in metrics(tmp_path / "cut")] == [11, 15]
 
 
-def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(tmp_path, monkeypatch, capsys):
+def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(run, tmp_path, monkeypatch, capsys):
     set_up(monkeypatch)
-    first, second, third, card = (tmp_path / name for name in ("first", "second", "third", "of_third.md"))
-    flags = ["--data=digits", "--puppeteer=stored", "--width=8", "--max-steps=2"]
-    assert main([*flags, "--seed=3", "--out", str(first)]) == 0
-    assert main([*flags, "--start-from", str(first), "--out", str(second)]) == 0
+    second, third, card = (tmp_path / name for name in ("second", "third", "of_third.md"))
+    flags = [*OWN, "--batch-size=12", "--max-steps=2"]
+    assert main([*flags, "--start-from", str(run), "--out", str(second)]) == 0
     assert main(["release", str(second), "--name=of_second", "--out", str(tmp_path)]) == 0
     released = tmp_path / "of_second.safetensors"
     assert main([*flags, "--epochs=7", "--start-from", str(released), "--out", str(third)]) == 0
     assert main(["release", str(third), "--name=of_third", "--out", str(tmp_path)]) == 0
     for source in (third, card.with_suffix(".safetensors")):
         before = open_run(source).earlier()
-        assert [run["digest"] for run in before] == [open_run(made).digest() for made in (released, first)]
-        assert [(run["recipe"]["epochs"], run["recipe"]["seed"]) for run in before] == [(30, 0), (30, 3)]
-        assert [run["recipe"].get("start_from") for run in before] == ["first", None]
+        assert [each["digest"] for each in before] == [open_run(made).digest() for made in (released, run)]
+        recipes = [[each["recipe"].get(name) for name in ("epochs", "max_steps", "start_from")] for each in before]
+        assert recipes == [[30, 2, "run"], [30, 15, None]]
     assert described(third).earlier == open_run(third).earlier()
     told = card.read_text()
     assert "the last of 3 runs" in told
-    assert told.index("but for epochs 30, start from first.") < told.index("seed 3, start from none.")
+    assert told.index("but for epochs 30, start from run.") < told.index("max steps 15, start from none.")
 
     (third / "summary.json").unlink()
     shutil.rmtree(third / "checkpoints")

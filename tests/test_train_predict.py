@@ -77,6 +77,10 @@ def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def lines_of(path) -> list[dict]:
+    return json_lines(Path(path).read_text())
+
+
 def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, tmp_path, capsys):
     converted = [
         picture(tmp_path / "large.png", 1, (160, 120)),
@@ -123,21 +127,31 @@ def test_the_table_is_aligned_and_folders_are_searched(run, pictures, tmp_path, 
         assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_predicted(run, pictures, tmp_path, capsys):
-    whole = pictures[0].read_bytes()
-    (tmp_path / "in" / "03.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "in" / "05.png").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    named = [str(tmp_path / "absent.png"), str(tmp_path / "empty"), str(tmp_path / "in")]
-    assert main(["predict", str(run), *named, "--json"]) == 1
-    said = capsys.readouterr()
-    assert [Path(line["image"]).name for line in json_lines(said.out)] == [
-        path.name for path in pictures if path.name not in ("03.png", "05.png")
-    ]
-    *reasons, count = said.err.splitlines()
-    assert count == "4 of 13 could not be read"
-    for name in ("absent.png", "empty", "03.png", "05.png"):
-        assert sum(f"{name}: " in reason for reason in reasons) == 1
+def test_what_cannot_be_read_is_told_once_and_the_rest_predicted(run, folder, capsys, monkeypatch):
+    whole = Path("in/00.png").read_bytes()
+    Path("in/03.png").write_bytes(whole[: len(whole) // 2])
+    Path("in/06.png").write_bytes(b"")
+    Path("empty").mkdir()
+    command = ["predict", str(run), "absent.png", "empty", "in"]
+    bad = ["absent.png", "empty", "in/03.png", "in/06.png"]
+    for more in (["--json"], ["--output", "out.jsonl"]):
+        assert main([*command, *more]) == 1
+        said = capsys.readouterr()
+        *reasons, last = said.err.splitlines()
+        assert sorted(line.partition(": ")[0] for line in reasons) == bad
+        assert last == "4 of 13 could not be read"
+        if more == ["--json"]:
+            good = json_lines(said.out)
+            assert len(good) == COUNT - 2
+    found = lines_of("out.jsonl")
+    assert [line for line in found if "error" not in line] == good
+    told = {line["image"]: line["error"] for line in found if "error" in line}
+    assert told["absent.png"] == "No such file or directory"
+    assert {f"{image}: {why}" for image, why in told.items()} <= set(reasons)
+    monkeypatch.setattr(stream, "read_image", None)  # not tried again
+    assert main([*command, "--output", "out.jsonl"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["empty: no image in this folder", last]  # a folder is walked again
+    assert lines_of("out.jsonl") == found
 
 
 def test_what_to_put_right_is_said_and_answers_that_are_no_numbers_are_refused(run, tmp_path, capsys):
@@ -200,10 +214,6 @@ def test_the_process_streams_and_stops_with_its_reader(run, tmp_path):
     assert first.startswith("image ")
     assert rest == ""
     assert process.returncode == 141
-
-
-def lines_of(path) -> list[dict]:
-    return json_lines(Path(path).read_text())
 
 
 def test_a_file_is_continued_wherever_it_was_cut(run, folder, capsys, monkeypatch):
@@ -288,26 +298,6 @@ def test_a_file_of_something_else_is_not_added_to(run, folder, capsys, tmp_path)
         file.write(b"\0\0\n")
     content += b"\0\0\n"
     refused("line 12: damaged", *command[1:])
-
-
-def test_what_cannot_be_read_is_told_once_and_not_tried_again(run, folder, capsys, monkeypatch):
-    whole = Path("in/00.png").read_bytes()
-    Path("in/03.png").write_bytes(whole[: len(whole) // 2])
-    command = ["predict", str(run), "in", "absent.png", "--output", "out.jsonl"]
-    assert main(command) == 1
-    *named, last = capsys.readouterr().err.splitlines()
-    assert [line.partition(": ")[0] for line in named] == ["in/03.png", "absent.png"]
-    assert last == "2 of 12 could not be read"
-    found = lines_of("out.jsonl")
-    assert {line["image"]: line.get("error") for line in found if "error" in line} == {
-        "in/03.png": named[0].partition(": ")[2],
-        "absent.png": "No such file or directory",
-    }
-    assert len(found) == 12
-    monkeypatch.setattr(stream, "read_image", None)
-    assert main(command) == 1
-    assert capsys.readouterr().err == "2 of 12 could not be read\n"
-    assert lines_of("out.jsonl") == found
 
 
 def test_the_walk_is_sorted_and_takes_what_a_list_would(tmp_path):
