@@ -230,16 +230,17 @@ PICKLED = (
 )
 
 
-def rewritten(file, path, change=lambda metadata, contents: None, compression=zipfile.ZIP_STORED):
-    """The file with something changed and every checksum right again."""
+def rewritten(file, path, change=lambda metadata, contents: None, compression=zipfile.ZIP_STORED, digests=True):
+    """The file with something changed and every checksum right again, but for the ``digests`` if told so."""
     with zipfile.ZipFile(file) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     metadata = json.loads(contents.pop("metadata.json"))
     change(metadata, contents)
-    metadata["files"] = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
+    if digests:
+        metadata["files"] = {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        }
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in {"metadata.json": json.dumps(metadata), **contents}.items():
             archive.writestr(name, content)
@@ -272,6 +273,10 @@ def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(ValueError, match=r"load: .*a'"):
             pj.load(path)
+    for name in ("program.stablehlo", "arrays/puppet.head.npy"):
+        other = lambda _, contents, name=name: contents.update({name: contents[name][:-1] + b"?"})  # noqa: E731
+        with pytest.raises(ValueError, match=f"damaged, '{name}' is not what was written"):
+            pj.load(rewritten(file, path, other, digests=False))
     with pytest.raises(FileNotFoundError):
         pj.load(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
