@@ -1,6 +1,10 @@
 """A batch through the puppet: which kernels it needs, generated once, and work only to each image's depth.
 
-A batch of a model whose complexity is measured to bins meets a few of them (CIFAR-10, quarters of a bit: 64 images 7 of
+A kernel depends on the image through its complexity alone. Where complexity is measured to a bin (:class:`Measure`),
+all images of a bin share their kernels and their depth: a Puppet-CNN is then a small family of static CNNs that one
+puppeteer writes, kept in a bank of one set of kernels for each bin, from which an image chooses by an index.
+
+In training a batch meets a few of them (CIFAR-10, quarters of a bit: 64 images 7 of
 32), and only these are generated, in a bank with a fixed number of slots, as programs have fixed shapes. A batch that
 meets more bins than there are slots goes through in several passes, each with the next bins and the images in them: the
 result is the same, the price some time. Images are sorted by depth and bin, so that a kernel that was read serves all
@@ -8,22 +12,63 @@ its images, and images that have left a layer cost nothing in it.
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from puppet_jax._bank import Bank, make_bank
 from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
-from puppet_jax.convolution import joined
+from puppet_jax.convolution import FactoredBank, joined
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
 
 SLOTS = 16
 """Kernel sets that a batch generates at most at a time."""
+
+
+class Bank(NamedTuple):
+    """Kernels of each layer, (S, K, K, C_in, C_out), the order of axes that the convolution reads, or their factors.
+
+    Attributes:
+        kernels: one array or :class:`FactoredBank` a layer.
+        firsts: for each layer, the number of its first set: a layer that only deep images use has none for lesser
+            complexities. ``None``: kernels do not depend on complexity, and one set serves every image.
+    """
+
+    kernels: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...]
+    firsts: tuple[int | Int[Array, ""], ...] | None
+
+    def indices(self, sets: Int[Array, " b"]) -> tuple[Int[Array, " b"], ...]:
+        """Where in each layer's kernels an image of set ``sets`` finds its own; −1 where there is none."""
+        if self.firsts is None:
+            return (jnp.minimum(sets, 0),) * len(self.kernels)
+        places = [(sets - first, len(each)) for each, first in zip(self.kernels, self.firsts, strict=True)]
+        return tuple(jnp.where((place >= 0) & (place < count), place, -1) for place, count in places)
+
+    def holds(self, sets: Int[Array, " b"]) -> Bool[Array, " b"]:
+        """Whether there are kernels for an image of set ``sets``, in all layers that it uses."""
+        return jnp.max(jnp.stack(self.indices(sets)), axis=0) >= 0
+
+    def without(self, skipped: tuple[int, ...]) -> "Bank":
+        """The same bank without the first ``skipped`` sets of each layer."""
+        if self.firsts is None:
+            return self
+        kernels = tuple(each[skip:] for each, skip in zip(self.kernels, skipped, strict=True))
+        return Bank(kernels, tuple(first + skip for first, skip in zip(self.firsts, skipped, strict=True)))
+
+
+def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"], first: int = 0) -> Bank:
+    """Make the kernels for these complexities, or a single set where they do not depend on them.
+
+    ``first`` is the number of the first set.
+    """
+    if not puppeteer.conditioned:
+        return Bank(puppeteer.bank(complexities[:1]), None)
+    kernels = puppeteer.bank(complexities)
+    return Bank(kernels, (first,) * len(kernels))
 
 
 def default_chunk() -> int:

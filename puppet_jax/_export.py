@@ -1,6 +1,5 @@
 """A predictor as one file that runs without this package: see :mod:`puppet_jax.artifact` for what is in it."""
 
-import dataclasses
 import functools
 import hashlib
 import io
@@ -19,8 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from puppet_jax._bank import Bank
-from puppet_jax._batch import where_rows
+from puppet_jax._batch import Bank, where_rows
 from puppet_jax._complexity import as_unit
 from puppet_jax._predict import Predictor
 from puppet_jax._stored_dtype import StoredDtype, pack, unpack
@@ -96,7 +94,7 @@ def export(
         "classes": None if classes is None else list(classes),
         "num_classes": predict.puppet.num_classes,
         "complexities": list(predict.complexities or ()),
-        "measurement": dataclasses.asdict(predict.measurement),
+        "measurement": {name: getattr(predict.measurement, name) for name in ("depth", "bin", "function")},
         "max_depth": predict.puppet.max_depth,
         "arrays": list(stored),
     }

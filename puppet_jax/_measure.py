@@ -20,7 +20,7 @@ MOST_BITS = 8
 _ROUNDING = 1e-3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Measure:
     """The measurement that kernels and depth follow. Plain data, static under ``jit``.
 
@@ -44,6 +44,7 @@ class Measure:
     depth: DepthRule | int = "complexity"
     bin: float | int | None = 0.25
     function: str | None = None
+    _imported: Callable[..., Any] | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         whole = type(self.depth) is int and -MOST_BITS <= self.depth <= MOST_BITS
@@ -56,43 +57,21 @@ class Measure:
             )
         object.__setattr__(self, "_imported", None if self.function is None else named_function(self.function))
 
-    def _identity(self) -> tuple[Any, ...]:
-        imported: Callable[..., Any] | None = self._imported  # type: ignore[attr-defined]
-        return *dataclasses.astuple(self), imported
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Measure) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
     @property
     def centres(self) -> np.ndarray:
-        """The complexity that stands for each bin, (K,) float32: its middle, of the last one within what H can be.
-
-        Raises:
-            ValueError: there are no bins.
-        """
+        """The complexity that stands for each bin, (K,) float32: its middle, of the last one within what H can be."""
         begins = np.arange(math.ceil(MOST_BITS / self.width)) * self.width
         return ((begins + np.minimum(begins + self.width, MOST_BITS)) / 2).astype(np.float32)
 
     @property
     def width(self) -> float:
-        """The width of a bin.
-
-        Raises:
-            ValueError: there are no bins.
-        """
+        """The width of a bin; here as in all that needs bins, ``ValueError`` if there are none."""
         if self.bin is None:
             raise ValueError("Measure: there are no bins with bin=None; measure to a bin, such as bin=0.25")
         return float(self.bin)
 
     def index(self, h: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
-        """Return the bin of each complexity, int32, from 0; −1 for NaN.
-
-        Raises:
-            ValueError: there are no bins.
-        """
+        """Return the bin of each complexity, int32, from 0; −1 for NaN."""
         index = jnp.clip(jnp.floor(h / self.width), 0, len(self.centres) - 1)
         return jnp.where(jnp.isnan(h), -1, index).astype(jnp.int32)
 
@@ -120,8 +99,8 @@ class Measure:
 
     def _measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
         """Return what the user's function measures; NaN for what is not in [0, 8]."""
-        *_, function = self._identity()
-        h = jnp.asarray(function(images), jnp.float32)
+        assert self._imported is not None
+        h = jnp.asarray(self._imported(images), jnp.float32)
         if h.shape != images.shape[:-3]:
             raise ValueError(
                 f"Measure: {self.function} gives shape {h.shape} for images {images.shape}, expected "

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from puppet_jax import puppeteers
 from puppet_jax._batch import logits_of_batch
-from puppet_jax._complexity import check_images
+from puppet_jax._complexity import check_batch
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._named_function import is_function_name, named_function
@@ -103,7 +103,7 @@ class PuppetCNN(nnx.Module):
             ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
                 channels than the model's, or an image smaller than its strides allow.
         """
-        checked = self._check(images, "PuppetCNN")
+        checked = check_batch(images, "PuppetCNN")
         batch = checked if checked.ndim == 4 else checked[None]
         logits = of_any_mesh(_logits, *nnx.split(self), images=batch, batch_axes=1)
         self.puppet.advance()
@@ -117,18 +117,9 @@ class PuppetCNN(nnx.Module):
         Raises:
             TypeError, ValueError: as for a call.
         """
-        checked = self._check(images, "PuppetCNN.measure")
+        checked = check_batch(images, "PuppetCNN.measure")
         run = functools.partial(self.measurement, max_depth=self.max_depth)
         return of_any_mesh(run, images=checked, batch_axes=checked.ndim - 3)
-
-    def _check(self, images: Any, caller: str) -> Array:
-        images = check_images(images, caller)
-        if images.ndim > 4:
-            raise ValueError(
-                f"{caller}: images must be one image (H, W, C) or a batch (B, H, W, C), got shape {images.shape}; "
-                "for more batch axes use jax.vmap(model)"
-            )
-        return images
 
 
 @jax.jit  # a graph is a pytree without leaves: compared, where a static argument would have to be hashable

@@ -13,14 +13,11 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from puppet_jax._bank import Bank, make_bank
-from puppet_jax._batch import default_chunk, logits_from_bank, logits_of_batch, where_rows
-from puppet_jax._complexity import check_images
+from puppet_jax._batch import Bank, default_chunk, logits_from_bank, logits_of_batch, make_bank, where_rows
+from puppet_jax._complexity import check_batch
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
-from puppet_jax.puppeteers import Puppeteer
-from puppet_jax.puppets import Puppet
 
 _LARGEST_BATCH = 1024
 
@@ -58,8 +55,7 @@ class Predictor:
         self.bank: Bank | None = None
         self.complexities: tuple[float, float] | None = None
         if self.measurement.bin is not None:
-            self._baking, self.complexities = _baking(model, complexities)
-            self.bank = _bake(self._baking, *nnx.split(self.puppeteer))
+            self.bank, self.complexities = _bake(model, complexities)
         self._whole = complexities is None
         self._chunk = chunk or default_chunk()
         # Without a bank the puppeteer is a part of the program.
@@ -74,11 +70,8 @@ class Predictor:
                 channels than the model's, an image smaller than its strides allow, or one of a complexity that the bank
                 has no kernels for (under ``jit`` its logits are NaN).
         """
-        images = check_images(images, "predict")
-        if images.ndim > 4:
-            raise ValueError(f"predict: images must be (H, W, C) or (B, H, W, C), got shape {images.shape}")
-        puppet = self.puppet
-        puppet.check(images.shape[-3:], puppet.kernel_shapes, puppet.max_depth)
+        images = check_batch(images, "predict")
+        self.puppet.check(images.shape[-3:], self.puppet.kernel_shapes, self.puppet.max_depth)
         if images.ndim == 3:
             return jax.tree.map(lambda x: x[0], self(images[None]))
         if isinstance(images, jax.core.Tracer):
@@ -112,10 +105,6 @@ class Predictor:
         state, other.bank = arrays
         other._parts = self._parts[0], state
         return other
-
-    def make_bank(self, puppeteer: Puppeteer) -> Bank:
-        """The bank that this predictor would bake from a puppeteer: a pure function, to be jitted or exported."""
-        return self._baking.bank(puppeteer)
 
     def _check_held(self, complexity: np.ndarray, low: float, high: float) -> None:
         outside = (complexity < low) | (complexity > high)
@@ -168,44 +157,32 @@ def compile_predict(
     return Predictor(model, complexities, chunk)
 
 
-class _Baking(NamedTuple):
-    """Which kernel sets are baked: bins from number ``first`` on, by their centres, and how many of the shallowest of
-    them each layer leaves out, because no image in them is deep enough to use it. Hashable, static under ``jit``."""
+def _bake(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[Bank, tuple[float, float]]:
+    """Return kernels of the bins of these complexities, and the complexities that the bins cover.
 
-    first: int
-    complexities: tuple[float, ...]
-    skipped: tuple[int, ...]
-
-    def bank(self, puppeteer: Puppeteer) -> Bank:
-        return make_bank(puppeteer, jnp.asarray(self.complexities, jnp.float32), self.first).without(self.skipped)
-
-
-def _baking(model: PuppetCNN, complexities: tuple[float, float] | None) -> tuple[_Baking, tuple[float, float]]:
-    """Return what to bake for the complexities asked for, and the complexities that this covers."""
-    measurement, centres = model.measurement, model.measurement.centres
+    A layer's kernels of the shallowest bins are left out where no image in these is deep enough to use it.
+    """
+    measurement = model.measurement
     first, last = _bins(measurement, complexities)
-    half = measurement.width / 2
-    covered = float(centres[first] - half), float(centres[last] + half)
-    depths = np.asarray(jax.jit(measurement.depth_of, static_argnums=1)(centres[first : last + 1], model.max_depth))
+    centres, half = measurement.centres[first : last + 1], measurement.width / 2
+    depths = np.asarray(jax.jit(measurement.depth_of, static_argnums=1)(centres, model.max_depth))
     skipped = tuple(min(int((depths < level).sum()), len(depths) - 1) for level in model.puppet.levels)
-    return _Baking(first, tuple(centres[first : last + 1].tolist()), skipped), covered
-
-
-def _bake(baking: _Baking, graphdef, state) -> Bank:
-    kernels = _kernels(jax.default_backend())(baking, graphdef, state)
-    conditioned = nnx.merge(graphdef, state).conditioned
-    return Bank(kernels, tuple(baking.first + skip for skip in baking.skipped) if conditioned else None)
+    kernels = _kernels(jax.default_backend())(tuple(centres.tolist()), skipped, *nnx.split(model.puppeteer))
+    firsts = tuple(first + skip for skip in skipped) if model.puppeteer.conditioned else None
+    return Bank(kernels, firsts), (float(centres[0] - half), float(centres[-1] + half))
 
 
 @functools.cache
 def _kernels(platform: str) -> Callable[..., tuple[Array, ...]]:
+    """A function, compiled once for all equal models, that makes kernels of these complexities, less those skipped."""
     # A program that runs once: with fewer optimisations it is compiled in a third of the time and as fast.
     options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
 
-    def bake(baking, graphdef, state):
-        return baking.bank(nnx.merge(graphdef, state)).kernels
+    def make(complexities, skipped, graphdef, state):
+        bank = make_bank(nnx.merge(graphdef, state), jnp.asarray(complexities, jnp.float32))
+        return bank.without(skipped).kernels
 
-    return jax.jit(bake, static_argnums=0, compiler_options=options)
+    return jax.jit(make, static_argnums=(0, 1), compiler_options=options)
 
 
 def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tuple[int, int]:
@@ -224,24 +201,10 @@ def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tup
 def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images) -> Prediction:
     puppet, puppeteer = nnx.merge(graphdef, state)
     h, d = measurement(images, puppet.max_depth)
-    layers = jnp.where(jnp.arange(len(images)) < count, d, 0)
+    d_or_padding = jnp.where(jnp.arange(len(images)) < count, d, 0)
     if bank is None:
-        return Prediction(logits_of_batch(puppet, puppeteer, measurement, images, h, layers), h, d)
-    return Prediction(_predicted(puppet, bank, measurement, images, h, layers, chunk), h, d)
-
-
-def _predicted(
-    puppet: Puppet,
-    bank: Bank,
-    measurement: Measure,
-    images: Num[Array, "b h w c"],
-    complexity: Float[Array, " b"],
-    depth: Int[Array, " b"],
-    chunk: int,
-) -> Any:
-    """Return logits from a baked bank, NaN where it has no kernels; arguments as for
-    :func:`~puppet_jax._batch.logits_from_bank`."""
-    bins = measurement.index(complexity)
-    held = bank.holds(bins)
-    logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, depth, 0), chunk)
-    return where_rows(held | (depth == 0), logits, jnp.nan)
+        return Prediction(logits_of_batch(puppet, puppeteer, measurement, images, h, d_or_padding), h, d)
+    bins = measurement.index(h)
+    held, padding = bank.holds(bins), d_or_padding == 0
+    logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, d_or_padding, 0), chunk)
+    return Prediction(where_rows(held | padding, logits, jnp.nan), h, d)

@@ -143,9 +143,10 @@ def build(described: Mapping[str, Any], image_size: Sequence[int], seed: int = 0
     """A freshly initialised model of what a file has under ``create``; a CNN of one's own is traced on images of
     (height, width)."""
     sizes = {name: described[name] for name in ("num_classes", "in_channels")}
-    options = {name: described[name] for name in ("puppeteer", "puppeteer_options", "compression") if name in described}
+    names = [name for name in ("puppeteer", "puppeteer_options", "compression") if described.get(name) is not None]
+    options = {name: described[name] for name in names}
     options |= {"measurement": Measure(**described["measurement"]), "rngs": nnx.Rngs(seed)}
-    if "model" not in described:
+    if described.get("model") is None:
         dtype = jnp.dtype(described.get("dtype", "float32"))
         return create(described["name"], width=described.get("width"), dtype=dtype, **sizes, **options)
     module = named_function(described["model"])(**sizes, rngs=nnx.Rngs(seed))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from small import PUPPETEERS, close, drawn
 
-from puppet_jax._bank import Bank, make_bank
+from puppet_jax._batch import Bank, make_bank
 
 SHAPES = ((4, 2, 3, 3), (6, 4, 1, 1))
 

@@ -11,8 +11,7 @@ from small import close, drawn
 from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
 
 import puppet_jax as pj
-from puppet_jax._bank import make_bank
-from puppet_jax._batch import logits_of_batch
+from puppet_jax._batch import logits_of_batch, make_bank
 from puppet_jax.convolution import Choice, FactoredBank, convolve, joined, whole
 from puppet_jax.convolution._lowerings import Geometry
 from puppet_jax.convolution._primitives import depthwise_p
