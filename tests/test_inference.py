@@ -15,7 +15,6 @@ KINDS = {
     "stored": {"puppeteer": "stored"},
     "without bins": {"bin": None},
     "full depth": {"depth": "full"},
-    "staged": {"puppet": "residual"},
     "foreign": {"puppet": "foreign"},
 }
 
