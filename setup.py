@@ -15,7 +15,7 @@ def extensions() -> list[Extension]:
         return []
     return [
         Extension(
-            "puppet_jax.convolution.native._cpu",
+            "puppet_jax.convolution.native._program",
             sources=[str(_HERE / "convolution.cc")],
             depends=[str(_HERE / name) for name in ("kernels.inc", "winograd.inc")],
             include_dirs=[str(Path(jaxlib.submodule_search_locations[0]) / "include")],

@@ -49,7 +49,7 @@ def describe() -> dict:
 def _native() -> bool:
     """Whether the package was built with its C++ convolution; without importing JAX."""
     folder = Path(__file__).parent.parent / "puppet_jax" / "convolution" / "native"
-    return any((folder / f"_cpu{end}").exists() for end in importlib.machinery.EXTENSION_SUFFIXES)
+    return any((folder / f"_program{end}").exists() for end in importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def _processor() -> str:

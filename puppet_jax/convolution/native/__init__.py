@@ -24,20 +24,18 @@ _MAPS = ("forward", "image_gradient", "kernel_gradient")
 NAMES = (*_MAPS, *(f"depthwise_{name}" for name in _MAPS), "layer", "finish", "finish_gradient")
 """Of the program's functions, each of which is the primitive of that name in ``_primitives.py``."""
 
-_library: ctypes.CDLL | None = None
-
 
 @functools.cache
 def available() -> bool:
     """Tell whether the C++ program was built, with a warning if not. The first call registers it with XLA."""
     here = Path(__file__).parent
-    found = [path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_cpu{suffix}").exists()]
+    found = [path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_program{suffix}").exists()]
     if not found:
         if sys.platform != "win32":
             _warn("was not built when the package was installed: there was no C++ compiler (GCC 11, Clang or later)")
         return False
     library = ctypes.CDLL(str(found[0]))
-    if not all(hasattr(library, f"puppet_jax_{name}") for name in (*NAMES, "workspace")):
+    if not all(hasattr(library, f"puppet_jax_{name}") for name in NAMES):
         _warn(f"({found[0].name}) is of another version, built in place, and not used")
         return False
     register(library)
@@ -53,11 +51,9 @@ def _warn(reason: str) -> None:
 
 def register(library: ctypes.CDLL) -> None:
     """Let XLA call the program."""
-    global _library
     for name in NAMES:
         handler = jax.ffi.pycapsule(getattr(library, f"puppet_jax_{name}"))
         jax.ffi.register_ffi_target(f"puppet_jax_{name}", handler, platform="cpu")
-    _library = library
 
 
 def call(
@@ -87,22 +83,6 @@ def call(
     if geometry is not None:
         (stride_h, stride_w), ((top, _), (left, _)) = geometry.stride, geometry.padding
         attributes |= {"stride_h": stride_h, "stride_w": stride_w, "top": top, "left": left}
-    results = list(shapes)
-    if name.endswith("kernel_gradient"):
-        results.append((_workspace(operands, shapes[0], geometry.stride, lanes),))
-    run = jax.ffi.ffi_call(f"puppet_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
+    run = jax.ffi.ffi_call(f"puppet_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
     typed = {key: (np.float32 if isinstance(value, float) else np.int64)(value) for key, value in attributes.items()}
-    return run(*operands, **typed)[: len(shapes)]
-
-
-def _workspace(operands, bank_shape, stride, lanes) -> int:
-    """Count the floats that a kernel gradient needs beside its result. They are a result too, so that XLA plans them
-    among its other memory: what threads keep for themselves would stay, times their number."""
-    images, cotangents, _ = operands
-    channels, map_size = (images.shape[-1], cotangents.shape[-1]), cotangents.shape[1:3]
-    depthwise = len(bank_shape) == 4
-    assert _library is not None  # ``available``
-    count = _library.puppet_jax_workspace
-    count.restype = ctypes.c_int64
-    sizes = (depthwise, len(images), *bank_shape[1:3], *stride, *channels, *map_size, bank_shape[0], lanes)
-    return count(*map(ctypes.c_int64, sizes))
+    return run(*operands, **typed)

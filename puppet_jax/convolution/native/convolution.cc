@@ -159,6 +159,49 @@ float* Scratch(int which, int64_t size) {
   return buffers[which].data();
 }
 
+// Memory of one call, as large as its batch, that the next takes, on whichever of XLA's threads that runs: fresh pages
+// would cost a twentieth of a training step, and memory of each thread's own would be there as often as there are
+// threads. As many are kept as calls have run at once.
+class Workspace {
+ public:
+  explicit Workspace(int64_t size) {
+    {
+      std::lock_guard<std::mutex> lock(Kept().mutex);
+      auto& buffers = Kept().buffers;
+      const auto largest = std::max_element(buffers.begin(), buffers.end(),
+                                            [](const auto& a, const auto& b) { return a.size() < b.size(); });
+      if (largest != buffers.end()) {
+        buffer_ = std::move(*largest);
+        buffers.erase(largest);
+      }
+    }
+    if (static_cast<int64_t>(buffer_.size()) < size) {
+      buffer_ = {};  // before there is another
+      buffer_.resize(size);
+    }
+  }
+  ~Workspace() {
+    std::lock_guard<std::mutex> lock(Kept().mutex);
+    try {
+      Kept().buffers.push_back(std::move(buffer_));
+    } catch (...) {  // out of memory: it is given back
+    }
+  }
+  Workspace(const Workspace&) = delete;
+  float* data() { return buffer_.data(); }
+
+ private:
+  struct Buffers {
+    std::mutex mutex;
+    std::vector<std::vector<float>> buffers;
+  };
+  static Buffers& Kept() {
+    static Buffers* kept = new Buffers;  // never destroyed: XLA's threads may outlive what is static
+    return *kept;
+  }
+  std::vector<float> buffer_;
+};
+
 // Rows [first, last) of an image surrounded by zeros, its pixels `step` apart; `before` is what comes before pixel 0.
 void Pad(float* padded, const float* image, Pair size, int64_t channels, Pair before, Pair step, int64_t first,
          int64_t last, int64_t width) {
@@ -271,34 +314,6 @@ ffi::ErrorOr<ByKernel> GroupByKernel(const Index& index, int64_t kernels) {
     if (const int64_t kernel = index.typed_data()[i]; kernel >= 0) by_kernel.images[next[kernel]++] = i;
   return by_kernel;
 }
-
-// What a kernel gradient lays out beside its result, in floats: of each image the padded map and the cotangents, as the
-// inner loops read them, or in a depthwise convolution the image's own gradient; and with Winograd's filtering the
-// transformed gradients of `kernels` kernels at a time. XLA plans this memory: it is a result of the call.
-struct Workspace {
-  int64_t image = 0, cotangents = 0, kernels = 0, transformed = 0;
-  int64_t Total(int64_t images) const { return images * (image + cotangents) + transformed; }
-};
-
-Workspace WorkspaceOf(bool depthwise, Pair taps, Pair stride, int64_t c_in, int64_t c_out, Pair map, int64_t bank_size,
-                      int64_t lanes) {
-  Workspace room;
-  if (depthwise) {
-    room.image = taps.h * taps.w * c_in;
-  } else if (TakesWinograd(taps, stride, c_in, c_out, map)) {
-    const Pair even{2 * Ceil(map.h, 2), 2 * Ceil(map.w, 2)};
-    room.image = (even.h + 2) * (even.w + 2) * c_in;
-    if (even.h != map.h || even.w != map.w) room.cotangents = even.h * even.w * c_out;
-    room.kernels = std::min(std::max<int64_t>(kLaidOut / (16 * c_in * c_out), 1), bank_size);
-    room.transformed = room.kernels * 16 * c_in * c_out;
-  } else {
-    room.image = ((map.h - 1) * stride.h + taps.h) * ((map.w - 1) * stride.w + taps.w) * c_in;
-    room.cotangents = PackedSize(map.h * map.w, c_out, lanes);
-  }
-  return room;
-}
-
-ffi::Error TooSmall() { return ffi::Error::InvalidArgument("the workspace is smaller than puppet_jax_workspace says"); }
 
 // Forward, and the image gradient, which is a forward map of the cotangents (`step` apart) with kernels turned by 180
 // degrees, their channels exchanged.
@@ -444,8 +459,8 @@ ffi::Error DepthwiseImageGradientHandler(ffi::ThreadPool pool, Array cotangents,
 
 // Each image's own gradient, then their sum over the images of a kernel, in the order of the batch.
 ffi::Error DepthwiseKernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
-                                          ffi::Result<Array> out, ffi::Result<Numbers> workspace, int64_t stride_h,
-                                          int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+                                          ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
+                                          int64_t left, int64_t lanes) {
   const InnerLoops loops = FastestLoops(lanes);
   const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{g[1], g[2]}, stride{stride_h, stride_w};
@@ -454,9 +469,8 @@ ffi::Error DepthwiseKernelGradientHandler(ffi::ThreadPool pool, Array images, Ar
   if (!grouped) return grouped.error();
   const ByKernel& by_kernel = *grouped;
   const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
-  const Workspace room = WorkspaceOf(true, taps, stride, c, c, map, k[0], loops.lanes);
-  if (room.Total(x[0]) > static_cast<int64_t>(workspace->element_count())) return TooSmall();
-  float* of_images = workspace->typed_data();
+  Workspace workspace(by_kernel.images.size() * numbers);
+  float* of_images = workspace.data();
   Parallel(pool, by_kernel.images.size(), [&](int64_t i) {
     const int64_t image = by_kernel.images[i];
     float* padded = Scratch(0, height * width * c + loops.lanes);
@@ -545,29 +559,33 @@ ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index in
 // them the gradients.
 void WinogradKernelGradient(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images,
                             const Array& cotangents, const ByKernel& by_kernel, Pair before, int64_t c_in,
-                            int64_t c_out, const Workspace& room, float* workspace, float* out) {
+                            int64_t c_out, float* out) {
   const auto x = images.dimensions(), g = cotangents.dimensions();
   const Pair map{g[1], g[2]}, tiles{Ceil(map.h, 2), Ceil(map.w, 2)};
   const int64_t bank_size = by_kernel.begins.size() - 1, count = by_kernel.images.size(), matrix = c_in * c_out;
-  const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2;
-  float *transformed = workspace, *laid_out = workspace + room.transformed;
+  const int64_t height = 2 * tiles.h + 2, width = 2 * tiles.w + 2, size = height * width * c_in;
+  const bool even = map.h % 2 == 0 && map.w % 2 == 0;
+  const int64_t cotangent_size = even ? 0 : 4 * tiles.h * tiles.w * c_out;
+  const int64_t kernels_at_once = std::min(std::max<int64_t>(kLaidOut / (16 * matrix), 1), bank_size);
+  Workspace workspace(kernels_at_once * 16 * matrix + count * (size + cotangent_size));
+  float *transformed = workspace.data(), *laid_out = transformed + kernels_at_once * 16 * matrix;
   std::vector<const float*> padded(count), seen(count);
   Parallel(pool, count, [&](int64_t i) {
-    float* to = laid_out + i * (room.image + room.cotangents);
+    float* to = laid_out + i * (size + cotangent_size);
     Pad(to, images.typed_data() + by_kernel.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, before, {1, 1}, 0,
         height, width);
     padded[i] = to;
     seen[i] = cotangents.typed_data() + by_kernel.images[i] * map.h * map.w * c_out;
-    if (room.cotangents == 0) return;  // an even number of rows and columns
-    Pad(to + room.image, seen[i], map, c_out, {0, 0}, {1, 1}, 0, 2 * tiles.h, 2 * tiles.w);
-    seen[i] = to + room.image;
+    if (even) return;
+    Pad(to + size, seen[i], map, c_out, {0, 0}, {1, 1}, 0, 2 * tiles.h, 2 * tiles.w);
+    seen[i] = to + size;
   });
   struct Task {
     int64_t uses, kernel, row, first, last;
   };
   const int64_t blocks = Ceil(c_in, loops.wide), wanted = pool.num_threads();
   for (int64_t begin = 0, end; begin < bank_size; begin = end) {
-    end = std::min(begin + room.kernels, bank_size);
+    end = std::min(begin + kernels_at_once, bank_size);
     std::vector<Task> tasks;
     for (int64_t kernel = begin; kernel < end; ++kernel) {
       const int64_t uses = by_kernel.Uses(kernel);
@@ -600,8 +618,8 @@ void WinogradKernelGradient(ffi::ThreadPool& pool, const InnerLoops& loops, cons
 }
 
 ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotangents, Index index,
-                                 ffi::Result<Bank> out, ffi::Result<Numbers> workspace, int64_t stride_h,
-                                 int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+                                 ffi::Result<Bank> out, int64_t stride_h, int64_t stride_w, int64_t top, int64_t left,
+                                 int64_t lanes) {
   const InnerLoops loops = FastestLoops(lanes);
   const auto x = images.dimensions(), g = cotangents.dimensions(), k = out->dimensions();
   const int64_t bank_size = k[0], rows = k[1] * k[2] * k[3], c_in = k[3], c_out = k[4], pixels = g[1] * g[2];
@@ -609,24 +627,24 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
   auto grouped = GroupByKernel(index, bank_size);
   if (!grouped) return grouped.error();
   const ByKernel& by_kernel = *grouped;
-  const Workspace room = WorkspaceOf(false, taps, stride, c_in, c_out, map, bank_size, loops.lanes);
-  if (room.Total(x[0]) > static_cast<int64_t>(workspace->element_count())) return TooSmall();
   if (TakesWinograd(taps, stride, c_in, c_out, map)) {
-    WinogradKernelGradient(pool, loops, images, cotangents, by_kernel, {top, left}, c_in, c_out, room,
-                           workspace->typed_data(), out->typed_data());
+    WinogradKernelGradient(pool, loops, images, cotangents, by_kernel, {top, left}, c_in, c_out,
+                           out->typed_data());
     return ffi::Error::Success();
   }
   const int64_t count = by_kernel.images.size();
   const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
+  const int64_t size = height * width * c_in, packed_size = PackedSize(pixels, c_out, loops.lanes);
   // Images and cotangents as the inner loops read them, those of a kernel side by side.
+  Workspace laid_out(count * (size + packed_size));
   std::vector<const float*> padded(count), packed(count);
   Parallel(pool, count, [&](int64_t i) {
-    float* to = workspace->typed_data() + i * (room.image + room.cotangents);
+    float* to = laid_out.data() + i * (size + packed_size);
     Pad(to, images.typed_data() + by_kernel.images[i] * x[1] * x[2] * c_in, {x[1], x[2]}, c_in, {top, left}, {1, 1}, 0,
         height, width);
     Pack(cotangents.typed_data() + by_kernel.images[i] * pixels * c_out, pixels, c_out, loops.lanes, pixels, 0,
-         to + room.image);
-    padded[i] = to, packed[i] = to + room.image;
+         to + size);
+    padded[i] = to, packed[i] = to + size;
   });
   // Tasks of about equal work: the rows of a kernel in as many pieces as it has images for.
   struct Task {
@@ -640,7 +658,7 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
     for (int64_t p = 0; p < pieces; ++p)
       tasks.push_back({kernel, p * tiles / pieces * loops.wide, std::min((p + 1) * tiles / pieces * loops.wide, rows)});
   }
-  const int64_t at_once = std::max<int64_t>(kCached / (room.image + room.cotangents + 1), 1);
+  const int64_t at_once = std::max<int64_t>(kCached / (size + packed_size + 1), 1);
   Parallel(pool, tasks.size(), [&](int64_t t) {
     const auto [kernel, first, last] = tasks[t];
     const int64_t begin = by_kernel.begins[kernel], end = by_kernel.begins[kernel + 1];
@@ -673,26 +691,18 @@ auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
 
-// The floats of workspace that a kernel gradient of these sizes takes as its second result; `lanes` as its attribute.
-extern "C" int64_t puppet_jax_workspace(int64_t depthwise, int64_t images, int64_t taps_h, int64_t taps_w,
-                                        int64_t stride_h, int64_t stride_w, int64_t c_in, int64_t c_out, int64_t map_h,
-                                        int64_t map_w, int64_t bank_size, int64_t lanes) {
-  return WorkspaceOf(depthwise, {taps_h, taps_w}, {stride_h, stride_w}, c_in, c_out, {map_h, map_w}, bank_size, lanes)
-      .Total(images);
-}
-
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>().Ret<Numbers>()));
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_forward, DepthwiseForwardHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_image_gradient, DepthwiseImageGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_kernel_gradient, DepthwiseKernelGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>().Ret<Numbers>()));
+                              WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     puppet_jax_layer, LayerHandler,
     WithNormalisation(
