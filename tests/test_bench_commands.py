@@ -102,7 +102,7 @@ def test_export_answers_in_a_process_without_the_library(bench, monkeypatch):
     small = pj.create("puppet_xs", num_classes=10, rngs=nnx.Rngs(0))
     monkeypatch.setattr(pj, "load_pretrained", lambda name: small)
     result = bench("speed export", "export.json", "--rounds", "1")
-    assert result["bytes"] > result["puppeteer"]["bytes"] > 0
+    assert result["bytes"] > 0
     (everything,) = result["seconds"]["all"]
     assert everything > sum(result["seconds"][stage][0] for stage in ("import", "load", "answer")) > 0
     assert [row["target"] for row in result["rows"]] == [3.0, None]
