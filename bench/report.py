@@ -25,10 +25,7 @@ PAGES = {
 }
 
 # What the templates read.
-RESULTS = (
-    *("accuracy_cifar10", "digits", "export", "folder", "generators_cifar10", "gpu", "huge_pages", "memory"),
-    *("pretrained", "puppetize", "speed", "zoo"),
-)
+RESULTS = ("accuracy_cifar10", "digits", "generators_cifar10", "gpu", "memory", "pretrained", "puppetize", "speed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +141,6 @@ FILTERS = {
     "goals": lambda rows: ", ".join(dict.fromkeys(map(goal, rows))),
     "three": three,
     "thousands": lambda value: f"{value:,}",
-    "small": lambda value: value if isinstance(value, str) else f"{value:.0e}",
     "percent": lambda value, digits=1: f"{100 * value:.{digits}f} %",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
     "spread": lambda row: f"{three(row['median'])} ({three(row['low'])} to {three(row['high'])})",

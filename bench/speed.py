@@ -20,8 +20,6 @@ from bench import machine, results_file, target
 # Part -> module.
 PARTS = {
     **dict.fromkeys(("predict", "train", "generate", "first_answer"), "comparison"),
-    "export": "export",
-    "folder": "folder",
     "puppetize": "puppetize",
 }
 
@@ -44,7 +42,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Speed(Options):
-    """Time prediction, training and generation beside peers; first answers, exports, folders, any CNN."""
+    """Time prediction, training and generation beside peers; first answers, any CNN."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
     """What to measure; none: everything. Of predict, train, generate and first_answer, which share a result,

@@ -5,14 +5,11 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import psutil
 import pytest
-from flax import nnx
 
-import puppet_jax as pj
 from bench import __main__ as main
-from bench import first_answer, folder, machine, memory, plan, timing
+from bench import first_answer, machine, memory, plan, puppetize, timing
 from bench.crew import Crew
 
 
@@ -81,32 +78,13 @@ def test_memory_accounts_for_the_step(bench, monkeypatch):
 
 
 def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
-    def failing(command, **_):
-        raise subprocess.CalledProcessError(2, command, "", "its own words")
+    def failing(*_):
+        raise subprocess.CalledProcessError(2, "worker", "", "its own words")
 
     monkeypatch.setattr("bench.machine.describe", lambda: {})
-    monkeypatch.setattr(folder.subprocess, "run", failing)
-    bench("speed folder", "folder.json", code=1)
+    monkeypatch.setattr(puppetize, "measure", failing)
+    bench("speed puppetize", "puppetize.json", code=1)
     assert "its own words" in capsys.readouterr().err
-
-
-def test_a_folder_is_predicted_beside_its_images_in_memory(bench):
-    result = bench("speed folder", "folder.json", "--rounds", "1")
-    assert result["images"] == 40
-    rates, (row,) = result["images_per_second"], result["rows"]
-    assert row["rounds"] == pytest.approx(np.divide(rates["folder"], rates["memory"]))
-    assert row["reached"] == (row["median"] >= 0.9)
-
-
-def test_export_answers_in_a_process_without_the_library(bench, monkeypatch):
-    small = pj.create("puppet_xs", num_classes=10, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(pj, "load_pretrained", lambda name: small)
-    result = bench("speed export", "export.json", "--rounds", "1")
-    assert result["bytes"] > 0
-    (everything,) = result["seconds"]["all"]
-    assert everything > sum(result["seconds"][stage][0] for stage in ("import", "load", "answer")) > 0
-    assert [row["target"] for row in result["rows"]] == [3.0, None]
-    assert result["rows"][1]["error_of_batch"] < 1e-5
 
 
 def test_first_answers_are_told_by_the_state_of_the_cache(monkeypatch):
