@@ -48,7 +48,7 @@ def test_speed_keeps_what_it_is_not_asked_for(bench, tmp_path, capsys):
         assert min(one["first_call_s"], *(min(calls) for calls in one["calls_s"])) > 0
         assert one["error"] is None or one["error"] < 1e-4
     (row,) = result["rows"]
-    assert row["number"] == 10
+    assert row["number"] == 11
     assert row["low"] <= row["median"] <= row["high"]
     assert measurements["predict 3, 8, 8×8, 2"]["left_out"]["compile_predict"] == "not asked for"
     assert "| generate 3, 8, 8×8, 2 |" in capsys.readouterr().out

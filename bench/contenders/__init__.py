@@ -36,8 +36,9 @@ class Contender:
 # name: (framework, what it is)
 CONTENDERS: dict[str, tuple[str, str]] = {
     # Images to logits.
-    "compile_predict": ("jax", "pj.compile_predict(model)"),
-    "compile_predict_full": ("jax", "the same, every layer for every image"),
+    "compile_predict": ("jax", "pj.compile_predict(model), the ODE's kernels"),
+    "compile_predict_continuous": ("jax", "pj.compile_predict(model), continuous kernels"),
+    "compile_predict_full": ("jax", "pj.compile_predict(model), the ODE's kernels, every layer for every image"),
     "exact": ("jax", "the model as it stands, kernels by diffrax for every image"),
     "static_jax": ("jax", "static twin at D_max in JAX, one shared kernel a layer"),
     "complexity": ("jax", "complexity alone, a part of every puppet's time"),

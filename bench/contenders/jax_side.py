@@ -18,12 +18,15 @@ LEARNING_RATE = 1e-4
 # Images to logits.
 
 
-def compile_predict(case: Case, depth: str = "complexity", answer: str = "logits") -> Contender:
-    predict = pj.compile_predict(make_model(case.size, measurement=pj.Measure(depth=depth)))
+def compile_predict(
+    case: Case, puppeteer: str = "ode", depth: str = "complexity", answer: str | None = "logits"
+) -> Contender:
+    predict = pj.compile_predict(make_model(case.size, puppeteer, pj.Measure(depth=depth)))
     return _on_images(case, lambda images: predict(images).logits, answer)
 
 
 compile_predict_full = partial(compile_predict, depth="full", answer="full_logits")
+compile_predict_continuous = partial(compile_predict, puppeteer="continuous", answer=None)
 
 
 def exact(case: Case) -> Contender:
