@@ -16,7 +16,7 @@ from trained_runs import ENVIRONMENT, python
 import puppet_jax as pj
 import train.__main__ as program
 from puppet_jax._model import PUPPETEERS as library_puppeteers
-from train.__main__ import COMMANDS, main
+from train.__main__ import COMMANDS, OVERVIEW, main
 from train.config import DEFAULTS, PUPPETEERS, Config, Measurement, Preset, check_resumed, from_json, resolve, to_json
 from train.errors import UserError
 
@@ -51,6 +51,7 @@ def test_the_help_of_training_has_every_flag_the_defaults_and_the_other_commands
     flags |= {f"--measurement.{field}" for field in vars(Measurement())}
     assert set(re.findall(r"(?<!\S)--[\w.-]+\b", text)) == flags | {"--help"}  # also those that texts mention
     assert len(flags) == 35
+    assert max(map(len, OVERVIEW.splitlines())) <= 80, "tyro fits the rest to the terminal"
     for name, values in DEFAULTS.items():
         assert all(f"{name} {value}" in shown for value in values.values())
     for word in ("0 done", "130 interrupted", "143 terminated", "141", "recipe options"):

@@ -40,15 +40,17 @@ COMMANDS = {
 
 OVERVIEW = """\
 commands: python -m train [COMMAND] …, each with a --help of its own
-    [train] [FLAGS]        train a model, with the flags below
-    eval RUN               measure a run's model again on its data set
-    predict RUN IMAGE…     class, probability, complexity and depth of images in files and folders
-    plot RUN…              compare runs in a figure and a table
-    release RUN            write a run's model as a file for puppet_jax.load_pretrained, with a model card
-    export RUN FILE        write a run's model as one file that runs without this project, by jax alone
-RUN is the folder of a run; for eval, predict and export also a pretrained model's name, or a released .safetensors
-exit codes: 0 done; 1 done in part (diverged; images or runs that could not be read); 2 something to put right;
-    129 terminal closed; 130 interrupted; 141 output closed by its reader; 143 terminated
+    [train] [FLAGS]     train a model, with the flags below
+    eval RUN            measure a run's model again on its data set
+    predict RUN IMAGE…  class, probability, complexity and depth of images
+    plot RUN…           compare runs in a figure and a table
+    release RUN         a file for puppet_jax.load_pretrained, with a model card
+    export RUN FILE     one file that runs by jax alone, without this project
+RUN is the folder of a run; for eval, predict and export also a pretrained
+model's name, or a released .safetensors
+exit codes: 0 done; 1 done in part (diverged; images or runs that could not be
+    read); 2 something to put right; 129 terminal closed; 130 interrupted; 141
+    output closed by its reader; 143 terminated
 """
 
 
