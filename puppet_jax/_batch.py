@@ -30,7 +30,7 @@ SLOTS = 16
 
 
 class Bank(NamedTuple):
-    """Kernels of each layer, (S, K, K, C_in, C_out), the order of axes that the convolution reads, or their factors.
+    """Kernels of each layer, (S, K_h, K_w, C_in, C_out), as the convolution reads them, or their factors.
 
     Attributes:
         kernels: one array or :class:`FactoredBank` a layer.

@@ -9,7 +9,7 @@ from small import close, drawn
 
 import puppet_jax as pj
 
-SHAPES = [(6, 2, 3, 3), (6, 6, 3, 3), (4, 6, 3, 3), (4, 4, 1, 1)]
+SHAPES = [(6, 2, 3, 3), (6, 6, 3, 3), (4, 6, 1, 3), (4, 4, 1, 1)]
 H = 5.3
 
 
@@ -166,7 +166,7 @@ def test_every_puppeteer_refuses_batches_and_malformed_shapes():
         with pytest.raises(ValueError, match=r"jax\.vmap\(puppeteer\)\(h\)"):
             drawn(lambda p=puppeteer: p(SHAPES, rngs=nnx.Rngs(0)))(jnp.ones(3))
         with pytest.raises(ValueError, match="layer 2 must be"):
-            puppeteer([(4, 3, 3, 3), (4, 4, 3, 2)], rngs=nnx.Rngs(0))
+            puppeteer([(4, 3, 3, 3), (4, 4, 3)], rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="empty"):
             puppeteer([], rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="layer 1 has one weight per output channel"):

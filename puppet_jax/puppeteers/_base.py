@@ -23,12 +23,12 @@ class Puppeteer(nnx.Module):
     parameters. It gives a kernel for every layer, those beyond an image's depth too; the puppet leaves them out.
 
     Attributes:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         conditioned: whether kernels depend on complexity. Where it is false one set serves all images.
         sizes: what the puppeteer consists of, in words, a line for each group of layers.
 
     Args:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
 
     Raises:
         ValueError: no shapes, or a malformed one.
@@ -42,9 +42,9 @@ class Puppeteer(nnx.Module):
         if not shapes:
             raise ValueError(f"{name}: kernel_shapes is empty; a puppet has one layer or more")
         for layer, shape in enumerate(shapes, start=1):
-            if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3]:
+            if len(shape) != 4 or min(shape) < 1:
                 raise ValueError(
-                    f"{name}: kernel_shapes of layer {layer} must be (C_out, C_in, K, K), all positive, got {shape}"
+                    f"{name}: kernel_shapes of layer {layer} must be (C_out, C_in, K_h, K_w), all positive, got {shape}"
                 )
         self.kernel_shapes = cast(tuple[KernelShape, ...], shapes)
 
@@ -55,7 +55,7 @@ class Puppeteer(nnx.Module):
             h: its complexity, a scalar >= 0.
 
         Returns:
-            One float32 kernel (C_out, C_in, K, K) a layer.
+            One float32 kernel (C_out, C_in, K_h, K_w) a layer.
 
         Raises:
             ValueError: ``h`` is not a scalar.
@@ -63,8 +63,8 @@ class Puppeteer(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, h), which returns the kernels")
 
     def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
-        """Make the kernels of images of these complexities: (S, K, K, C_in, C_out) of each layer, or their factors, a
-        :class:`~puppet_jax.convolution.FactoredBank`. A subclass may have a faster way than ``vmap``."""
+        """Make the kernels of images of these complexities: (S, K_h, K_w, C_in, C_out) of each layer, or their factors,
+        a :class:`~puppet_jax.convolution.FactoredBank`. A subclass may have a faster way than ``vmap``."""
         return tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(self)(complexities))
 
     @property
@@ -86,7 +86,7 @@ class StoredPuppeteer(Puppeteer):
     """Kernels stored as parameters, whatever the image: the static twin of any other puppeteer, for the same puppet.
 
     Args:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         standardise: standardise each kernel before use (see :func:`standardise`).
         rngs: Flax random streams; ``params`` is used. Initialised by He et al. 2015, variance 2 / fan_in.
 

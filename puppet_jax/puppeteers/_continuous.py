@@ -36,7 +36,7 @@ class ContinuousPuppeteer(Puppeteer):
     sequential in depth, and a kernel of any size is a sampling of the same function.
 
     Args:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         basis: number of matrices B_b, most of all that is stored.
         rank: of each B_b, stored as a product of two factors; ``None``: B_b is stored whole.
         hidden: number of the network's sines.
@@ -98,9 +98,9 @@ class ContinuousPuppeteer(Puppeteer):
 
     def bank(
         self, complexities: Float[Array, " sets"]
-    ) -> tuple[Float[Array, "sets k k c_in c_out"] | FactoredBank, ...]:
+    ) -> tuple[Float[Array, "sets k_h k_w c_in c_out"] | FactoredBank, ...]:
         """Make the kernels of images of these complexities: of each layer what its convolution takes fewest
-        multiplications with, (S, K, K, C_in, C_out) or their factors."""
+        multiplications with, (S, K_h, K_w, C_in, C_out) or their factors."""
         factored = tuple(map(self._pays, self.kernel_shapes))
         made = jax.vmap(lambda h: self._made(h, factored))(complexities)
 
@@ -117,12 +117,13 @@ class ContinuousPuppeteer(Puppeteer):
         """Whether three convolutions with factors take clearly fewer multiplications than one with the kernel."""
         if self.matrices.rank is None:
             return False
-        c_out, c_in, k, _ = shape
-        whole = (4 if k == 3 else k * k) * c_in * c_out  # 3×3: Winograd's filtering
-        return self.matrices.count * self.matrices.rank * (c_in + c_out + k * k) < 0.75 * whole
+        c_out, c_in, *size = shape
+        taps = math.prod(size)
+        whole = (4 if size == [3, 3] else taps) * c_in * c_out  # 3×3: Winograd's filtering
+        return self.matrices.count * self.matrices.rank * (c_in + c_out + taps) < 0.75 * whole
 
     def _made(self, h: Float[Array, ""], factored: tuple[bool, ...]) -> list[Any]:
-        """Make each layer's kernel (K, K, C_in, C_out); of one that stays ``factored`` its taps and output factor."""
+        """Make each layer's kernel (K_h, K_w, C_in, C_out); where it stays ``factored`` taps and output factor."""
         sines = self.network.sines(self._points(h))
         # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
         # every image, are made first.
@@ -138,15 +139,15 @@ class ContinuousPuppeteer(Puppeteer):
         generate = _standardised if self.standardise else _plain
         made: list[Any] = []
         start = 0
-        for (c_out, c_in, k, _), stays in zip(self.kernel_shapes, factored, strict=True):
-            of_layer = slice(start, start + k * k)
-            start += k * k
+        for (c_out, c_in, *size), stays in zip(self.kernel_shapes, factored, strict=True):
+            of_layer = slice(start, start + math.prod(size))
+            start = of_layer.stop
             if stays:
                 taps, factor_out = self._factors(coefficients[of_layer], c_out, c_in)
-                made.append((taps.reshape(k, k, -1), factor_out))
+                made.append((taps.reshape(*size, -1), factor_out))
             else:
                 kernel = generate((sines if folded else coefficients)[of_layer], pooled[c_out, c_in])
-                made.append(kernel.reshape(k, k, c_in, c_out))
+                made.append(kernel.reshape(*size, c_in, c_out))
         return made
 
     def _factors(
@@ -200,11 +201,10 @@ def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) ->
 def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return (x, y) of every tap of every layer, at equal steps over [−1, 1], and the number of its layer."""
     positions, layers = [], []
-    for layer, (_, _, k, _) in zip(numbers, kernel_shapes, strict=True):
-        axis = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
-        y, x = np.meshgrid(axis, axis, indexing="ij")
+    for layer, (_, _, *size) in zip(numbers, kernel_shapes, strict=True):
+        y, x = np.meshgrid(*(np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1) for k in size), indexing="ij")
         positions.append(np.stack([x.ravel(), y.ravel()], axis=1))
-        layers.append(np.full(k * k, layer))
+        layers.append(np.full(x.size, layer))
     return np.concatenate(positions).astype(np.float32), np.concatenate(layers).astype(np.float32)
 
 

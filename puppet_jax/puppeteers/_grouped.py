@@ -26,7 +26,7 @@ class GroupedPuppeteer(Puppeteer):
     the rank that is then left; or whole matrices, where that costs less.
 
     Args:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         compression: kernel parameters of the static twin over those stored, at least.
         options: of :class:`ContinuousPuppeteer`, but for its sizes.
         rngs: Flax random streams; ``params`` is used.
@@ -104,7 +104,7 @@ def _solve(shapes: Sequence[KernelShape], compression: float | int) -> list[tupl
 def _sizes(shapes: Sequence[KernelShape], budget: float) -> dict[str, Any] | None:
     """Choose the sizes of one puppeteer with at most so many parameters; ``None`` if even the smallest has more."""
     c_out, c_in = (max(shape[axis] for shape in shapes) for axis in range(2))
-    most = min(64, max(8, sum(k * k for *_, k in shapes)))
+    most = min(64, max(8, sum(math.prod(shape[2:]) for shape in shapes)))
     for basis in sorted({most, 32, 16, 8, 4} & set(range(most + 1)), reverse=True):
         for hidden in (64, 48, 32, 24, 16, 8):
             inner = 4 * hidden

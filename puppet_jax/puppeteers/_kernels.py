@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 KernelShape = tuple[int, int, int, int]
-"""(C_out, C_in, K, K) of one layer's kernel."""
+"""(C_out, C_in, K_h, K_w) of one layer's kernel."""
 
 Kernels = tuple[Float[Array, "_ _ _ _"], ...]
-"""One kernel (C_out, C_in, K, K) a layer, from the first layer to the last; each layer has widths of its own."""
+"""One kernel (C_out, C_in, K_h, K_w) a layer, from the first layer to the last; each layer has widths of its own."""
 
 # Added to the variance: keeps a constant kernel (H = 0) at zero with a finite gradient.
 _EPSILON = 1e-6
 
 
-def standardise(kernel: Float[Array, "c_out c_in k k"]) -> Float[Array, "c_out c_in k k"]:
-    """Shift each output channel's weights to mean 0 and scale them to variance 2 / fan_in, fan_in = C_in·K².
+def standardise(kernel: Float[Array, "c_out c_in k_h k_w"]) -> Float[Array, "c_out c_in k_h k_w"]:
+    """Shift each output channel's weights to mean 0 and scale them to variance 2 / fan_in, fan_in = C_in·K_h·K_w.
 
     Weight standardisation (Qiao et al. 2019, arXiv:1903.10520) with the He scale folded in. For generated kernels it
     matters more than the generator, as it removes the large constant that P0 puts into every weight.
@@ -56,8 +56,8 @@ def standard_of_factors(
 
 def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:
     """Raise ``ValueError`` if a kernel has one weight per output channel: with mean 0 it would be 0."""
-    for layer, (_, c_in, k, _) in enumerate(kernel_shapes, start=1):
-        if c_in * k * k == 1:
+    for layer, (_, *fan_in) in enumerate(kernel_shapes, start=1):
+        if math.prod(fan_in) == 1:
             raise ValueError(
                 f"{caller}: layer {layer} has one weight per output channel (1×1 on one channel), which "
                 "standardisation would make zero; use kernel_size >= 2 there, or standardise=False"

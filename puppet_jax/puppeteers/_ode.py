@@ -27,14 +27,14 @@ _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda x: x}
 class OdePuppeteer(Puppeteer):
     """Kernels along dP/dt = G(P), P(0) = P0(H): the kernel of layer l is P at t = l·dl(H), l = 1 … L.
 
-    The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²). The published field G is one
-    depthwise-separable convolution that reads P as an image of C_out,max channels on the plane (C_in,max, K_max²):
-    depthwise 3×3 (zero padding), activation, pointwise across channels. Layer l uses P averaged down to its own
-    shape; layers beyond D(H) are the same trajectory continued. One step of Euler's method a layer is eq. (2),
+    The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²), of equal sides. The published
+    field G is one depthwise-separable convolution that reads P as an image of C_out,max channels on the plane
+    (C_in,max, K_max²): depthwise 3×3 (zero padding), activation, pointwise across channels. Layer l uses P averaged
+    down to its own shape; layers beyond D(H) are the same trajectory continued. One step of Euler's method is eq. (2),
     P_l = P_{l−1} + dl·G(P_{l−1}). For gradients one state a layer is kept.
 
     Args:
-        kernel_shapes: (C_out, C_in, K, K) of each layer.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         initial: the state at t = 0. ``"constant"`` is the printed form: P0 of eq. (7) everywhere. ``"low_rank"``
             adds a learned sum of ``rank`` outer products, ``"full"`` a learned tensor. From a constant state a 3×3
             stencil tells input channels apart only from the borders inwards, so the printed form learns little.
@@ -94,8 +94,8 @@ class OdePuppeteer(Puppeteer):
     @property
     def state_shape(self) -> tuple[int, int, int]:
         """(C_out,max, C_in,max, K_max²), the shape of the ODE's state."""
-        c_out, c_in, k = (max(shape[axis] for shape in self.kernel_shapes) for axis in range(3))
-        return c_out, c_in, k * k
+        c_out, c_in, k_h, k_w = (max(sizes) for sizes in zip(*self.kernel_shapes, strict=True))
+        return c_out, c_in, max(k_h, k_w) ** 2
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Make the kernels of one image."""

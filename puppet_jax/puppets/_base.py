@@ -18,7 +18,7 @@ class Puppet(nnx.Module):
     A subclass sets the attributes and writes ``__call__`` and ``batch``; the other methods have defaults.
 
     Attributes:
-        kernel_shapes: (C_out, C_in, K, K) of each kernel, in the order in which they are used.
+        kernel_shapes: (C_out, C_in, K_h, K_w) of each kernel, in the order in which they are used.
         levels: the least depth D that uses each of them; the least level is 1.
         max_depth: the greatest depth.
         num_classes: number of logits; ``None`` for a puppet that returns something else, any tree of arrays.
@@ -49,7 +49,7 @@ class Puppet(nnx.Module):
         Args:
             images: float in [0, 1].
             indices: each layer's choice of a kernel for every image.
-            bank: each layer's kernels, (S, K, K, C_in, C_out), or their factors: an image's own is a
+            bank: each layer's kernels, (S, K_h, K_w, C_in, C_out), or their factors: an image's own is a
                 :class:`~puppet_jax.convolution.Choice`.
             depths: D; an image of depth 0 only fills up the batch.
             samples: the images' numbers, which random streams are made from.
