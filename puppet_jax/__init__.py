@@ -10,11 +10,11 @@ from puppet_jax._complexity import complexity, depth, depth_clipped, entropy, fr
 from puppet_jax._export import export
 from puppet_jax._measure import Measure
 from puppet_jax._model import PuppetCNN, create
-from puppet_jax._predict import Prediction, Predictor, compile_predict
+from puppet_jax._predict import Predictor, compile_predict
 from puppet_jax._pretrained import list_pretrained, load_pretrained, pretrained_info
 from puppet_jax._summary import Summary, summary
 from puppet_jax.any_cnn._puppetize import puppetize
-from puppet_jax.artifact import LoadedModel, load
+from puppet_jax.artifact import LoadedModel, Prediction, load
 from puppet_jax.puppeteers import ContinuousPuppeteer, Puppeteer, StoredPuppeteer
 from puppet_jax.puppets import LayerSpec, PlainPuppet, Puppet
 from puppet_jax.puppets._presets import PRESETS

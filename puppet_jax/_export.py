@@ -35,7 +35,7 @@ def export(
     predict: Predictor,
     path: str | os.PathLike,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int] | None = None,
     dtype: str = "uint8",
     platforms: Sequence[str] = PLATFORMS,
     weights: StoredDtype = "float32",
@@ -52,12 +52,12 @@ def export(
     Args:
         predict: made by :func:`puppet_jax.compile_predict`.
         path: of the file; any name.
-        image_shape: (H, W, C) of the images it will be given.
+        image_shape: (H, W, C) of the images it will be given; ``None``: the model's own.
         dtype: of the images: ``"uint8"`` (levels 0 to 255) or ``"float32"`` (in [0, 1]).
         platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
         weights: what numbers are stored as: ``"float32"``, ``"float16"``, or ``"int8"`` with a scale for each row, as
             :func:`~puppet_jax._stored_dtype.pack` has it; the program computes in float32 all the same.
-        classes: a name for each logit, to be kept in the file.
+        classes: a name for each logit, to be kept in the file; ``None``: the model's.
         preprocessing: how to make an image fit for the model, in words, to be kept in the file.
 
     Raises:
@@ -67,7 +67,13 @@ def export(
             exist, or a model that calls functions outside of XLA.
         ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
     """
-    shape, path = tuple(image_shape), Path(path)
+    if not isinstance(predict, Predictor):
+        raise TypeError(
+            f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
+            "call export(compile_predict(model), ...)"
+        )
+    shape, path = tuple(image_shape or predict.image_shape or ()), Path(path)
+    classes = classes or predict.classes
     _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing)
     function, arrays = portable(predict)
     (batch,) = jax.export.symbolic_shape("b")
@@ -163,11 +169,6 @@ def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
 
 
 def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing) -> None:
-    if not isinstance(predict, Predictor):
-        raise TypeError(
-            f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
-            "call export(compile_predict(model), ...)"
-        )
     if predict.bank is None:
         raise ValueError(
             "export: predict generates kernels for every image, as its model measures complexity without bins; create "

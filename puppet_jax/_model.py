@@ -60,6 +60,11 @@ class PuppetCNN(nnx.Module):
         puppet: the CNN that the kernels drive.
         measurement: which complexity, how finely, and whether depth follows it; the default is :class:`Measure`'s.
 
+    Attributes:
+        classes: a name for each logit, or ``None``.
+        image_shape: (H, W, C) of the images that it was trained on, or ``None``. Predictors and exports take over both.
+            :func:`load_pretrained` knows them, :func:`puppetize` the latter; of another model, set them.
+
     Raises:
         TypeError: ``puppeteer`` is not a :class:`Puppeteer`.
         ValueError: the two disagree about the kernels' shapes.
@@ -79,6 +84,8 @@ class PuppetCNN(nnx.Module):
         self.measurement = measurement or Measure()
         self.puppeteer = puppeteer
         self.puppet = puppet
+        self.classes: tuple[str, ...] | None = None
+        self.image_shape: tuple[int, int, int] | None = None
 
     @property
     def max_depth(self) -> int:

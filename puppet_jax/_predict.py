@@ -4,39 +4,26 @@ import copy
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Num
 
 from puppet_jax._batch import Bank, default_chunk, logits_from_bank, logits_of_batch, make_bank, where_rows
 from puppet_jax._complexity import check_batch
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
+from puppet_jax.artifact import Prediction, TakesPictures
 
 _LARGEST_BATCH = 1024
 
 
-class Prediction(NamedTuple):
-    """What a :class:`Predictor` returns: one row for each image, in the order given.
-
-    Attributes:
-        logits: float32, (B, num_classes); of a puppetized model whatever it returns, with the batch's axis first.
-        complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
-        depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
-    """
-
-    logits: Any
-    complexity: Float[Array, "*batch"]
-    depth: Int[Array, "*batch"]
-
-
-class Predictor:
+class Predictor(TakesPictures):
     """A compiled model, made by :func:`compile_predict`: called with images, it returns a :class:`Prediction`.
 
     Batches are padded to the next power of two, so that few programs serve all sizes, and split beyond 1,024. Padding
@@ -48,10 +35,13 @@ class Predictor:
         measurement: how images are measured.
         bank: the kernels; ``None`` where complexity is continuous and every image's are generated when it comes.
         complexities: (least, greatest) that the bank has kernels for.
+        classes: a name for each logit, or ``None``: the model's.
+        image_shape: (H, W, C) that :meth:`predict_images` scales to, or ``None``: the model's.
     """
 
     def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
+        self.classes, self.image_shape = model.classes, model.image_shape
         self.bank: Bank | None = None
         self.complexities: tuple[float, float] | None = None
         if self.measurement.bin is not None:
@@ -92,7 +82,8 @@ class Predictor:
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         run = functools.partial(_predict, self.measurement, self._chunk)
-        return of_any_mesh(run, count, *self._parts, self.bank, images=images, batch_axes=1)
+        logits, h, d = of_any_mesh(run, count, *self._parts, self.bank, images=images, batch_axes=1)
+        return Prediction(logits, h, d, self.classes)
 
     @property
     def arrays(self) -> Any:
@@ -198,13 +189,13 @@ def _bins(measurement: Measure, complexities: tuple[float, float] | None) -> tup
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images) -> Prediction:
+def _predict(measurement: Measure, chunk: int, count, graphdef, state, bank: Bank | None, images):
     puppet, puppeteer = nnx.merge(graphdef, state)
     h, d = measurement(images, puppet.max_depth)
     d_or_padding = jnp.where(jnp.arange(len(images)) < count, d, 0)
     if bank is None:
-        return Prediction(logits_of_batch(puppet, puppeteer, measurement, images, h, d_or_padding), h, d)
+        return logits_of_batch(puppet, puppeteer, measurement, images, h, d_or_padding), h, d
     bins = measurement.index(h)
     held, padding = bank.holds(bins), d_or_padding == 0
     logits = logits_from_bank(puppet, bank, images, bins, jnp.where(held, d_or_padding, 0), chunk)
-    return Prediction(where_rows(held | padding, logits, jnp.nan), h, d)
+    return where_rows(held | padding, logits, jnp.nan), h, d

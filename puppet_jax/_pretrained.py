@@ -4,6 +4,7 @@ A file is a safetensors file of the parameters, tens of kilobytes, since only wh
 as JSON under one key, what makes the model, what images it is for, and what else is known of it.
 """
 
+import difflib
 import functools
 import json
 import os
@@ -28,25 +29,25 @@ FORMAT = "puppet-jax model 5"
 KEY = "puppet_jax"
 """Of all that a file says about its model, as JSON. One key: the format writes several in no fixed order."""
 SUFFIX = ".safetensors"
+PARAMETERS = "params.safetensors"
+"""The file of a run's folder."""
 
 
 def list_pretrained() -> tuple[str, ...]:
     """The names that :func:`load_pretrained` knows."""
-    folder = resources.files("puppet_jax") / "weights"
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(SUFFIX)))
+    return tuple(_of_package())
 
 
 def load_pretrained(name: str | os.PathLike) -> PuppetCNN:
-    """A trained model that comes with the package, or that the trainer has left or released as a file.
+    """A trained model: one that comes with the package, or what the trainer has left or released.
 
     Beside the weights of the package lies a model card, ``weights/NAME.md``: data, recipe, accuracy, limits. The names
     of the classes and the accuracy are in :func:`pretrained_info`.
 
     Args:
         name: one of :func:`list_pretrained`, for example ``"puppet_s_cifar10"``; or the path of a ``.safetensors``
-            file. Of the puppet of somebody's own CNN the file names the function that makes it, which is imported.
+            file or of a run's folder, which goes before a name: ``"./NAME"`` is a path alone. Of the puppet of
+            somebody's own CNN the file names the function that makes it, which is imported.
 
     Raises:
         ValueError: an unknown name, a file that is damaged or of another version, or the puppet of a CNN that cannot be
@@ -72,18 +73,54 @@ def pretrained_info(name: str | os.PathLike) -> Mapping[str, Any]:
     return _open(name)[1]
 
 
-def _open(name: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def locate(name: str | os.PathLike) -> Path:
+    """The folder of a run, or the file of a released model or of one of the package.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     text = os.fspath(name)
     path = Path(text)
-    if not text.endswith(SUFFIX):
-        if text not in list_pretrained():
-            there = ", ".join(list_pretrained()) or "none"
-            raise ValueError(f"load_pretrained: unknown model {text!r}; there are {there}, or give a {SUFFIX} file")
-        path = Path(str(resources.files("puppet_jax") / "weights" / f"{text}{SUFFIX}"))
+    of_package = _of_package()
+    try:
+        if path.is_dir() or (path.exists() and path.suffix == SUFFIX):
+            return path
+        found = f"is no folder, and no {SUFFIX} file" if path.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # a name that is too long, or no name at all
+        found = f"cannot be read ({error})"
+    if text in of_package and found == "does not exist":
+        return of_package[text]
+    near = difflib.get_close_matches(text, of_package, n=1)
+    raise ValueError(
+        f"{text} {found}, expected the folder of a run (python -m train names it last), a released {SUFFIX} "
+        f"file, or a pretrained model ({', '.join(of_package) or 'there is none'})"
+        f"{f'; did you mean {near[0]}?' if near else ''}"
+    )
+
+
+def parameters_file(path: Path) -> Path:
+    """The file with the parameters of what :func:`locate` has found, which a run may not have written yet."""
+    return path / PARAMETERS if path.is_dir() else path
+
+
+def weights_folder() -> Path:
+    """Where the package keeps the models that come with it."""
+    return Path(str(resources.files("puppet_jax") / "weights"))
+
+
+def _of_package() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
+
+
+def _open(name: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        path = parameters_file(locate(name))
+    except ValueError as error:
+        raise ValueError(f"load_pretrained: {error}") from error
     try:
         arrays, about = read(path)
     except ValueError as error:
-        raise ValueError(f"load_pretrained: {text!r}: {error}") from error
+        raise ValueError(f"load_pretrained: {os.fspath(path)!r}: {error}") from error
     return arrays, about | {"bytes": path.stat().st_size}
 
 
@@ -96,7 +133,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     import safetensors  # only here, so that nothing else needs it
 
     if not path.is_file():  # opening a named pipe would wait for its writer
-        raise ValueError("no such file, or not a regular file; expected the parameters of a model")
+        raise ValueError("no such file, or not a regular one; expected parameters, as a run writes after an epoch")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -135,6 +172,8 @@ def model_of(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Pupp
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))):
         model = make()  # it has more than parameters: random streams, averages
         assign(model, arrays)
+    model.image_shape = *about["image_size"], about["create"]["in_channels"]
+    model.classes = tuple(about["class_names"])
     model.eval()
     return model
 

@@ -1,7 +1,7 @@
 """Reading and running an exported model.
 
 This file imports nothing of its package, only jax and numpy: a copy of it works where the package is not installed.
-(jax needs ``flatbuffers`` for it, as for everything of ``jax.export``.)
+(jax needs ``flatbuffers`` for it, as for everything of ``jax.export``; pictures are scaled by Pillow.)
 
 An export is a zip file, nothing in it compressed: ``metadata.json``; ``program.stablehlo``, what ``jax.export`` has
 serialized, a flatbuffer; ``arrays/NAME.npy``, its parameters; ``README.txt``, how to run it without this file.
@@ -10,6 +10,7 @@ registered in the process ("custom calls"), Python's own among them: a program w
 refused before it is compiled.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,8 +20,9 @@ import os
 import re
 import stat
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.export
@@ -51,21 +53,90 @@ _HARMLESS = frozenset(
 )
 
 
-class Prediction(NamedTuple):
-    """What a loaded model returns, one row for each image, in the order given; of one image, its row.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a predictor returns, one row for each image, in the order given; of one image, its row. It unpacks:
+    ``logits, complexity, depth = prediction``.
 
     Attributes:
-        logits: float32, (B, num_classes); or, as the file's ``num_classes`` is null then, other arrays (B, …).
-        complexity: float32, (B,), bits: of the centre of each image's bin.
-        depth: int32, (B,), the number of layers each image went through.
+        logits: float32, (B, num_classes); of a puppetized model whatever it returns, with the batch's axis first.
+        complexity: float32, (B,), bits: of the centre of each image's bin, where it is measured to bins.
+        depth: int32, (B,), D: the number of layers that each image went through, in a plain puppet.
+        classes: a name for each logit, or ``None`` where they are not known.
     """
 
     logits: Any
-    complexity: jax.Array
-    depth: jax.Array
+    complexity: Any
+    depth: Any
+    classes: tuple[str, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.logits, self.complexity, self.depth))
+
+    @property
+    def probabilities(self) -> jax.Array:
+        """Softmax of the logits, (B, num_classes).
+
+        Raises:
+            ValueError: the model returns something else than logits.
+        """
+        if not isinstance(self.logits, jax.Array | np.ndarray) or self.logits.ndim > 2:
+            raise ValueError("probabilities: the model returns no logits; see .logits for what it does return")
+        return jax.nn.softmax(self.logits, axis=-1)
+
+    def top(self, k: int = 1) -> list:
+        """The ``k`` most probable classes of each image: a list of (name, probability), the most probable first; a
+        number in place of a name where names are not known."""
+        rows = np.atleast_2d(np.asarray(self.probabilities))
+        names = self.classes or range(rows.shape[-1])
+        best = np.argsort(-rows, axis=-1, kind="stable")[:, :k]
+        told = [[(names[i], float(row[i])) for i in order] for row, order in zip(rows, best, strict=True)]
+        return told if self.logits.ndim == 2 else told[0]
 
 
-class LoadedModel:
+jax.tree_util.register_dataclass(Prediction)
+
+
+class TakesPictures:
+    """What predictors have in common that know which images they are for."""
+
+    classes: tuple[str, ...] | None
+    image_shape: tuple[int, ...] | None
+    dtype = "uint8"
+
+    def __call__(self, images) -> Prediction:
+        raise NotImplementedError
+
+    def predict_images(self, pictures: Any) -> Prediction:
+        """Predict pictures of any size, which are scaled as ``python -m train`` scales a folder's.
+
+        A Pillow image is turned as its EXIF orientation says, what is transparent in it lies over white, and it becomes
+        grey or RGB as the model wants it. Every picture is scaled so that it just covers the model's size (bicubic),
+        and its middle cut out.
+
+        Args:
+            pictures: a Pillow image, levels (H, W) or (H, W, C) as uint8, or several of these, of any sizes.
+
+        Raises:
+            TypeError: an array of another dtype.
+            ValueError: an array that is no picture; no picture at all; or, of a model that the package did not load and
+                did not make from an image's shape, ``image_shape`` is not known: set it before ``compile_predict``.
+            ImportError: Pillow is missing, which scales them.
+        """
+        if self.image_shape is None:
+            raise ValueError(
+                "predict_images: the model does not know which size its images have; set model.image_shape = (height, "
+                "width, channels), and model.classes if you like, before compile_predict(model)"
+            )
+        one = hasattr(pictures, "convert") or (hasattr(pictures, "ndim") and pictures.ndim < 4)
+        levels = [_fitted(each, tuple(self.image_shape)) for each in ([pictures] if one else pictures)]
+        if not levels:
+            raise ValueError("predict_images: got no picture, at least one is needed")
+        images = np.stack(levels) if self.dtype == "uint8" else np.stack(levels) / np.float32(255)
+        return self(images[0] if one else images)
+
+
+class LoadedModel(TakesPictures):
     """An exported model, made by :func:`load`: called with images, it returns a :class:`Prediction`.
 
     Batches are padded to the next power of two with black images, so that few programs serve all sizes, and split
@@ -87,7 +158,7 @@ class LoadedModel:
         self.classes = None if metadata["classes"] is None else tuple(metadata["classes"])
         self.preprocessing = metadata["preprocessing"]
         self.complexities = tuple(metadata["complexities"])
-        self.image_shape = tuple(metadata["images"]["shape"])
+        self.image_shape: tuple[int, ...] = tuple(metadata["images"]["shape"])
         self.dtype = metadata["images"]["dtype"]
         self.platforms = tuple(metadata["platforms"])
         self.version = metadata["puppet_jax"]
@@ -106,17 +177,19 @@ class LoadedModel:
         if images.ndim == 3:
             return jax.tree.map(lambda rows: rows[0], self(images[None]))
         if isinstance(images, jax.core.Tracer):
-            return Prediction(*self._run(images, self._arrays))
-        parts = []
+            logits, complexity, depth = self._run(images, self._arrays)
+            return Prediction(logits, complexity, depth, self.classes)
+        parts: list[Any] = []
         for start in range(0, len(images), _LARGEST_BATCH):
             part = images[start : start + _LARGEST_BATCH]
             filled = np.zeros((1 << (len(part) - 1).bit_length(), *self.image_shape), images.dtype)
             filled[: len(part)] = part
             cut = operator.itemgetter(slice(len(part)))
             parts.append(jax.tree.map(cut, self._run(filled, self._arrays)))
-        found = Prediction(*(parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)))
-        self._check_held(np.asarray(found.complexity))
-        return found
+        rows = parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
+        logits, complexity, depth = rows
+        self._check_held(np.asarray(complexity))
+        return Prediction(logits, complexity, depth, self.classes)
 
     def _check_held(self, complexity: np.ndarray) -> None:
         low, high = self.complexities
@@ -153,6 +226,92 @@ class LoadedModel:
                 f"{images.max():.9g}; divide levels by 255"
             )
         return images
+
+
+def _fitted(picture: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture as levels of the shape (H, W, C) that a model takes; see :meth:`TakesPictures.predict_images`."""
+    *size, channels = shape
+    if not hasattr(picture, "convert"):
+        picture = np.asarray(picture)
+        if picture.dtype != np.uint8:
+            raise TypeError(
+                f"predict_images: expected Pillow images or arrays of uint8, got an array of {picture.dtype}; multiply "
+                "what lies in [0, 1] by 255, round it, and convert it"
+            )
+        if picture.shape == shape:
+            return picture
+        if picture.ndim == 3 and picture.shape[-1] == 1:
+            picture = picture[..., 0]
+        if not picture.size or picture.shape[2:] not in ((), (3,), (4,)) or channels not in (1, 3):
+            raise ValueError(
+                f"predict_images: got an array of shape {picture.shape}, expected (height, width), (height, width, 3), "
+                f"(height, width, 4) with transparency, or {shape}, as the model takes it"
+            )
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("predict_images: Pillow scales pictures, and is missing; pip install pillow") from error
+    if isinstance(picture, np.ndarray):
+        image, stored = Image.fromarray(picture), ""
+    else:
+        stored = png_mode(picture)
+        image = ImageOps.exif_transpose(picture)
+    return as_levels(in_channels(image, channels, stored), size)
+
+
+def png_mode(image) -> str:
+    """How a PNG that is not loaded yet stores its pixels, as Pillow calls it: ``"L;2"``, ``"RGB;16B"``, …"""
+    return image.tile[0].args if image.format == "PNG" and image.tile else ""
+
+
+def in_channels(image, channels: int, stored: str):
+    """As a Pillow image of mode L or RGB: 16 bits a channel scaled to 8; what is transparent laid over white; palettes,
+    CMYK and the like converted to RGB, and RGB to grey by its luma (ITU-R 601).
+
+    Args:
+        image: a Pillow image.
+        channels: 1 or 3.
+        stored: what :func:`png_mode` said of it before it was loaded.
+
+    Raises:
+        ValueError: pixels of 32 bits, or a transparent colour of 16 bits a channel.
+    """
+    wanted = "L" if channels == 1 else "RGB"
+    if image.mode == wanted and not image.has_transparency_data:
+        return image  # as most are: Pillow's conversion would copy it
+    from PIL import Image
+
+    clear = image.info.get("transparency")  # of a PNG without alpha the transparent level, in bits as the file's
+    if image.mode == "F":
+        raise ValueError("pixels of 32-bit floats, expected 8 or 16 bits a channel")
+    if stored == "RGB;16B" and clear is not None:
+        raise ValueError("a transparent colour of 16 bits a channel, expected transparency as an alpha channel")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would clip levels at 255.
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("pixels of 32 bits, expected 8 or 16 bits a channel")
+        scaled = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = Image.fromarray(scaled if clear is None else np.where(levels == clear, np.uint8(255), scaled))
+    elif image.has_transparency_data:
+        if stored in ("L;2", "L;4") and clear is not None:
+            image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[stored]
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(wanted)
+
+
+def as_levels(image, size: Sequence[int] | None) -> np.ndarray:
+    """The levels (H, W, C) of a Pillow image of mode L or RGB, scaled so that it just covers ``size`` (H, W), if that
+    is given, and its middle cut out. For a square that is the shorter side scaled to it, and a centre crop."""
+    if size is not None and image.size != (size[1], size[0]):
+        from PIL import Image, ImageOps
+
+        # fit crops and scales in one pass, so a strip of 1×10000 is never scaled to 32×320000.
+        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
+    width, height = image.size
+    # A tenth faster, file and decoding included, than np.asarray(image).
+    return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, len(image.mode))
 
 
 def load(path: str | os.PathLike) -> LoadedModel:

@@ -148,6 +148,16 @@ def test_floats_are_checked_at_the_door(predict, images, tmp_path):
     loaded = pj.load(tmp_path / "a")
     unit = (images / 255).astype(np.float32)
     same(loaded(unit), predict(unit))
+    same(loaded.predict_images(images), predict(images))  # of the model's own size, which needs no Pillow
+    for wrong, error, words in [
+        ([], ValueError, "got no picture"),
+        (unit, TypeError, "multiply"),
+        (np.zeros((9, 9, 3), np.uint8), ValueError, r"got an array of shape \(9, 9, 3\), expected .* or \(8, 8, 2\)"),
+    ]:
+        with pytest.raises(error, match=words):
+            loaded.predict_images(wrong)
+    with pytest.raises(ValueError, match=r"set model\.image_shape"):
+        predict.predict_images(images)
     for value in (np.nan, -0.1, 1.5):
         with pytest.raises(ValueError, match="must lie in"):
             loaded(np.full(SHAPE, value, np.float32))

@@ -14,6 +14,7 @@ from trained_runs import save_run
 import puppet_jax as pj
 from puppet_jax import PRESETS
 from puppet_jax._pretrained import KEY, assign, flat
+from puppet_jax._pretrained import PARAMETERS as FILE
 from train import data
 from train.__main__ import main
 from train.build import build, measurement
@@ -21,7 +22,6 @@ from train.config import Config, Measurement, recipe_of, resolve
 from train.errors import UserError
 from train.runs import model_file
 from train.runs.model_file import Images, open_run
-from train.runs.source import PARAMETERS as FILE
 from train.steps.loop import plan
 
 NAMES = ["cat", "dog", "猫", "red"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from PIL import Image
 from trained_runs import ENVIRONMENT, picture, python, save_run
 
 import puppet_jax as pj
@@ -107,6 +108,11 @@ def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, t
             reference.complexity(image), abs=model.measurement.bin / 2 + 1e-4
         )
         assert line["depth"] == int(pj.depth(line["complexity_bits"], max_depth=model.max_depth))
+    answers = pj.compile_predict(pj.load_pretrained(run)).predict_images([Image.open(path) for path in order])
+    np.testing.assert_array_equal(answers.depth, [line["depth"] for line in found])
+    for best, line in zip(answers.top(3), found, strict=True):
+        assert [name for name, _ in best] == [each["class"] for each in line["top"]]
+        np.testing.assert_allclose([p for _, p in best], [each["probability"] for each in line["top"]], atol=1e-4)
 
 
 def test_the_table_is_aligned_and_folders_are_searched(run, pictures, tmp_path, capsys):

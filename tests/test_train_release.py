@@ -1,6 +1,7 @@
 """A trained run becomes a model of the package, and a file that runs by itself, with the same answers."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from trained_runs import save_run
+from PIL import Image
+from trained_runs import picture, save_run
 
 import puppet_jax as pj
 from bench import results_file
 from puppet_jax import _pretrained as pretrained
 from train.__main__ import main
 from train.config import Measurement
+from train.data.images import read_image
 from train.runs.model_file import open_run
 
 NAMES = [*"012345678", "a \x1b[31mred\n name"]
@@ -50,9 +53,11 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert pj.list_pretrained() == ()
     assert release(run, weights, "--data-note", "Eight by eight pixels.") == 0
     assert pj.list_pretrained() == ("of_digits",)
+    assert capsys.readouterr().err.endswith('puppet_jax.load_pretrained("of_digits") opens it\n')
     model, trained = pj.load_pretrained("of_digits"), open_run(run).model
     images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
+    assert (model.classes, model.image_shape) == (tuple(NAMES), (8, 12, 1))
     assert model.measurement == pj.Measure(depth=-1, bin=0.5)
 
     info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
@@ -76,9 +81,36 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert capsys.readouterr() == ("", f"written: {file} ({file.stat().st_size:,} bytes)\n")
     loaded = pj.load(file)
     np.testing.assert_allclose(loaded(images).logits, model(images), atol=1e-4)
+    paths = [picture(tmp_path / "a.png", 0, (50, 30), "RGBA"), picture(tmp_path / "b.png", 1, (9, 40))]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(paths[0]).save(paths[0], exif=turned)
+    opened = [Image.open(path) for path in paths]
+    expected = nnx.softmax(model(np.stack([read_image(path, (8, 12), 1) for path in paths])))
+    for pictures in (opened, [opened[0], np.asarray(opened[1])]):
+        np.testing.assert_allclose(loaded.predict_images(pictures).probabilities, expected, atol=1e-4)
+    best = int(expected[1].argmax())
+    (told,) = loaded.predict_images(opened[1]).top()
+    assert told == (NAMES[best], pytest.approx(float(expected[1, best]), abs=1e-4))
     assert (loaded.classes, loaded.platforms) == (tuple(NAMES), ("cpu", "tpu"))
     assert "8x12 pixels" in loaded.preprocessing
     assert "grey" in loaded.preprocessing
+
+
+def test_what_lies_elsewhere_is_opened_by_its_path_as_its_card_says(run, weights, tmp_path, rng, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert release(run, "elsewhere") == 0
+    assert pj.list_pretrained() == ()
+    images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
+    expected = pj.load_pretrained(run)(images)
+    said = capsys.readouterr().err.splitlines()[-1].removesuffix(" opens it")
+    (line,) = re.findall(r"`(puppet_jax.load_.*?)`", Path("elsewhere/of_digits.md").read_text())
+    for text, folder in ((said, tmp_path), (line, tmp_path / "elsewhere")):
+        monkeypatch.chdir(folder)
+        np.testing.assert_array_equal(eval(text, {"puppet_jax": pj})(images), expected)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty/params\.safetensors.*no such file"):
+        pj.load_pretrained(tmp_path / "empty")
 
 
 def test_what_cannot_be_written_leaves_nothing_and_unknown_models_are_refused(
@@ -107,7 +139,7 @@ def test_what_cannot_be_written_leaves_nothing_and_unknown_models_are_refused(
     assert {path.name for path in tmp_path.rglob("*.*")} == {"of_digits.safetensors", "of_digits.md"}
     assert release(run, weights, "--overwrite") == 0
     assert (weights / "of_digits.safetensors").read_bytes() == before
-    with pytest.raises(ValueError, match="there are of_digits"):
+    with pytest.raises(ValueError, match=r"pretrained model \(of_digits\); did you mean of_digits"):
         pj.load_pretrained("../of_digits")
 
 

@@ -112,4 +112,7 @@ def puppetize(
         # With more layers than depths, s = l·dl runs that many times beyond 1. Without this factor the kernels would
         # change with H that many times faster than in a plain puppet.
         options = {"omega_depth": 10.0 * min(1.0, MOST_DEPTHS / len(puppet.names))} | options
-    return warn_if_larger(PuppetCNN(make(puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement), "puppetize")
+    model = PuppetCNN(make(puppet.kernel_shapes, **options, rngs=rngs), puppet, measurement)
+    height, width, channels = image_shape
+    model.image_shape = height, width, channels
+    return warn_if_larger(model, "puppetize")

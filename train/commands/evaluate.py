@@ -134,7 +134,7 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     was reported on."""
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")
-    path = locate(options.run)  # before jax is imported, which takes seconds
+    path = locate(options.run)
 
     import numpy as np
 

@@ -64,10 +64,8 @@ def run(options: Export) -> int:
         pj.export(
             predict,
             options.file,
-            image_shape=(height, width, images.channels),
             platforms=options.platforms,
             weights=options.weights,
-            classes=images.class_names,
             preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
             "cut out; uint8 levels, nothing subtracted or divided",
         )

@@ -55,7 +55,7 @@ def run(options: Predict) -> int:
         raise UserError(
             f"--output: got {printable(options.output)}, expected a name that ends in .jsonl (lines of JSON)"
         )
-    path = locate(options.run)  # before jax is imported, which takes seconds
+    path = locate(options.run)
     names: list[str] = []
     passed: dict[str, str] = {}
     empty = 0

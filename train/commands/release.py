@@ -54,7 +54,7 @@ def run(options: Release) -> int:
 
     from flax import nnx
 
-    from puppet_jax._pretrained import flat
+    from puppet_jax._pretrained import flat, weights_folder
     from puppet_jax._stored_dtype import pack, unpack
     from train.runs import model_file
 
@@ -78,12 +78,16 @@ def run(options: Release) -> int:
         about.accuracy = _accuracy(folder, unpack(arrays), summary.test_images)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+        of_package = options.out.resolve() == weights_folder().resolve()
         with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
             size = model_file.save(first, arrays, about)
-            second.write_text(_card(options.name, about, summary, size), encoding="utf-8")
+            opened = options.name if of_package else weights.name
+            second.write_text(_card(options.name, opened, about, summary, size), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out: {printable(weights)} cannot be written ({error.strerror})") from error
-    print(f"written: {weights} ({size:,} bytes), {card}", file=sys.stderr)
+    print(f"written: {printable(weights)} ({size:,} bytes), {printable(card)}", file=sys.stderr)
+    opened = options.name if of_package else str(weights)
+    print(f"puppet_jax.load_pretrained({json.dumps(opened)}) opens it", file=sys.stderr)
     return 0
 
 
@@ -106,7 +110,8 @@ def _before(but: dict[str, Any], digest: str) -> str:
     return f"\n- **The run before**: {same}. It left the model of SHA-256 `{digest[:16]}`."
 
 
-def _card(name: str, about: "About", summary: Summary, size: int) -> str:
+def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -> str:
+    """The model card; ``opened`` is what ``load_pretrained`` takes where the card lies."""
     from train.steps.optimiser import CLIP_NORM, WARMUP
 
     recipe, parameters, create = about.recipe, about.parameters, about.create
@@ -133,7 +138,7 @@ def _card(name: str, about: "About", summary: Summary, size: int) -> str:
     note = f" {about.data_note}" if about.data_note else ""
     text = f"""# {name}
 
-`puppet_jax.load_pretrained("{name}")`: {net}{of_width}{every}, puppeteer `{create.puppeteer}`{options}.
+`puppet_jax.load_pretrained("{opened}")`: {net}{of_width}{every}, puppeteer `{create.puppeteer}`{options}.
 
 - **Task**: {len(about.class_names)} classes ({", ".join(about.class_names)}) of images of {height}×{width}
   pixels, {create.in_channels} channels, uint8 or float in [0, 1].

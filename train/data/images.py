@@ -61,28 +61,35 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
     """
     from PIL import ImageOps
 
+    from puppet_jax.artifact import as_levels, in_channels, png_mode
+
     with _opened(source) as image:
         if size is not None and image.format in ("JPEG", "MPO") and min(image.size) >= 4 * max(size):
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster. At least twice the
             # pixels wanted are left to resample from.
             image.draft(None, (2 * max(size),) * 2)
-        raw_mode = _raw_mode(image)
+        stored = png_mode(image)
         image.load()
         if _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
-        image = _in_channels(image, channels, raw_mode)
-        return _as_array(image if size is None else _scaled(image, size))
+        try:
+            image = in_channels(image, channels, stored)
+        except ValueError as error:
+            raise ImageError(str(error)) from error
+        return as_levels(image, size)
 
 
 def read_header(source: str | Path | bytes) -> Header:
     """What can be known without decoding, in a fraction of the time; an :class:`ImageError` as of
     :func:`read_image`, but for damage beyond the header."""
+    from puppet_jax.artifact import png_mode
+
     with _opened(source) as image:
         width, height = image.size
         # Orientations from five on are quarter turns, which Pillow has applied to the size of a TIFF.
         if _orientation(image) in range(5, 9) and image.format != "TIFF":
             width, height = height, width
-        return Header(height, width, image.mode in _GREY or _raw_mode(image) == "LA;16B")
+        return Header(height, width, image.mode in _GREY or png_mode(image) == "LA;16B")
 
 
 def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -100,7 +107,9 @@ def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     from PIL import Image
 
-    return _as_array(_scaled(Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels), size))
+    from puppet_jax.artifact import as_levels
+
+    return as_levels(Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels), size)
 
 
 @contextlib.contextmanager
@@ -174,51 +183,3 @@ def _orientation(image) -> int:
         return Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data are ignored: the image itself may be sound
         return 1
-
-
-def _raw_mode(image) -> str:
-    """How a PNG that is not loaded yet stores its pixels, as Pillow calls it: ``"L;2"``, ``"RGB;16B"``, …"""
-    return image.tile[0].args if image.format == "PNG" and image.tile else ""
-
-
-def _in_channels(image, channels: int, raw_mode: str):
-    """As a Pillow image of mode L or RGB."""
-    wanted = "L" if channels == 1 else "RGB"
-    if image.mode == wanted and not image.has_transparency_data:
-        return image  # as most are: Pillow's conversion would copy it
-    from PIL import Image
-
-    clear = image.info.get("transparency")  # of a PNG without alpha the transparent level, in bits as the file's
-    if image.mode == "F":
-        raise ImageError("pixels of 32-bit floats, expected 8 or 16 bits a channel")
-    if raw_mode == "RGB;16B" and clear is not None:
-        raise ImageError("a transparent colour of 16 bits a channel, expected transparency as an alpha channel")
-    if image.mode.startswith("I"):
-        # Pillow's own conversion would clip levels at 255.
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ImageError("pixels of 32 bits, expected 8 or 16 bits a channel")
-        scaled = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        image = Image.fromarray(scaled if clear is None else np.where(levels == clear, np.uint8(255), scaled))
-    elif image.has_transparency_data:
-        if raw_mode in ("L;2", "L;4") and clear is not None:
-            image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[raw_mode]
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(wanted)
-
-
-def _scaled(image, size: tuple[int, int]):
-    height, width = size
-    if image.size == (width, height):
-        return image
-    from PIL import Image, ImageOps
-
-    # fit crops and scales in one pass, so a strip of 1×10000 is never scaled to 32×320000.
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-
-
-def _as_array(image) -> np.ndarray:
-    # A tenth faster, file and decoding included, than np.asarray(image).
-    width, height = image.size
-    return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, len(image.mode))

@@ -22,12 +22,11 @@ from flax import nnx
 import puppet_jax as pj
 from puppet_jax import _pretrained
 from puppet_jax._named_function import is_function_name
-from puppet_jax._pretrained import FORMAT, KEY, flat
+from puppet_jax._pretrained import FORMAT, KEY, flat, parameters_file
 from train import atomic_file
 from train.build import measurement
 from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of, resolve
 from train.errors import UserError
-from train.runs.source import parameters_file
 from train.terminal import printable
 
 MOST_PIXELS = 2**22
@@ -230,7 +229,7 @@ def open_run(source: Path) -> Trained:
     of_model["puppeteer_options"] = json.dumps(about.create.puppeteer_options)
     try:
         config = resolve(msgspec.convert(about.recipe | of_model, Config))  # without what this version does not know
-        model = _pretrained.model_of({"create": create, "image_size": about.image_size}, arrays)
+        model = _pretrained.model_of(msgspec.structs.asdict(about) | {"create": create}, arrays)
     except Exception as error:  # the values can be anything, and so can the error that they cause
         raise UserError(f"{printable(path)}: cannot be opened here: {printable(str(error))[:400]}") from error
     return Trained(source, model, config, about)

@@ -8,12 +8,12 @@ import jax
 from flax import nnx
 
 import puppet_jax as pj
-from puppet_jax._pretrained import assign, flat, leaf_name
+from puppet_jax._pretrained import PARAMETERS, assign, flat, leaf_name
 from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of
 from train.errors import UserError
 from train.runs import run_folder
 from train.runs.model_file import About, Trained, open_run, outline
-from train.runs.source import PARAMETERS, locate
+from train.runs.source import locate
 
 
 def defaults(source: Path, asked: Config) -> dict[str, Any]:
