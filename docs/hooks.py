@@ -11,6 +11,7 @@ NOTEBOOK = ROOT / "bench" / "puppet_cnn.ipynb"
 # Links to pictures and results as they are on a code host, from docs/ to the folder beside it.
 PICTURES = re.compile(r"(!\[[^\]]*\]\()\.\./(bench/(?:results|figures)/[\w.-]+\.(?:png|svg)\))")
 NUMBER = re.compile(r"\\tag\{(\w+)\}")
+FOLDED = re.compile(r"<table>.*?</table>|<li>.*?</li>", re.S)
 EQUATIONS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
@@ -54,8 +55,8 @@ def on_page_markdown(markdown, **_):
     return PICTURES.sub(r"\1\2", markdown)
 
 
-def on_page_content(content, **_):
-    """Equations as MathML, which browsers show by themselves."""
+def on_page_content(content, page, **_):
+    """Equations as MathML, which browsers show by themselves; long tables and paragraphs of results folded."""
     from latex2mathml.converter import convert
 
     def equation(found):
@@ -66,4 +67,14 @@ def on_page_content(content, **_):
             return shown
         return f'<div class="equation">{shown}<span>{f"({number[1]})" if number else ""}</span></div>'
 
+    def folded(found):
+        rows = found[0].count("<tr>") - 1
+        if rows < 0:  # an item of a list
+            begun, _, rest = found[0].removeprefix("<li>").removesuffix("</li>").partition(":")
+            return found[0] if len(rest) < 600 else f"<li><details><summary>{begun}</summary>{rest}</details></li>"
+        table = f"表（{rows} 行）" if page.file.src_uri.endswith(".ja.md") else f"Table of {rows} rows"
+        return found[0] if rows < 5 else f"<details><summary>{table}</summary>{found[0]}</details>"
+
+    if page.file.src_uri.startswith("results"):
+        content = FOLDED.sub(folded, content)
     return EQUATIONS.sub(equation, content)
