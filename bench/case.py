@@ -89,12 +89,12 @@ def prepare(folder: Path, size: Size) -> None:
     complexity = jax.jit(pj.complexity)
     images = cifar.images(cifar.complexities(size.batch), complexity)
     labels = np.random.default_rng(3).integers(0, 10, size.batch)
-    measured, depth = nnx.jit(lambda model, images: model.measure(images))(model, images)
+    measured, _ = nnx.jit(lambda model, images: model.measure(images))(model, images)
     config, exported = weights.export(model)
     _, stored = weights.export(twin)
     logits = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
     static_logits = np.asarray(_at_full_depth(twin, images))
-    arrays = {"images": images, "labels": labels, "h": np.asarray(measured), "depth": np.asarray(depth)}
+    arrays = {"images": images, "labels": labels, "h": np.asarray(measured)}
     arrays |= {"complexity": np.asarray(complexity(images)), "logits": logits, "loss": loss(logits, labels).mean()}
     full = make_model(size, measurement=pj.Measure(depth="full"))
     arrays["full_logits"] = np.asarray(nnx.jit(lambda model, images: model(images))(full, images))

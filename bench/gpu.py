@@ -4,9 +4,8 @@
 
 Needs the library's core dependencies alone, and finds the package beside it. First every lowering and the whole model
 are compared with the CPU, then a table is printed: this library beside the static CNN (cuDNN's) and kernels for every
-image, interleaved, as ratios with quartiles; then, with what is left of the time, the throughput of training on batches
-of CIFAR-10's shape. Without a GPU it says so and ends with exit code 3, unless
-``--cpu`` asks for the same on the CPU.
+image, interleaved, as ratios with quartiles. Without a GPU it says so and ends with exit code 3, unless ``--cpu`` asks
+for the same on the CPU.
 """
 
 import argparse
@@ -27,7 +26,6 @@ from flax import nnx
 import puppet_jax as pj
 from bench import case, cifar, contenders, machine, results_file, target, timing
 from bench.case import Size
-from bench.contenders import jax_side
 from puppet_jax.convolution import Choice, convolve
 from puppet_jax.convolution._lowerings import LOWERINGS
 
@@ -68,7 +66,7 @@ def main() -> int:
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
-    result["speed"], result["throughput"] = [], []
+    result["speed"] = []
     with jax.default_device(device):
         for size in [TINY] if arguments.quick else SIZES:
             if time.perf_counter() - began > arguments.seconds:
@@ -76,11 +74,6 @@ def main() -> int:
                 continue
             rounds = 2 if arguments.quick else 15
             result["speed"] += measure(size, QUICK if arguments.quick else CONTENDERS, rounds)
-        models = models if arguments.quick else {name: preset(name) for name in ("puppet_s", "puppet_m")}
-        for name, model in models.items():
-            if time.perf_counter() - began < arguments.seconds:
-                short = {"batch": 8, "steps": 2} if arguments.quick else {"batch": 512, "steps": 50}
-                result["throughput"].append(throughput(name, model, **short))
     if arguments.output:
         results_file.write(arguments.output, result)
     return 1 if failed else 0
@@ -139,7 +132,7 @@ def preset(name: str, puppeteer: str = "continuous", width: int | None = None) -
 
 def check_models(models: dict[str, pj.PuppetCNN]) -> list[dict]:
     """Complexity, logits and gradients of models by their puppeteers, and the compiled prediction, against the CPU."""
-    images = images_of(np.linspace(2.0, 7.2, 32, dtype=np.float32))  # of all depths
+    images = cifar.images(np.linspace(2.0, 7.2, 32, dtype=np.float32), jax.jit(pj.complexity))  # of all depths
     lines = [line("complexity", jax.jit(pj.complexity)(images), on_cpu(jax.jit(pj.complexity), images), 1e-4)]
     for name, model in models.items():
         graphdef, state = nnx.split(model)
@@ -161,10 +154,6 @@ def check_models(models: dict[str, pj.PuppetCNN]) -> list[dict]:
     return lines
 
 
-def images_of(h: np.ndarray) -> np.ndarray:
-    return cifar.images(h, jax.jit(pj.complexity))
-
-
 def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list[dict]:
     """Prediction and training step of one size in turns, each contender's time over that of the first of its kind."""
     rows = []
@@ -184,18 +173,6 @@ def measure(size: Size, kinds: tuple[tuple[str, ...], ...], rounds: int) -> list
                 f"({row['low']:.2f} to {row['high']:.2f})   first call {first[name]:.1f} s"
             )
     return rows
-
-
-def throughput(name: str, model: pj.PuppetCNN, batch: int, steps: int) -> dict:
-    """Images a second of training on batches of CIFAR-10's shape."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    images = jnp.asarray(images_of(cifar.complexities(batch)))
-    forward = lambda params, images: nnx.merge(graphdef, params, rest)(images)  # noqa: E731
-    step, _ = jax_side.training(params, forward, images, jnp.arange(batch) % 10)
-    step()
-    rate = batch / timing.seconds_of(step, least=steps)
-    print(f"training {name}, batches of {batch}: {rate:,.0f} images/s")
-    return {"model": name, "batch": batch, "steps": steps, "images_per_s": rate}
 
 
 if __name__ == "__main__":

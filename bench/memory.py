@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from bench import comparison, contenders, results_file, speed, target
+from bench import comparison, contenders, plan, results_file, speed, target
 from bench.case import Size
 from bench.crew import Crew
 
@@ -27,7 +27,7 @@ def run(options: Memory) -> int:
 
 
 def measure(options: Memory, result: dict, path: Path | None) -> None:
-    size = Size(3, 8, 8, 2) if options.quick else Size(128, 64, 16)
+    size = plan.TINY if options.quick else Size(128, 64, 16)
     found: dict[str, dict] = {}
     result |= {"size": str(size), "contenders": found, "left_out": {}, "rows": []}
     cores = 1 if options.quick else options.cores

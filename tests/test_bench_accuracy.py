@@ -134,17 +134,13 @@ def test_stops_when_interrupted_and_goes_on(options, train_at_once, monkeypatch)
     assert log.read_text().count("saved") == 2
 
 
-def test_a_run_that_cannot_be_measured_further_is_told(options, train_at_once, capsys):
-    train_at_once(refused=((0,),))
+def test_a_run_that_fails_or_cannot_be_measured_further_is_told(options, train_at_once, capsys):
+    train_at_once(refused=((0,),), bad=((0,), "--data=no-such-set"))
     assert accuracy.run(options) == 1
     assert result(options)["runs"] == []
-    assert "could not be measured further" in capsys.readouterr().err
-
-
-def test_a_failed_run_is_told_with_its_log(options, train_at_once, capsys):
-    train_at_once(bad=((0,), "--data=no-such-set"))
-    assert accuracy.run(options) == 1
-    assert "bad-seed0.log" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "refused, seed 0: could not be measured further" in told
+    assert "bad-seed0.log" in told
     assert "no-such-set" in (options.folder / "bad-seed0.log").read_text()
 
 

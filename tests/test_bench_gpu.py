@@ -16,7 +16,6 @@ def test_the_gpu_script_runs_on_the_cpu_and_says_so_without_a_gpu(tmp_path):
     result = json.loads(output.read_text())
     assert all(line["ok"] for line in result["correct"])
     assert {row["contender"] for row in result["speed"]} >= {"static_jax", "compile_predict", "train_static_jax"}
-    assert result["throughput"]
     without = subprocess.run(SCRIPT, capture_output=True, text=True, cwd=tmp_path)
     assert without.returncode == 3
     assert "no GPU" in without.stdout

@@ -1,16 +1,13 @@
 """The peers of the benchmark compute what the library computes, from the same weights."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import puppet_jax as pj
-from bench import case, contenders
 from bench.case import relative_error as relative
-from bench.peers import static_jax, weights
+from bench.peers import weights
 
 LAYERS = (pj.LayerSpec(8, stride=2), pj.LayerSpec(8), pj.LayerSpec(12, kernel_size=2, stride=2), pj.LayerSpec(12))
 
@@ -82,46 +79,6 @@ def test_pytorch_complexity_and_schedule_are_ours(torch, images):
     np.testing.assert_array_equal(complexity_torch.depth(given, 7), pj.depth(h, 7))
 
 
-def test_static_peers_give_the_puppets_logits_at_full_depth(torch, images):
-    from bench.peers.static_torch import StaticPuppet
-
-    model = make_model(pj.StoredPuppeteer)
-    expected = np.asarray(case._at_full_depth(model, images))
-    config, arrays = weights.export(model)
-    for baked in (True, False):
-        params = static_jax.parameters(config, arrays, baked=baked)
-        forward = jax.jit(functools.partial(static_jax.forward, config=config, baked=baked))
-        assert relative(forward(params, images), expected) < 1e-4
-        for channels_last in (True, False):
-            peer = StaticPuppet(config, arrays, baked=baked, channels_last=channels_last)
-            with torch.inference_mode():
-                assert relative(peer(torch_images(torch, images)), expected) < 1e-4
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_engines_give_the_static_twins_logits(name, images):
-    pytest.importorskip("onnx", reason="onnx is not installed (it is in the bench extra)")
-    pytest.importorskip(name, reason="not installed (it is in the bench extra)")
-    model = make_model(pj.StoredPuppeteer)
-    config, exported = weights.export(model)
-    arrays = {"images": images, "static_logits": np.asarray(case._at_full_depth(model, images))}
-    arrays |= {f"static/{key}": array for key, array in exported.items()}
-    engine = contenders.make(name, case.Case(case.Size(6, 8, 16, 4), arrays, config))
-    assert set(engine.notes["seconds"]) == {"GroupNormalization", "InstanceNormalization"}
-    assert engine.error(engine.call()) < 1e-4  # the worst of the two
-
-
 def test_export_refuses_what_the_peers_cannot_compute():
     with pytest.raises(ValueError, match="Euler's method"):
         weights.export(make_model(pj.OdePuppeteer, steps_per_layer=2))
-
-
-def test_a_case_is_read_as_it_was_written(tmp_path):
-    size = case.Size(3, 8, 8, layers=2)
-    case.prepare(tmp_path, size)
-    loaded, model = case.load(tmp_path, size), case.make_model(size)
-    np.testing.assert_array_equal(loaded.arrays["depth"], model.measure(loaded.arrays["images"])[1])
-    assert relative(loaded.arrays["logits"], np.asarray(model(loaded.arrays["images"]))) < 1e-5
-    assert loaded.config["kernel_shapes"] == [[8, 3, 3, 3], [8, 8, 3, 3]]
-    assert loaded.weights()["depthwise"].shape == (8, 3, 3)
-    assert loaded.weights("static")["stored/1"].shape == (8, 8, 3, 3)

@@ -121,14 +121,15 @@ def test_bad_input_is_refused(predict):
     for images, error, words in (
         (np.zeros((8, 8), np.uint8), ValueError, "height, width, channels"),
         (np.zeros((0, 8, 8, 2), np.uint8), ValueError, "empty"),
-        (np.zeros((1, 2, 8, 8, 2), np.uint8), ValueError, "got shape"),
+        (np.zeros((1, 2, 8, 8, 2), np.uint8), ValueError, r"got shape \(1, 2, 8, 8, 2\); .* jax\.vmap"),
         (np.full((2, 8, 8, 2), np.nan, np.float32), ValueError, "NaN"),
         (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "in_channels=3"),
         (np.zeros((2, 3, 8, 2), np.uint8), ValueError, "smaller than"),
         (np.zeros((2, 8, 8, 2), np.int32), TypeError, "uint8"),
     ):
-        with pytest.raises(error, match=words):
-            predict(images)
+        for answer in (predict, model_of()):
+            with pytest.raises(error, match=words):
+                answer(images)
     for options, words in (
         ({"chunk": 0}, "chunk must be at least 1"),
         ({"complexities": (5.0, 4.0)}, "least <= greatest"),

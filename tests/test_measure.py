@@ -2,22 +2,12 @@
 
 import functools
 
-import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
 from small import images_of, measured, model_of
 
 import puppet_jax as pj
-
-
-@given(h=st.floats(0, 8), width=st.sampled_from([1 / 16, 0.25, 0.3, 1, 3, 8]))
-def test_a_bins_centre_is_within_half_a_bin(h, width):
-    measure = pj.Measure(bin=width)
-    centre = float(measure.centres[int(measure.index(jnp.float32(h)))])
-    assert abs(centre - h) <= width / 2 + 1e-5
-    assert 0 <= centre <= 8
 
 
 @pytest.mark.parametrize(

@@ -89,22 +89,6 @@ def test_summary_by_hand():
 
 
 @pytest.mark.usefixtures("no_type_checker")
-@pytest.mark.parametrize(
-    ("images", "error", "words"),
-    [
-        (np.zeros((2, 2, 8, 8, 2), np.uint8), ValueError, "jax.vmap"),
-        (np.full((2, 8, 8, 2), np.nan, np.float32), ValueError, "NaN"),
-        (np.zeros((2, 8, 8, 2), np.int32), TypeError, "uint8"),
-        (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "in_channels=3"),
-        (np.zeros((2, 1, 8, 2), np.uint8), ValueError, "smaller than"),
-    ],
-)
-def test_bad_images_are_refused(images, error, words):
-    with pytest.raises(error, match=words):
-        model_of()(images)
-
-
-@pytest.mark.usefixtures("no_type_checker")
 def test_bad_arguments_of_create_are_refused():
     with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_m, puppet_resnet_s, puppet_s"):
         pj.create("puppet_xxl", rngs=nnx.Rngs(0))

@@ -13,7 +13,7 @@ LAYERS = (
     pj.LayerSpec(6, pool=2),
     pj.LayerSpec(8, stride=2),
     pj.LayerSpec(8, kernel_size=1),
-    pj.LayerSpec(4, pool=2),
+    pj.LayerSpec(4, pool=3),
 )
 
 
@@ -34,7 +34,7 @@ def kernels(puppet, rng):
 
 @pytest.fixture
 def image(rng):
-    return jnp.asarray(rng.random((13, 10, 2)), jnp.float32)
+    return jnp.asarray(rng.random((15, 12, 2)), jnp.float32)
 
 
 def numpy_puppet(puppet, image, kernels, depth):
@@ -80,11 +80,11 @@ def test_layers_beyond_the_depth_have_no_influence_and_no_gradient(puppet, kerne
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_input_is_refused(puppet, kernels, image):
-    assert np.isfinite(jax.jit(puppet)(jnp.zeros((8, 8, 2)), kernels, jnp.int32(5))).all()
-    with pytest.raises(ValueError, match=r"7×9 pixels is smaller than .* allow, 8×8"):
-        puppet(jnp.zeros((7, 9, 2)), kernels, jnp.int32(5))
+    assert np.isfinite(jax.jit(puppet)(jnp.zeros((12, 12, 2)), kernels, jnp.int32(5))).all()
+    with pytest.raises(ValueError, match=r"11×13 pixels is smaller than .* allow, 12×12"):
+        puppet(jnp.zeros((11, 13, 2)), kernels, jnp.int32(5))
     with pytest.raises(ValueError, match="in_channels=3"):
-        puppet(jnp.zeros((8, 8, 3)), kernels, jnp.int32(5))
+        puppet(jnp.zeros((12, 12, 3)), kernels, jnp.int32(5))
     with pytest.raises(ValueError, match=r"depth must lie in 1\.\.5, got 6"):
         puppet(image, kernels, 6)
     with pytest.raises(ValueError, match="kernels must have shapes"):

@@ -1,23 +1,11 @@
-"""Pooling of maps and of kernels."""
+"""Pooling of kernels. That of maps: see test_plain.py."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 
 from puppet_jax.puppeteers._kernels import adaptive_average
-from puppet_jax.puppets._plain import pool
-
-
-@pytest.mark.parametrize("window", [2, 3])
-def test_every_window_gives_its_mean(window):
-    x = np.random.default_rng(0).normal(size=(7, 8, 3)).astype(np.float32)
-    found = np.asarray(jax.jit(pool, static_argnums=1)(x, window))
-    assert found.shape == (7 // window, 8 // window, 3)
-    for row, column in np.ndindex(found.shape[:2]):
-        cells = x[row * window : (row + 1) * window, column * window : (column + 1) * window]
-        np.testing.assert_allclose(found[row, column], cells.mean((0, 1)), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3, 3), (6, 2, 3, 3), (4, 5, 1, 1), (1, 1, 2, 2), (5, 3, 3, 1)])

@@ -67,11 +67,12 @@ def test_a_round_trip_is_exact_and_fills_the_tree(folder):
         fill({**state(0), "other": arrays["key"]}, arrays)
 
 
-def test_the_last_and_the_best_are_kept_in_later_lives_too(tmp_path):
-    for life in ([(1, 0.2), (2, 0.9), (3, 0.4)], [(4, 0.9), (5, None), (6, 0.1), (7, 0.3)]):
-        with Checkpoints(tmp_path, keep=2) as checkpoints:
+def test_the_last_and_the_best_are_kept_in_later_lives_too_and_the_best_is_due_at_once(tmp_path):
+    for life, best in (([(1, 0.2), (2, 0.9), (3, 0.4)], (1, 2)), ([(4, 0.9), (5, None), (6, 0.1), (7, 0.3)], ())):
+        with Checkpoints(tmp_path, keep=2, every=100) as checkpoints:
             checkpoints.restore()
             for step, accuracy in life:
+                assert checkpoints.due(step, True, accuracy) == (step in best)
                 checkpoints.save(step, state(step), {}, accuracy)
     assert steps(tmp_path) == [2, 6, 7]
 
@@ -171,13 +172,3 @@ def test_there_may_be_no_good_one_or_none_and_a_disk_that_refuses_is_told(folder
         checkpoints.save(1, state(1), {})
         with pytest.raises(UserError, match="could not be written"):
             checkpoints.wait()
-
-
-def test_the_best_is_due_whenever_it_is_best(tmp_path):
-    with Checkpoints(tmp_path, keep=1, every=100) as checkpoints:
-        for step, accuracy, due in [(1, 0.5, True), (2, 0.5, False), (3, None, False), (4, 0.7, True), (5, 0.6, False)]:
-            assert checkpoints.due(step, True, accuracy) == due
-            if due:
-                checkpoints.save(step, state(step), {}, accuracy)
-        checkpoints.save(6, state(6), {}, 0.6)
-    assert steps(tmp_path) == [4, 6]

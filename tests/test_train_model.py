@@ -166,30 +166,27 @@ def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(run, tmp_path, mo
     assert "not the model that the run began with" in capsys.readouterr().err
 
 
-def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path):
-    few = [split.labels < 4 for split in (small_digits().train, small_digits().test)]
-    splits = [
-        data.Split(split.images[rows], split.labels[rows])
-        for split, rows in zip((small_digits().train, small_digits().test), few, strict=True)
-    ]
-    other = data.Dataset(*splits, tuple("0123"))
+def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path, capsys):
+    digits = small_digits()
+    few = [data.Split(s.images[s.labels < 4], s.labels[s.labels < 4]) for s in (digits.train, digits.test)]
+    fewer, others = data.Dataset(*few, tuple("0123")), dataclasses.replace(digits, class_names=tuple("abcdefghij"))
     preset = tmp_path / "preset"
     save_run(preset, [8, 8], list("0123456789"), 1, width=4)
     for source, head in ((preset, "puppet.head"), (run, "puppet.body.classifier")):
-        given = ["--start-from", str(source), "--batch-size=8", "--seed=5"]
-        config = parse(given)
-        before, same, fewer = (
-            flat(each)
-            for each in (open_run(source).model, plan(config, small_digits()).model, plan(config, other).model)
-        )
-        assert before.keys() == same.keys() == fewer.keys()
+        config = parse(["--start-from", str(source), "--batch-size=8", "--seed=5"])
+        before = flat(open_run(source).model)
+        same, of_fewer, of_others = (flat(plan(config, each).model) for each in (digits, fewer, others))
+        assert capsys.readouterr().err.count("its classes are others, so the head is drawn anew") == 2
+        assert before.keys() == same.keys() == of_fewer.keys() == of_others.keys()
+        assert any(name.startswith(head) for name in before)
         for name in before:
             np.testing.assert_array_equal(same[name], before[name])
             if name.startswith(head):
-                assert fewer[name].shape[-1] == 4
+                assert of_fewer[name].shape[-1] == 4
+                assert not (before[name].any() and np.array_equal(of_others[name], before[name]))
             else:
-                np.testing.assert_array_equal(fewer[name], before[name])
-        assert any(name.startswith(head) for name in before)
+                np.testing.assert_array_equal(of_fewer[name], before[name])
+                np.testing.assert_array_equal(of_others[name], before[name])
 
 
 def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, capsys, rng):
@@ -213,17 +210,6 @@ def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, cap
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     assert main(["eval", name]) == 2
     assert "class_names = 0, 1, 2" in capsys.readouterr().err
-    made = pj.pretrained_info(name)["create"]
-    of_model = {"width": made["width"], "puppeteer_options": json.dumps(made["puppeteer_options"])}
-    config = resolve(Config(data="x", start_from=name, batch_size=4, **of_model))
-    before, same, begun = (
-        flat(each) for each in (pj.load_pretrained(name), plan(config, sets).model, plan(config, other).model)
-    )
-    for each in before:
-        np.testing.assert_array_equal(same[each], before[each])
-        # Of other classes, as many as they are, the head knows nothing.
-        assert np.array_equal(begun[each], before[each]) != each.startswith("puppet.head"), each
-    assert "its classes are others, so the head is drawn anew" in capsys.readouterr().err
-    taught = resolve(Config(data="x", teacher=name, batch_size=4, **of_model))
+    taught = resolve(Config(data="x", teacher=name, batch_size=4))
     with pytest.raises(UserError, match=r"class_names is airplane, .* of the teacher, 0, 1, .* of the data"):
         plan(taught, other)
