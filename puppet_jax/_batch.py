@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
+from puppet_jax._mesh import cond, varying_alike
 from puppet_jax.convolution import FactoredBank, joined
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
@@ -136,9 +137,9 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
             return jax.tree.map(jnp.add, total, one_of_several(*each)), None
 
         zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(in_one_pass))
-        return lax.scan(add, zeros, (jnp.arange(passes), complexities))[0]
+        return lax.scan(add, varying_alike(zeros, count)[0], (jnp.arange(passes), complexities))[0]
 
-    return in_one_pass() if passes == 1 else lax.cond(count <= slots, in_one_pass, in_several_passes)
+    return in_one_pass() if passes == 1 else cond(count <= slots, in_one_pass, in_several_passes)
 
 
 def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], needed: Int[Array, ""]) -> Bank:
@@ -154,7 +155,7 @@ def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], 
     def zeros(rest):
         return jax.tree.map(jnp.zeros_like, tuple(kernels[: len(rest)] for kernels in first.kernels))
 
-    second = lax.cond(needed > half, lambda rest: make_bank(puppeteer, rest).kernels, zeros, rest)
+    second = cond(needed > half, lambda rest: make_bank(puppeteer, rest).kernels, zeros, rest)
     return Bank(tuple(map(joined, first.kernels, second)), first.firsts)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import Primitive
 from jax.sharding import AxisType, PartitionSpec, auto_axes
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 
 def of_any_mesh(function: Callable[..., Any], *arguments: Any, images: Array, batch_axes: int) -> Any:
@@ -30,13 +31,32 @@ def of_any_mesh(function: Callable[..., Any], *arguments: Any, images: Array, ba
         return auto_axes(function, out_sharding=spec)(*arguments, images)
 
 
-def varying_alike(*arrays: Array) -> tuple[Array, ...]:
-    """Return the arrays, each varying over all axes of ``jax.shard_map`` that one does: primitives ask for it."""
+def varying_alike(*trees: Any) -> tuple[Any, ...]:
+    """Return the trees, each array varying over all axes of ``jax.shard_map`` that one of them does: what JAX asks of a
+    primitive's operands, of the results of a branch and of what a loop carries."""
 
     def varies(array):
         kind: Any = jax.typeof(array)
         return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # older jax
 
+    arrays, structure = jax.tree.flatten(trees)
     axes = frozenset().union(*map(varies, arrays))
     missing = [tuple(sorted(axes - varies(array))) for array in arrays]
-    return tuple(jax.lax.pcast(a, m, to="varying") if m else a for a, m in zip(arrays, missing, strict=True))
+    alike = [jax.lax.pcast(a, m, to="varying") if m else a for a, m in zip(arrays, missing, strict=True)]
+    return jax.tree.unflatten(structure, alike)
+
+
+class AlikePrimitive(Primitive):
+    """A primitive whose operands are made to vary alike within ``jax.shard_map``."""
+
+    def bind(self, *operands: Any, **static: Any) -> Any:
+        return super().bind(*varying_alike(*operands), **static)
+
+
+def cond(predicate: Bool[Array, ""], run: Callable[..., Any], skip: Callable[..., Any], *operands: Any) -> Any:
+    """Return ``lax.cond`` of the same; within ``jax.shard_map`` results vary as the predicate and all operands do."""
+
+    def alike(branch):
+        return lambda *operands: varying_alike(branch(*operands), predicate, operands)[0]
+
+    return jax.lax.cond(predicate, alike(run), alike(skip), *operands)

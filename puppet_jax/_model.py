@@ -17,7 +17,7 @@ from puppet_jax import puppeteers
 from puppet_jax._batch import logits_of_batch
 from puppet_jax._complexity import check_batch
 from puppet_jax._measure import Measure
-from puppet_jax._mesh import of_any_mesh
+from puppet_jax._mesh import of_any_mesh, varying_alike
 from puppet_jax._named_function import is_function_name, named_function
 from puppet_jax.any_cnn._convert import foreign_puppet
 from puppet_jax.puppeteers import ContinuousPuppeteer, KernelShape, Puppeteer, StoredPuppeteer
@@ -131,6 +131,7 @@ class PuppetCNN(nnx.Module):
 
 @jax.jit  # a graph is a pytree without leaves: compared, where a static argument would have to be hashable
 def _logits(graphdef, state, images):
+    state, images = varying_alike(state, images)
     model = nnx.merge(graphdef, state)
     model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
     h, d = model.measure(images)

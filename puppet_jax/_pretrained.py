@@ -201,7 +201,7 @@ def outline(make: functools.partial) -> PuppetCNN:
         return make()
 
 
-def flat(params: nnx.State) -> dict[str, np.ndarray]:
+def flat(params: Mapping) -> dict[str, np.ndarray]:
     """Parameters by dotted name, for example ``puppet.head_bias``, on the host."""
     # safetensors writes an array's memory as it lies, whatever its strides say.
     return {leaf_name(path): np.asarray(leaf, order="C") for path, leaf in jax.tree.leaves_with_path(params)}

@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from puppet_jax._mesh import cond
 from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
 from puppet_jax.convolution._primitives import finish_p
 from puppet_jax.puppeteers._base import Kernels, KernelShape
@@ -107,7 +108,7 @@ def _gated(module, own, x, *args, **kwargs):
     if isinstance(depth, int):
         return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
     # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
-    y = run(x) if deepest is None else lax.cond(deepest >= level, run, lambda x: skip.result(x, run), x)
+    y = run(x) if deepest is None else cond(deepest >= level, run, lambda x: skip.result(x, run), x)
     return jnp.where(depth >= level, y, skip.result(x, run))
 
 

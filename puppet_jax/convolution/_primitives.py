@@ -34,6 +34,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from puppet_jax._mesh import AlikePrimitive
 from puppet_jax.convolution import native
 from puppet_jax.convolution._lowerings import default_lowering, formula_of, shape_of
 
@@ -54,7 +55,7 @@ def _primitive(name: str, abstract: Callable, formula: Callable, several: bool =
         formula: the same in JAX, for other platforms, for 64-bit types and where there is no C++ program.
         several: whether there is a list of results.
     """
-    primitive = Primitive(f"puppet_{name}")
+    primitive = AlikePrimitive(f"puppet_{name}")
     primitive.multiple_results = several
 
     @functools.cache

@@ -10,25 +10,24 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from puppet_jax._mesh import varying_alike
+from puppet_jax._mesh import AlikePrimitive
 
 
 def combine(
     coefficients: Float[Array, "rows basis"], matrices: Float[Array, "basis columns"]
 ) -> Float[Array, "rows columns"]:
     """Σ_b coefficients[r, b] matrices[b, c]; under ``vmap`` over coefficients still one product."""
-    return _combine_p.bind(*varying_alike(coefficients, matrices))
+    return _combine_p.bind(coefficients, matrices)
 
 
 def depthwise(
     planes: Float[Array, "n columns rows channels"], weights: Float[Array, "3 3 channels"]
 ) -> Float[Array, "n columns rows channels"]:
     """Each channel's plane convolved with its own 3×3 weights (row, column), zeros beyond the border."""
-    return _depthwise_p.bind(*varying_alike(planes, weights))
+    return _depthwise_p.bind(planes, weights)
 
 
 def _product(coefficients, matrices):
@@ -57,7 +56,9 @@ def _weight_gradient(cotangent, planes):
     return jnp.stack(jax.lax.reduce(products, zeros, add, (1,))).sum((1, 2)).reshape(3, 3, -1)
 
 
-def _primitive(name: str, function: Callable, shape: Callable, for_left: Callable, for_right: Callable) -> Primitive:
+def _primitive(
+    name: str, function: Callable, shape: Callable, for_left: Callable, for_right: Callable
+) -> AlikePrimitive:
     """A bilinear map of two arrays; under ``vmap`` over the left one alone, its leading axis grows."""
 
     def batch(operands, dims):
@@ -68,7 +69,7 @@ def _primitive(name: str, function: Callable, shape: Callable, for_left: Callabl
         out = primitive.bind(left.reshape(-1, *left.shape[2:]), right)
         return out.reshape(*left.shape[:2], *out.shape[1:]), 0
 
-    primitive = Primitive(name)
+    primitive = AlikePrimitive(name)
     primitive.def_impl(jax.jit(function))
     primitive.def_abstract_eval(lambda left, right: left.update(shape=shape(left.shape, right.shape)))
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from puppet_jax._mesh import cond
 from puppet_jax.convolution import Choice, FactoredBank, layer
 from puppet_jax.convolution._primitives import CONVOLVED
 from puppet_jax.puppeteers._base import Kernels, of_deviation
@@ -165,7 +165,7 @@ class PlainPuppet(Puppet):
 
             @_recomputed
             def layer_or_none(x, features, own, kernels, run=run, skip=skip, place=place):
-                return lax.cond(jnp.max(depths) > place, run, skip, x, features, own, kernels)
+                return cond(jnp.max(depths) > place, run, skip, x, features, own, kernels)
 
             x, features = layer_or_none(x, features, own, kernels)
         return jax.vmap(self.classify)(features)
