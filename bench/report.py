@@ -25,7 +25,17 @@ PAGES = {
 }
 
 # What the templates read.
-RESULTS = ("accuracy_cifar10", "digits", "generators_cifar10", "gpu", "memory", "pretrained", "puppetize", "speed")
+RESULTS = (
+    "accuracy_cifar10",
+    "digits",
+    "generators_cifar10",
+    "gpu",
+    "memory",
+    "pretrained",
+    "puppetize",
+    "sizes",
+    "speed",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from bench import machine, results_file, target
 PARTS = {
     **dict.fromkeys(("predict", "train", "generate", "first_answer"), "comparison"),
     "puppetize": "puppetize",
+    "sizes": "sizes",
 }
 
 
@@ -42,7 +43,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Speed(Options):
-    """Time prediction, training and generation beside peers; first answers, any CNN."""
+    """Time prediction, training and generation beside peers; first answers, any CNN, sizes of images."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
     """What to measure; none: everything. Of predict, train, generate and first_answer, which share a result,

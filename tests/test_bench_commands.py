@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, memory, plan, puppetize, timing
+from bench import first_answer, machine, memory, plan, puppetize, sizes, timing
 from bench.crew import Crew
 
 
@@ -78,6 +78,27 @@ def test_memory_accounts_for_the_step(bench, monkeypatch):
     rows = memory._rows({"train_ode": ours, "train_torch_batched": torch, "train_exact": exact})
     assert [row["median"] for row in rows] == [0.25, 0.6, 0.01]
     assert [row["reached"] for row in rows] == [True, False, None]
+
+
+def test_what_a_size_of_image_costs_is_what_the_trainer_says(bench, monkeypatch, capsys):
+    """Its script in this process, with a trainer that looks at what it is given."""
+
+    def train(config, dataset, folder):
+        assert (config.preset, config.batch_size, folder) == ("puppet_xs", 4, None)
+        assert (dataset.train.images.shape, len(dataset.test)) == ((8, 8, 8, 3), 4)
+        return {"train_seconds": 0.5, "compile_seconds": 3.0, "peak_memory_bytes": 7}
+
+    def ask(script, *arguments, **_):
+        monkeypatch.setattr("sys.argv", ["-c", *arguments])
+        capsys.readouterr()
+        exec(script, {})
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr("train.steps.loop.train", train)
+    monkeypatch.setattr(sizes, "ask", ask)
+    (case,) = bench("speed sizes", "sizes.json")["cases"]
+    found = {"seconds_of_1000": 62.5, "compile_seconds": 3.0, "peak_memory_bytes": 7}
+    assert case == {"preset": "puppet_xs", "side": 8, "batch": 4, **found}
 
 
 def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import jinja2
 import jinja2.nodes
 import pytest
 
+import puppet_jax as pj
 from bench import report, results_file
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,7 +35,11 @@ def test_the_examples_run_as_printed(capsys):
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["logits"].shape == scope["prediction"].logits.shape == (4, 10)
     assert scope["depth"].shape == scope["complexity"].shape == (4,)
-    assert "static twin" in capsys.readouterr().out
+    counts = pj.summary(scope["puppet"])
+    assert capsys.readouterr().out == f"{counts}\n"
+    for text in TEXTS.values():
+        assert f"{counts.total:,}" in text
+        assert f"{counts.static_twin:,}" in text
 
 
 def test_both_languages_have_the_same_code_and_set_up():
