@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer, Num, Real
 
+from puppet_jax._integers import integer
 from puppet_jax._mesh import of_any_mesh
 
 LEVELS = 256
@@ -115,8 +116,8 @@ def depth(h: Real[ArrayLike, "*batch"], max_depth: int | None = None) -> Int[Arr
     Raises:
         ValueError: ``max_depth < 1``.
     """
-    if max_depth is not None and max_depth < 1:
-        raise ValueError(f"depth: max_depth must be at least 1, got {max_depth}; a puppet has one layer or more")
+    if max_depth is not None:
+        max_depth = integer(max_depth, "depth: max_depth")
     small, safe = _apart_from_zero(h, "depth")
     layers = jnp.where(small, 1, jnp.floor(1.0 / jnp.tanh(1.0 / safe)).astype(jnp.int32))
     return jnp.clip(layers, 1, max_depth)

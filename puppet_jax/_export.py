@@ -20,6 +20,7 @@ from jax import lax
 
 from puppet_jax._batch import Bank, where_rows
 from puppet_jax._complexity import as_unit
+from puppet_jax._integers import image_shape_of
 from puppet_jax._predict import Predictor
 from puppet_jax._stored_dtype import StoredDtype, pack, unpack
 from puppet_jax.any_cnn._modules import leaf_name
@@ -72,7 +73,8 @@ def export(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
             "call export(compile_predict(model), ...)"
         )
-    shape, path = tuple(image_shape or predict.image_shape or ()), Path(path)
+    given = predict.image_shape if image_shape is None else image_shape
+    shape, path = image_shape_of(() if given is None else given, "export"), Path(path)
     classes = classes or predict.classes
     _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing)
     function, arrays = portable(predict)
@@ -174,8 +176,6 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
             "export: predict generates kernels for every image, as its model measures complexity without bins; create "
             "the model with measurement=Measure(bin=0.25), or a smaller bin"
         )
-    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ValueError(f"export: image_shape must be (height, width, channels), got {shape}")
     puppet = predict.puppet
     puppet.check(shape, puppet.kernel_shapes, puppet.max_depth)
     if dtype not in _VALUES:

@@ -47,6 +47,8 @@ class Measure:
     _imported: Callable[..., Any] | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self):
+        if isinstance(self.depth, np.integer):
+            object.__setattr__(self, "depth", int(self.depth))
         whole = type(self.depth) is int and -MOST_BITS <= self.depth <= MOST_BITS
         if self.depth not in get_args(DepthRule) and not whole:
             choices = f"one of {get_args(DepthRule)} or an integer from -{MOST_BITS} to {MOST_BITS}"

@@ -15,6 +15,7 @@ from jaxtyping import Array, Num
 
 from puppet_jax._batch import Bank, default_chunk, logits_from_bank, logits_of_batch, make_bank, where_rows
 from puppet_jax._complexity import check_batch
+from puppet_jax._integers import integer
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
@@ -134,8 +135,7 @@ def compile_predict(
     """
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"compile_predict: model must be a PuppetCNN, got {type(model).__name__}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"compile_predict: chunk must be at least 1, got {chunk}")
+    chunk = None if chunk is None else integer(chunk, "compile_predict: chunk")
     if complexities is not None and model.measurement.bin is None:
         raise ValueError(
             "compile_predict: complexities choose bins to bake kernels for, and this model measures without bins; "

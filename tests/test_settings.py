@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from small import close, images_of, model_of
 
 import puppet_jax as pj
+from puppet_jax._integers import image_shape_of
 
 SETTINGS = {
     "x64": lambda: jax.enable_x64(True),
@@ -90,3 +91,23 @@ def test_floats_near_one_and_foreign_bytes(tmp_path):
     with pytest.raises(TypeError) as error:
         loaded(np.zeros((8, 8, 2), np.float64))
     assert "export" not in str(error.value).partition("convert")[2]
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_integers_of_numpy_are_integers():
+    number = np.int64
+    spec = pj.LayerSpec(number(4), kernel_size=number(3), stride=number(2), pool=number(2))
+    assert repr(spec) == repr(pj.LayerSpec(4, stride=2, pool=2))
+    assert pj.Measure(depth=number(-1)) == pj.Measure(depth=-1)
+    made = pj.PlainPuppet((spec,), in_channels=number(2), num_classes=number(3), rngs=nnx.Rngs(0))
+    assert repr(made.kernel_shapes) == "((4, 2, 3, 3),)"
+    puppeteer = pj.ContinuousPuppeteer(
+        np.array(made.kernel_shapes), basis=number(4), hidden=number(6), rngs=nnx.Rngs(0)
+    )
+    image = images_of()[0] / 255
+    assert close(made(image, puppeteer(3.0), number(1)), made(image, puppeteer(3.0), 1))
+    assert image_shape_of(np.array([8, 8, 2]), "") == (8, 8, 2)
+    with pytest.raises(ValueError, match=r"LayerSpec: width must be an integer, got 4\.0"):
+        pj.LayerSpec(4.0)
+    with pytest.raises(ValueError, match=r"OdePuppeteer: rank must be an integer, got 2\.5"):
+        pj.OdePuppeteer(shapes, rank=2.5, rngs=nnx.Rngs(0))

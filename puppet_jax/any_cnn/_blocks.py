@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from puppet_jax._integers import integer
 from puppet_jax.any_cnn._foreign import Skip
 from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
 from puppet_jax.any_cnn._trials import ARGUMENT, EXCHANGED, ZERO, Call, Trials, same
@@ -222,9 +223,7 @@ def number_of_depths(blocks: int, max_depth: int | None) -> int:
     Raises:
         ValueError: ``max_depth`` below 1.
     """
-    if max_depth is not None and max_depth < 1:
-        raise ValueError(f"puppetize: max_depth must be at least 1, got {max_depth}")
-    return max_depth or max(1, min(blocks, MOST_DEPTHS))
+    return max(1, min(blocks, MOST_DEPTHS)) if max_depth is None else integer(max_depth, "puppetize: max_depth")
 
 
 def levels_of(lengths: list[int], most: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jax import lax
 
+from puppet_jax._integers import image_shape_of
 from puppet_jax.any_cnn._blocks import Blocks, families, levels_of, named_paths, number_of_depths
 from puppet_jax.any_cnn._foreign import (
     Apply,
@@ -36,8 +37,7 @@ def foreign_puppet(
     rngs: nnx.Rngs,
 ) -> ForeignPuppet:
     """Make the puppet of a module; see :func:`puppet_jax.puppetize`, whose arguments and errors these are."""
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"puppetize: image_shape must be (height, width, channels), all positive, got {image_shape}")
+    image_shape = image_shape_of(image_shape, "puppetize")
     if isinstance(blocks, str):
         raise ValueError(f"puppetize: blocks must be a sequence of names, got {blocks!r}; use blocks=[{blocks!r}]")
     apply = apply or _call

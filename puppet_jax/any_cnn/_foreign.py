@@ -105,7 +105,7 @@ def _gated(module, own, x, *args, **kwargs):
             stream.key[...] = jax.random.fold_in(stream.key[...], level)
         return own(block, x, *args, **kwargs)
 
-    if isinstance(depth, int):
+    if isinstance(depth, int | np.integer):
         return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
     # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
     y = run(x) if deepest is None else cond(deepest >= level, run, lambda x: skip.result(x, run), x)

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from puppet_jax._integers import integer
 from puppet_jax.convolution import native
 from puppet_jax.convolution._lowerings import LOWERINGS, Geometry
 from puppet_jax.convolution._primitives import CONVOLVED, EPSILON, depthwise_p, finish_p, forward_p, layer_p
@@ -227,9 +229,9 @@ def _operands(image, kernel, stride, padding, layout, lowering):
 
 
 def _geometry(image, kernel, stride, padding):
-    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
-    if len(stride) != 2 or min(stride) < 1:
-        raise ValueError(f"stride must be a positive int or two of them, got {stride}")
+    stride = tuple(integer(each, "stride") for each in ((stride, stride) if np.ndim(stride) == 0 else stride))
+    if len(stride) != 2:
+        raise ValueError(f"stride must be an integer or two of them, got {stride}")
     if isinstance(padding, str):
         if padding.upper() not in ("SAME", "VALID"):
             raise ValueError(f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)), got {padding!r}')

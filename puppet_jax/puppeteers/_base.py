@@ -1,6 +1,7 @@
 """Puppeteer, the base class of all sources of kernels, and StoredPuppeteer, the simplest of them."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ class Puppeteer(nnx.Module):
     conditioned: bool = True
 
     def __init__(self, kernel_shapes: Sequence[KernelShape]):
-        name, shapes = type(self).__name__, tuple(tuple(int(n) for n in shape) for shape in kernel_shapes)
+        name, shapes = type(self).__name__, tuple(tuple(map(operator.index, shape)) for shape in kernel_shapes)
         if not shapes:
             raise ValueError(f"{name}: kernel_shapes is empty; a puppet has one layer or more")
         for layer, shape in enumerate(shapes, start=1):

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from puppet_jax._complexity import step_size
+from puppet_jax._integers import integer
 from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
 from puppet_jax.puppeteers._bilinear import combine
@@ -69,9 +70,9 @@ class ContinuousPuppeteer(Puppeteer):
         rngs: nnx.Rngs,
     ):
         super().__init__(kernel_shapes)
-        for name, value in (("basis", basis), ("rank", rank), ("hidden", hidden)):
-            if value is not None and value < 1:
-                raise ValueError(f"ContinuousPuppeteer: {name} must be at least 1, got {value}")
+        basis = integer(basis, "ContinuousPuppeteer: basis")
+        rank = None if rank is None else integer(rank, "ContinuousPuppeteer: rank")
+        hidden = integer(hidden, "ContinuousPuppeteer: hidden")
         omega_depth = omega if omega_depth is None else omega_depth
         for name, frequency in (("omega", omega), ("omega_depth", omega_depth)):
             if not frequency > 0:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from puppet_jax._complexity import initial_value, step_size
+from puppet_jax._integers import integer
 from puppet_jax.puppeteers import _bilinear as bilinear
 from puppet_jax.puppeteers._base import Puppeteer, parameter
 from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
@@ -66,15 +67,13 @@ class OdePuppeteer(Puppeteer):
         for name, value, choices in (("initial", initial, Initial), ("activation", activation, Activation)):
             if value not in get_args(choices):
                 raise ValueError(f"OdePuppeteer: {name} must be one of {get_args(choices)}, got {value!r}")
-        for name, number in (("rank", rank), ("steps_per_layer", steps_per_layer)):
-            if number < 1:
-                raise ValueError(f"OdePuppeteer: {name} must be at least 1, got {number}")
+        rank = integer(rank, "OdePuppeteer: rank")
         if standardise:
             check_standardisable(self.kernel_shapes, "OdePuppeteer")
         self.activation = activation
         self.standardise = standardise
         self.solver = nnx.static(_explicit(diffrax.Euler() if solver is None else solver))
-        self.steps_per_layer = steps_per_layer
+        self.steps_per_layer = integer(steps_per_layer, "OdePuppeteer: steps_per_layer")
 
         c_out, c_in, k2 = self.state_shape
         # LeCun et al. 1998: each linear map keeps the variance of what it reads.

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from puppet_jax._integers import integer
 from puppet_jax.puppets._plain import pool
 
 
@@ -72,9 +73,9 @@ class StagedNet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        for name, value in {"width": width, "in_channels": in_channels, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"StagedNet: {name} must be at least 1, got {value}")
+        width = integer(width, "StagedNet: width")
+        in_channels = integer(in_channels, "StagedNet: in_channels")
+        num_classes = integer(num_classes, "StagedNet: num_classes")
         self.dtype = jnp.dtype(dtype)
         self.stem = ConvolutionBlock(in_channels, width, 1, dtype=dtype, rngs=rngs)
         made, c_in = [], width

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from puppet_jax._integers import integer
 from puppet_jax._mesh import cond
 from puppet_jax.convolution import Choice, FactoredBank, layer
 from puppet_jax.convolution._primitives import CONVOLVED
@@ -43,9 +45,7 @@ class LayerSpec:
 
     def __post_init__(self):
         for name in ("width", "kernel_size", "stride", "pool"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"LayerSpec: {name} must be an integer >= 1, got {value!r}")
+            object.__setattr__(self, name, integer(getattr(self, name), f"LayerSpec: {name}"))
 
 
 class PlainPuppet(Puppet):
@@ -86,10 +86,9 @@ class PlainPuppet(Puppet):
     ):
         if len(layers) == 0:
             raise ValueError("PlainPuppet: layers is empty; a puppet has one layer or more (D_max >= 1)")
-        sizes = {"in_channels": in_channels, "num_classes": num_classes, "norm_groups": norm_groups}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"PlainPuppet: {name} must be at least 1, got {value}")
+        in_channels = integer(in_channels, "PlainPuppet: in_channels")
+        num_classes = integer(num_classes, "PlainPuppet: num_classes")
+        norm_groups = integer(norm_groups, "PlainPuppet: norm_groups")
         self.layers = tuple(layers)
         widths = [spec.width for spec in self.layers]
         self.kernel_shapes = tuple(
@@ -128,7 +127,7 @@ class PlainPuppet(Puppet):
         self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int
     ) -> Float[Array, " features"]:
         """The mean over the map after layer D, padded with zeros to the widest layer. Arguments as for a call."""
-        last = depth if isinstance(depth, int) else self.max_depth
+        last = int(depth) if isinstance(depth, int | np.integer) else self.max_depth
         self.check(image.shape, [kernel.shape for kernel in kernels], last)
         x = self._pixels(image)
         features = jnp.zeros((self.head[...].shape[0],), jnp.float32)
