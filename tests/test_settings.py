@@ -101,9 +101,8 @@ def test_integers_of_numpy_are_integers():
     assert pj.Measure(depth=number(-1)) == pj.Measure(depth=-1)
     made = pj.PlainPuppet((spec,), in_channels=number(2), num_classes=number(3), rngs=nnx.Rngs(0))
     assert repr(made.kernel_shapes) == "((4, 2, 3, 3),)"
-    puppeteer = pj.ContinuousPuppeteer(
-        np.array(made.kernel_shapes), basis=number(4), hidden=number(6), rngs=nnx.Rngs(0)
-    )
+    shapes = np.array(made.kernel_shapes)
+    puppeteer = pj.ContinuousPuppeteer(shapes, basis=number(4), hidden=number(6), rngs=nnx.Rngs(0))
     image = images_of()[0] / 255
     assert close(made(image, puppeteer(3.0), number(1)), made(image, puppeteer(3.0), 1))
     assert image_shape_of(np.array([8, 8, 2]), "") == (8, 8, 2)
