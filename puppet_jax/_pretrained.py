@@ -133,7 +133,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     import safetensors  # only here, so that nothing else needs it
 
     if not path.is_file():  # opening a named pipe would wait for its writer
-        raise ValueError("no such file, or not a regular one; expected parameters, as a run writes after an epoch")
+        raise ValueError("no such file yet, or not a regular file; a run writes it after its first epoch")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

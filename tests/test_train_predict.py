@@ -24,6 +24,7 @@ from train.errors import UserError
 from train.predict import jsonl_file, predictor, stream
 from train.predict.predictor import Predictor
 from train.predict.stream import AHEAD, read_ahead
+from train.runs.model_file import open_run
 
 COUNT = 11
 NAMES = ["cat", "dog", "猫", "a \x1b[31mred\n name"]
@@ -33,7 +34,7 @@ NAMES = ["cat", "dog", "猫", "a \x1b[31mred\n name"]
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = save_run(folder, [8, 10], NAMES, 3, puppeteer="continuous", seed=3)
-    return folder, model, Predictor(model)
+    return folder, model, Predictor(open_run(folder).model)
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ def run(options: Export) -> int:
     from train.runs.model_file import open_run
 
     trained = open_run(folder)
-    images = trained.images()
-    height, width = images.size
+    height, width = trained.about.image_size
+    channels = trained.about.create.in_channels
     if sys.stderr.isatty():
         print("baking kernels ...", file=sys.stderr)  # which takes some seconds
     predict = pj.compile_predict(trained.model)
@@ -59,7 +59,7 @@ def run(options: Export) -> int:
             "RUN: trained with --measurement.bin None, so that kernels are generated for every image, and none can be "
             "stored"
         )
-    kind = "grey by luma (ITU-R 601)" if images.channels == 1 else "RGB"
+    kind = {1: "grey by luma (ITU-R 601)", 3: "RGB"}.get(channels, f"{channels} channels")
     try:
         pj.export(
             predict,

@@ -93,14 +93,14 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
 
-    images = trained.images()
-    top = min(options.top, len(images.class_names))
+    class_names = trained.about.class_names
+    top = min(options.top, len(class_names))
     widest = max(width(printable(name)) for name in names)
-    write = json_line if options.json else Table(images.class_names, top, widest)
+    write = json_line if options.json else Table(class_names, top, widest)
     failed = 0
     # No bar on a terminal: the lines show the progress, and a bar would come between them.
     bar = not sys.stdout.isatty()
-    for told in predict_images(names, images, Predictor(trained.model, devices), top, bar=bar):
+    for told in predict_images(names, Predictor(trained.model, devices), top, bar=bar):
         lines = [write(name, record) for name, record in told if "error" not in record]
         failed += len(told) - len(lines)
         sys.stdout.write("".join(lines))
@@ -143,8 +143,7 @@ def _write(options: Predict, output: Path, names: list[str], trained: "Trained",
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
 
-    images = trained.images()
-    top = min(options.top, len(images.class_names))
+    top = min(options.top, len(trained.about.class_names))
     about = describe(options.run, trained.about, trained.digest(), top, list(map(str, options.images)))
     with opened(output, about) as file:
         before = file.count
@@ -152,7 +151,7 @@ def _write(options: Predict, output: Path, names: list[str], trained: "Trained",
         try:
             if missing:
                 predictor = Predictor(trained.model, devices)
-                for told in predict_images(missing, images, predictor, top, done=before):
+                for told in predict_images(missing, predictor, top, done=before):
                     file.write(told)
         except (KeyboardInterrupt, SystemExit):
             print(

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,25 +15,26 @@ from train.devices import BATCH, ROWS, SHARED, on_each_device, rows, shared
 from train.errors import UserError
 
 
-class Outputs(NamedTuple):
-    """Of a batch: probabilities ``(B, num_classes)`` float64, complexity in bits ``(B,)``, depth in layers ``(B,)``."""
-
-    probabilities: np.ndarray
-    complexity: np.ndarray
-    depth: np.ndarray
-
-
 class Predictor:
-    """images ``(B, H, W, C)`` uint8 → :class:`Outputs`.
+    """images ``(B, H, W, C)`` uint8 → :class:`puppet_jax.Prediction`.
 
     By :func:`puppet_jax.compile_predict`. Every device holds the kernels and computes its part of a batch.
 
     Args:
         model: with trained parameters.
         devices: to use; by default the first.
+
+    Attributes:
+        image_shape, classes: of the model.
+
+    Raises:
+        UserError: its images are neither grey nor colour.
     """
 
     def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
+        self.classes, self.image_shape = model.classes or (), model.image_shape or (0, 0, 0)
+        if self.image_shape[2] not in (1, 3):
+            raise UserError(f"RUN: the model takes {self.image_shape[2]} channels, expected 1 (grey) or 3 (colour)")
         if sys.stderr.isatty():
             print("compiling ...", file=sys.stderr)  # which takes some seconds
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
@@ -61,21 +62,19 @@ class Predictor:
         filled = next(padded_batches(images, size + -size % self._mesh.size))
         return count, self._run(self._arrays, rows(self._mesh, filled))
 
-    def finish(self, started: Any) -> Outputs:
+    def finish(self, started: Any) -> pj.Prediction:
         """Wait for a batch; refused if its answers are no numbers."""
         count, columns = started
         logits, complexity, depth = (np.asarray(column)[:count] for column in columns)
         if not np.isfinite(logits).all():
             raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
-        shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-        return Outputs(shifted / shifted.sum(-1, keepdims=True), complexity, depth)
+        return pj.Prediction(logits, complexity, depth, self.classes)
 
 
-def records(outputs: Outputs, class_names: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
+def records(prediction: pj.Prediction, top: int) -> Iterator[dict[str, Any]]:
     """A record for each image: class, probability, complexity in bits, depth, and the ``top`` most probable classes (of
     equally probable ones the first)."""
-    best = np.argsort(-outputs.probabilities, axis=-1, kind="stable")[:, :top]
-    columns = best, np.take_along_axis(outputs.probabilities, best, -1), outputs.complexity, outputs.depth
-    for classes, probabilities, complexity, depth in zip(*(column.tolist() for column in columns), strict=True):
-        each = [{"class": class_names[c], "probability": p} for c, p in zip(classes, probabilities, strict=True)]
+    columns = prediction.top(top), prediction.complexity.tolist(), prediction.depth.tolist()
+    for best, complexity, depth in zip(*columns, strict=True):
+        each = [{"class": name, "probability": p} for name, p in best]
         yield {**each[0], "complexity_bits": complexity, "depth": depth, "top": each}

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -15,7 +16,6 @@ from tqdm import tqdm
 from train.data.decode import MAX_THREADS, cores
 from train.data.images import ImageError, quiet, read_image
 from train.predict.predictor import Predictor, records
-from train.runs.model_file import Images
 from train.terminal import printable
 
 # Images in a device's batch, and the most bytes that its pixels take, which limits batches of large images.
@@ -28,7 +28,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remain
 
 
 def predict_images(
-    names: Sequence[str], images: Images, predictor: Predictor, top: int, *, done: int = 0, bar: bool = True
+    names: Sequence[str], predictor: Predictor, top: int, *, done: int = 0, bar: bool = True
 ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Names and records of images in the order named, a batch at a time; the record of an image that could not be read
     holds the reason as ``error``, which is told on standard error too.
@@ -37,16 +37,16 @@ def predict_images(
 
     Args:
         names: paths of the images, at least one.
-        images: the size and channels that they are converted to, and the names of the classes.
-        predictor: of the model.
+        predictor: of the model, which says what size and channels they are converted to.
         top: how many classes a record names (:func:`train.predict.predictor.records`).
         done: how many were predicted earlier, for the bar.
         bar: whether to show one, if standard error is a terminal.
     """
     count = len(names)
-    size = batch_size(count, images, predictor.device_count)
-    read = lambda name: read_image(name, images.size, images.channels)  # noqa: E731
-    reading = read_ahead(names, read, (*images.size, images.channels), size, threads=min(cores(), MAX_THREADS))
+    height, width, channels = shape = predictor.image_shape
+    size = batch_size(count, shape, predictor.device_count)
+    read = lambda name: read_image(name, (height, width), channels)  # noqa: E731
+    reading = read_ahead(names, read, shape, size, threads=min(cores(), MAX_THREADS))
     started: deque = deque()
     with (
         quiet(),
@@ -64,7 +64,7 @@ def predict_images(
 
         def finished() -> list[tuple[str, dict[str, Any]]]:
             batch, answer = started.popleft()
-            found = iter(() if answer is None else records(predictor.finish(answer), images.class_names, top))
+            found = iter(() if answer is None else records(predictor.finish(answer), top))
             told = []
             for place, name in enumerate(batch.names):
                 told.append((name, {"error": batch.errors[place]} if place in batch.errors else next(found)))
@@ -83,9 +83,9 @@ def predict_images(
             yield finished()
 
 
-def batch_size(count: int, images: Images, devices: int) -> int:
+def batch_size(count: int, shape: tuple[int, int, int], devices: int) -> int:
     """Images in a batch, of ``count`` in all: chosen so that all batches are about equally full."""
-    most = max(1, min(BATCH, BATCH_BYTES // (images.size[0] * images.size[1] * images.channels))) * devices
+    most = max(1, min(BATCH, BATCH_BYTES // math.prod(shape))) * devices
     return -(-count // -(-count // most))
 
 

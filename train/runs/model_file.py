@@ -107,21 +107,6 @@ class About(msgspec.Struct, omit_defaults=True):
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """What images a model is for, and what it calls them.
-
-    Attributes:
-        size: (height, width) in pixels.
-        channels: 1 for grey, 3 for colour.
-        class_names: one for each logit.
-    """
-
-    size: tuple[int, int]
-    channels: int
-    class_names: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Trained:
     """A model with its trained parameters, in evaluation mode.
 
@@ -135,15 +120,6 @@ class Trained:
     model: pj.PuppetCNN
     config: ResolvedConfig
     about: About
-
-    def images(self) -> Images:
-        """What images to give it; refused if they are neither grey nor colour."""
-        channels = self.about.create.in_channels
-        if channels not in (1, 3):
-            raise UserError(
-                f"{printable(self.source)}: the model takes {channels} channels, expected 1 (grey) or 3 (colour)"
-            )
-        return Images(self.about.image_size, channels, tuple(self.about.class_names))
 
     def digest(self) -> str:
         """SHA-256 of all that predictions follow from: what makes the model, parameters, images and classes."""
