@@ -96,8 +96,21 @@ def holding_its_own(net, **options):
     """The net puppetized with a puppeteer that holds its own kernels."""
     model = puppet_of(net, stored, **options)
     for name, kernel in zip(model.puppet.names, model.puppeteer.kernels, strict=True):
-        conv = net
+        conv, part = net, ...
         for key in name.split("."):
-            conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
-        kernel.set_value(jnp.asarray(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)))
+            if key.isdigit() and isinstance(conv, nnx.Conv):
+                part = int(key)  # of a stack
+            else:
+                conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
+        kernel.set_value(as_made(np.asarray(conv.kernel[part]), getattr(conv, "transpose_kernel", False)))
     return model
+
+
+def as_made(kernel, turned):
+    """A kernel (*space, C_in, C_out) as puppeteers make it, the first of three axes a part of the input channels."""
+    if turned:
+        kernel = np.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
+    *space, c_in, c_out = kernel.shape
+    k_h, k_w = (1, *space)[-2:]
+    by_depth = kernel.reshape(-1, k_h, k_w, c_in, c_out)
+    return jnp.asarray(np.moveaxis(by_depth, (4, 0, 3), (0, 1, 2)).reshape(c_out, -1, k_h, k_w))

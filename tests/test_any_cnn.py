@@ -161,16 +161,98 @@ def by_class(net, x):
     return x
 
 
-def reads_kernel(net, x):
-    return net.layers[0](x) + jnp.mean(net.layers[0].kernel[...])
-
-
 def test_a_forward_that_looks_at_what_is_replaced_is_refused():
-    for forward in (by_class, reads_kernel):
-        net = Net(forward, layers=nnx.List([conv(4, 4), nnx.BatchNorm(4, rngs=nnx.Rngs(0))]))
-        net.eval()
-        with pytest.raises(ValueError, match=r"own kernels the puppet is off by .* type\(layer\) is nnx.BatchNorm"):
-            puppet_of(net, stored)
+    net = Net(by_class, layers=nnx.List([conv(4, 4), nnx.BatchNorm(4, rngs=nnx.Rngs(0))]))
+    net.eval()
+    with pytest.raises(ValueError, match=r"own kernels the puppet is off by .* type\(layer\) is nnx.BatchNorm"):
+        puppet_of(net, stored)
+
+
+# ---- What is between images and between calls
+
+
+class OwnNorm(nnx.Module):
+    """A batch normalisation of one's own."""
+
+    def __init__(self):
+        self.mean, self.use_running_average = nnx.BatchStat(jnp.zeros(4)), False
+
+    def __call__(self, x):
+        if self.use_running_average:
+            return x - self.mean[...]
+        mean = x.mean((0, 1, 2))
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
+        return x - mean
+
+
+class Counter(nnx.Module):
+    """Counts its calls, and keeps what it was last given, which no call reads."""
+
+    def __init__(self):
+        self.calls, self.last = nnx.Variable(jnp.zeros(())), nnx.Variable(jnp.zeros((2, 8, 8, 4)))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        self.last.set_value(x)
+        return x
+
+
+class DropPath(nnx.Module):
+    """Draws in training mode, or always."""
+
+    def __init__(self, always):
+        self.rngs, self.always, self.deterministic = nnx.Rngs(0), always, False
+
+    def __call__(self, x):
+        if self.deterministic and not self.always:
+            return x
+        return x * jax.random.bernoulli(self.rngs(), 0.5, (len(x), 1, 1, x.shape[-1]))
+
+
+def test_what_is_lost_between_calls_and_images_is_told():
+    with pytest.raises(ValueError, match=r"in training mode depends on .*writes layers\.1\.mean\); take statistics"):
+        puppet_of(Net(in_turn, layers=nnx.List([conv(4, 4), OwnNorm()])), stored, batch_norm=None)
+    with pytest.raises(ValueError, match="an image depends on the other images"):
+        puppet_of(Net(lambda net, x: x + x.std(0), layers=nnx.List([])), stored, batch_norm=None)
+    with pytest.warns(UserWarning, match=r"forward changes layers\.1\.calls, which stay as they are"):
+        puppet_of(Net(in_turn, layers=nnx.List([conv(4, 4), Counter()])), stored, batch_norm=None)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_layers_of_ones_own_draw_for_each_call_or_for_each_image(always):
+    net = Net(in_turn, layers=nnx.List([conv(4, 4), DropPath(always)]))
+    model = puppet_of(net, "stored", batch_norm=None)
+    images = np.concatenate([images_of(3)[:3]] * 2)
+    first, second = model(images), model(images)
+    assert not close(first[:3], first[3:], 1e-2)
+    assert not close(first, second, 1e-2)
+    assert close(nnx.clone(puppet_of(net, "stored", batch_norm=None))(images), first)
+    model.eval()
+    still = model(images)
+    assert close(still, model(images), 1e-6)
+    assert close(still[:3], still[3:], 1e-6)
+    predict = pj.compile_predict(model)
+    for order in (slice(None), slice(None, None, -1), slice(2, 5)):
+        assert close(predict(images[order]).logits, still[order], 1e-5)
+    assert bool((still[0] == 0).any()) == always  # a channel that is dropped
+
+
+def test_a_kernel_that_the_forward_touches_is_kept_and_the_others_are_generated():
+    def masked(net, x):
+        first, kernel = net.layers[0], net.layers[0].kernel[...]
+        first.kernel[...] = kernel * (jnp.arange(3) < 2).reshape(3, 1, 1, 1)
+        x = first(x)
+        first.kernel[...] = kernel
+        return net.layers[2](nnx.tanh(net.layers[1](x)))
+
+    net = drawn(lambda: Net(masked, layers=three(lambda i: conv(4, 4))))
+    model = holding_its_own(net, batch_norm=None, blocks=())
+    assert model.puppet.names == ("stem", "layers.1", "layers.2")
+    ((name, reason),) = model.puppet.kept
+    assert name == "layers.0"
+    assert "reads or changes its kernel" in reason
+    images = images_of(3)
+    assert close(model(images), original(net, images / np.float32(255)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,19 @@ def test_with_its_own_kernels_it_is_the_original_and_the_original_is_untouched(n
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(net, nnx.Not(nnx.RngState)))
 
 
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        return x + nnx.tanh(self.conv(x))
+
+
+@nnx.vmap(in_axes=0)
+def stacked(rngs):
+    return Block(rngs)
+
+
 class Odd(nnx.Module):
     """Every kind of convolution, named so that the alphabet is not the order of the calls."""
 
@@ -43,8 +58,13 @@ class Odd(nnx.Module):
         self.p_unused = nnx.Conv(6, 6, (3, 3), rngs=rngs)
         self.o_normed = nnx.WeightNorm(nnx.Conv(6, 6, (3, 3), rngs=rngs), rngs=rngs)
         self.n_tied = nnx.Conv(6, 6, (3, 3), rngs=rngs)
-        self.m_tied = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.m_tied = nnx.Conv(6, 6, (3, 3), kernel_dilation=2, rngs=rngs)
         self.m_tied.kernel = self.n_tied.kernel
+        self.l_deep = nnx.Conv(6, 6, (2, 3, 1), feature_group_count=3, padding="SAME", rngs=rngs)
+        self.k_stack = stacked(rngs.split(2))
+        self.j_read = nnx.Conv(6, 6, (3, 3), rngs=rngs)
+        self.i_param = nnx.Param(jax.random.normal(rngs.params(), (3, 3, 6, 6)) / 8)
+        self.h_up = nnx.ConvTranspose(6, 6, (3, 2), (2, 1), padding="VALID", transpose_kernel=True, rngs=rngs)
         self.a_last = nnx.Conv(6, 6, (3, 3), precision="highest", rngs=rngs)
         self.head = nnx.Linear(6, 4, rngs=rngs)
 
@@ -53,32 +73,40 @@ class Odd(nnx.Module):
             x = nnx.tanh(layer(x)).astype(jnp.float32)
         for layer in (self.t_masked, self.s_one, self.r_line, self.q_up, self.o_normed, self.n_tied, self.m_tied):
             x = x + layer(x)
-        return self.head(self.a_last(x).mean((1, 2)))
+        frames = jnp.stack([x, jnp.flip(x, 1), x * x], 1)
+        x = self.l_deep(frames)[:, 1]
+        x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.k_stack)
+        for kernel in (self.j_read.kernel[...], self.i_param[...]):
+            x = x + jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return self.head(self.a_last(self.h_up(x)).mean((1, 2)))
 
 
 def test_every_kind_of_convolution_is_generated_or_kept_with_the_reason():
     net = Odd(nnx.Rngs(0))  # not drawn: scales of WeightNorm are no variables
     net.t_masked.mask = nnx.data(jnp.tri(6) * jnp.ones((3, 3, 1, 1)))
-    model = holding_its_own(net, batch_norm=None)
+    model = holding_its_own(net, batch_norm=None, measurement=FULL)
     puppet = model.puppet
-    assert puppet.names == ("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "a_last")
+    assert puppet.names == (
+        *("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "u_long", "r_line", "q_up", "n_tied", "l_deep"),
+        *("k_stack.conv.0", "k_stack.conv.1", "h_up", "a_last"),
+    )
     assert puppet.kernel_shapes[:3] == ((6, 3, 5, 5), (4, 3, 3, 3), (6, 4, 3, 3))
+    assert puppet.kernel_shapes[5:10] == ((6, 6, 1, 3), (6, 6, 1, 3), (6, 6, 2, 2), (6, 6, 3, 3), (6, 4, 3, 1))
     reasons = dict(puppet.kept)
     for name, words in {
-        "u_long": "1×3",
-        "t_masked": "masked",
+        "t_masked": "reads or changes its kernel",
         "s_one": "one weight",
-        "r_line": "1 spatial axes",
-        "q_up": "transposed",
         "p_unused": "does not call",
-        "o_normed.layer_instance": "WeightNorm",
-        "n_tied": "shares its kernel",
-        "m_tied": "shares its kernel",
+        "o_normed.layer_instance": "reads or changes its kernel",
+        "j_read": "convolves with it by itself",
+        "i_param": "no layer's kernel",
     }.items():
         assert words in reasons.pop(name)
     assert not reasons
     images = images_of(3)
-    assert close(model(images), original(net, images / np.float32(255)), 1e-2)  # one layer computes in bfloat16
+    expected = original(net, images / np.float32(255))
+    assert close(model(images), expected, 1e-2)  # one layer computes in bfloat16
+    assert close(pj.compile_predict(model, chunk=4)(images).logits, expected, 1e-2)
 
 
 # ---- Depth
@@ -192,7 +220,7 @@ def test_every_image_has_masks_of_its_own():
     assert close(still, model(images), 1e-6)
     assert close(still, jnp.broadcast_to(still[0], still.shape), 1e-5)
     model.train()
-    copy = nnx.clone(model)
+    copy = pickle.loads(pickle.dumps(model))  # of classes derived from its own
     first, second = model(images), model(images)
     for a in range(4):  # images differ from each other, and calls too
         assert not close(first[a], second[a], 1e-3)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from puppet_jax._integers import integer
-from puppet_jax.any_cnn._foreign import Skip
+from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Skip
 from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
 from puppet_jax.any_cnn._trials import ARGUMENT, EXCHANGED, ZERO, Call, Trials, same
 
@@ -188,7 +188,7 @@ def families(body: nnx.Module, convolutions: Iterable[Path]) -> list[list[Path]]
         number = re.fullmatch(r"(.*?)_?(\d+)", path[-1]) if isinstance(path[-1], str) else None
         if isinstance(path[-1], int):
             found.setdefault((path[:-1], None), []).append(path)
-        elif number and not isinstance(at(body, path), nnx.Conv | nnx.List | nnx.Dict):
+        elif number and not isinstance(at(body, path), (*CONVOLUTIONS, nnx.List, nnx.Dict)):
             found.setdefault((path[:-1], number[1]), []).append(path)
     modules = [[path for path in family if isinstance(at(body, path), nnx.Module)] for family in found.values()]
     return sorted((family for family in modules if family), key=lambda family: len(family[0]))

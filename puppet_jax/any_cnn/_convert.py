@@ -2,27 +2,30 @@
 
 import itertools
 import math
-from collections import Counter
+import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from flax import nnx
-from flax.nnx.nn import dtypes
 from jax import lax
 
 from puppet_jax._integers import image_shape_of
 from puppet_jax.any_cnn._blocks import Blocks, families, levels_of, named_paths, number_of_depths
 from puppet_jax.any_cnn._foreign import (
+    CONVOLUTIONS,
     Apply,
     ForeignPuppet,
     GeneratedKernel,
     gate,
+    kernel_shape,
+    stand_in,
     streams,
+    transposed,
     use_groups,
     use_running,
 )
 from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
-from puppet_jax.any_cnn._trials import Trials
+from puppet_jax.any_cnn._trials import FLAGS, Trials
 from puppet_jax.puppeteers import KernelShape
 
 
@@ -45,9 +48,16 @@ def foreign_puppet(
     norms = _batch_norms(body, batch_norm)
 
     trials = Trials(body, apply, image_shape)
-    paths, kept = _generated(body, trials.convolutions)
+    sharing, kept = _generated(body, trials)
+    paths = [path for each in sharing for path in each]
     groups = families(body, paths) if blocks is None else [named_paths(body, entry) for entry in blocks]
     trials.watch(paths, [*paths, *itertools.chain(*groups)])
+    if trials.written:
+        warnings.warn(
+            f"puppetize: the forward changes {', '.join(sorted(trials.written))}, which stay as they are in a puppet: "
+            "it calls a copy of the module for each image, and what that writes is lost",
+            stacklevel=3,
+        )
     skipping = Blocks(body, trials, groups, named=blocks is not None)
     sequences = skipping.sequences
     most = number_of_depths(sum(map(len, sequences)), max_depth)
@@ -56,31 +66,40 @@ def foreign_puppet(
     # A convolution is needed from the greatest level of the blocks around it on.
     needs = {path: max([level_of[own] for own in level_of if is_inside(path, own)], default=1) for path in paths}
 
-    convolutions = [at(body, path) for path in paths]
-    for index, convolution in enumerate(convolutions):
-        convolution.kernel = nnx.static(GeneratedKernel(index, convolution.param_dtype))
+    kernels: list[tuple[KernelShape, str, int]] = []
+    for layers in sharing:
+        own = at(body, layers[0])
+        stack = own.kernel.shape[: -len(own.kernel_shape)]
+        for conv, level in [(at(body, path), needs[path]) for path in layers]:
+            conv.kernel = nnx.static(GeneratedKernel(len(kernels), conv.param_dtype, level, stack))
+            if isinstance(conv, nnx.ConvTranspose):
+                stand_in(conv, transposed)
+        of_stack = [f"{name_of(layers[0])}.{i}" for i in range(math.prod(stack))] if stack else [name_of(layers[0])]
+        kernels += [(kernel_shape(own), name, min(needs[path] for path in layers)) for name in of_stack]
     for norm in norms:
         (use_groups if batch_norm == "group" else use_running)(norm)
     for path, least in level_of.items():
         if least > 1:
             gate(at(body, path), least, skipping.skips[path])
-    dropouts = modules_of(body, nnx.Dropout).values()
+    modules = modules_of(body, nnx.Module).values()
+    flags = [getattr(each, flag) for each in modules for flag in FLAGS if getattr(each, flag, None) is not None]
     logits: tuple[int, ...] = getattr(trials.output, "shape", ())
     return ForeignPuppet(
         body=body,
-        kernel_shapes=tuple(_kernel_shape(each) for each in convolutions),
-        names=tuple(map(name_of, paths)),
-        levels=tuple(needs.values()),
+        kernel_shapes=tuple(shape for shape, _, _ in kernels),
+        names=tuple(name for _, name, _ in kernels),
+        levels=tuple(level for _, _, level in kernels),
         sequences=tuple(map(tuple, levels)),
         blocks=tuple((name_of(path), level_of[path]) for path in itertools.chain(*sequences)),
         always=tuple((name_of(p), skipping.why_always(p)) for p in paths if needs[p] == 1),
         max_depth=most,
-        kept=tuple((name_of(path), reason) for path, reason in kept),
+        kept=tuple(kept),
         image_shape=(image_shape[0], image_shape[1], image_shape[2]),
         num_classes=logits[1] if len(logits) == 2 else None,
         apply=apply,
-        stream=rngs.fork().params if streams(body) or dropouts else None,
-        deterministic=all(node.deterministic or node.rate == 0 for node in dropouts),
+        stream=rngs.fork().params if trials.draws or streams(body) or modules_of(body, nnx.Dropout) else None,
+        # Whether it is in evaluation mode as it comes, or does not draw.
+        deterministic=(bool(flags) and all(flags)) or not trials.draws,
     )
 
 
@@ -115,56 +134,58 @@ def _batch_norms(body: nnx.Module, choice: str | None) -> list[nnx.BatchNorm]:
     return list(found.values())
 
 
-def _generated(body: nnx.Module, called: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    convolutions = modules_of(body, nnx.Conv)
-    shared = Counter(id(conv.kernel) for conv in convolutions.values())
-    wrappers = [*modules_of(body, nnx.WeightNorm), *modules_of(body, nnx.SpectralNorm)]
-    paths: list[Path] = []
-    kept: list[tuple[Path, str]] = []
-    for path in [*called, *(path for path in convolutions if path not in called)]:
-        conv = convolutions[path]
-        if path not in called:
-            reason: str | None = "the forward does not call it"
-        elif any(path[: len(wrapper)] == wrapper for wrapper in wrappers):
-            reason = "nnx.WeightNorm or nnx.SpectralNorm around it reads the stored kernel"
-        elif shared[id(conv.kernel)] > 1:
-            reason = "shares its kernel with another convolution"
+def _generated(body: nnx.Module, trials: Trials) -> tuple[list[list[Path]], list[tuple[str, str]]]:
+    """The layers whose kernels are generated, those that share one together; and what stays stored, with the reason."""
+    layers, found = modules_of(body, CONVOLUTIONS), nnx.iter_graph(body)
+    names = {id(node): name_of(path) for path, node in found if isinstance(node, nnx.Variable)}
+    groups: dict[int, list[Path]] = {}
+    for path in [*trials.convolutions, *(path for path in layers if path not in trials.convolutions)]:
+        groups.setdefault(id(layers[path].kernel), []).append(path)
+    generated: list[list[Path]] = []
+    kept: list[tuple[str, str]] = []
+    for variable, paths in groups.items():
+        convolutions, name = [layers[path] for path in paths], names[variable]
+        uncalled = not set(paths) <= set(trials.convolutions)
+        reasons = list(filter(None, map(_reason, convolutions)))
+        if len({(type(conv).__call__, conv.kernel_size, *kernel_shape(conv)) for conv in convolutions}) > 1:
+            reasons.append("shares its kernel with a layer of another kind")
+        if name in trials.kernels or (name in trials.read and uncalled):
+            reason: str | None = "the forward takes its kernel and convolves with it by itself"
+        elif uncalled:
+            reason = "the forward does not call it"
+        elif name in trials.read:
+            reason = "the forward reads or changes its kernel (a mask, a norm of the weights, a penalty, …)"
         else:
-            reason = _reason(conv)
+            reason = next(iter(reasons), None)
         if reason is None:
-            paths.append(path)
+            generated.append(paths)
         else:
-            kept.append((path, reason))
-    kept += [(path, "transposed convolutions are not generated") for path in modules_of(body, nnx.ConvTranspose)]
-    if not paths:
-        reasons = "; ".join(f"{name_of(path)}: {reason}" for path, reason in kept)
+            kept += [(name_of(path), reason) for path in paths]
+    others = trials.kernels - {names[variable] for variable in groups}
+    kept += [(name, "it is no layer's kernel: the forward convolves with it by itself") for name in sorted(others)]
+    if not generated:
+        reasons = [f"{name}: {reason}" for name, reason in kept]
         raise ValueError(
-            f"puppetize: no convolution whose kernel could be generated ({reasons or 'no nnx.Conv in the module'}); "
-            "the module needs at least one two-dimensional nnx.Conv of equal sides"
+            "puppetize: no convolution whose kernel could be generated "
+            f"({'; '.join(reasons) or 'no nnx.Conv in the module'}); the module needs at least one nnx.Conv or "
+            "nnx.ConvTranspose that the forward calls"
         )
-    return paths, kept
+    return generated, kept
 
 
-def _reason(conv: nnx.Conv) -> str | None:
+def _reason(conv: Any) -> str | None:
     """Why a convolution's kernel cannot be generated, or ``None``."""
-    size = tuple(conv.kernel_size)
-    if type(conv).__call__ is not nnx.Conv.__call__:
-        return f"{type(conv).__name__} does not compute as nnx.Conv does"
-    if conv.conv_general_dilated is not lax.conv_general_dilated or conv.promote_dtype is not dtypes.promote_dtype:
-        return "has a conv_general_dilated or promote_dtype of its own"
-    if conv.kernel.shape != conv.kernel_shape:
-        return f"its kernel has shape {conv.kernel.shape}, not {conv.kernel_shape}: stacked by nnx.vmap or nnx.scan"
-    if len(size) != 2:
-        return f"its kernel has {len(size)} spatial axes; two are generated"
-    if size[0] != size[1]:
-        return f"its kernel is {size[0]}×{size[1]}; puppeteers make kernels of equal sides"
-    if conv.mask is not None:
-        return "its kernel is masked"
-    if math.prod(conv.kernel_shape[:3]) == 1:
+    if conv.kernel.shape[-len(conv.kernel_shape) :] != conv.kernel_shape:
+        return f"its kernel has shape {conv.kernel.shape}, not {conv.kernel_shape} or a stack of them"
+    if len(conv.kernel_size) > 3:
+        return f"its kernel has {len(conv.kernel_size)} spatial axes; up to three are generated"
+    if math.prod(conv.kernel_shape[:-1]) == 1:
         return "has one weight per output channel, which standardisation would make zero"
+    if isinstance(conv, nnx.Conv):
+        own = conv.conv_general_dilated is not lax.conv_general_dilated
+        return "has a conv_general_dilated of its own" if own else None
+    if type(conv).__call__ is not nnx.ConvTranspose.__call__:
+        return f"{type(conv).__name__} does not compute as nnx.ConvTranspose does"
+    if conv.padding == "CIRCULAR" or conv.kernel.shape != conv.kernel_shape:
+        return "is a transposed convolution of circular padding, or stacked by nnx.vmap"
     return None
-
-
-def _kernel_shape(conv: nnx.Conv) -> KernelShape:
-    k, _, c_in, c_out = conv.kernel_shape
-    return c_out, c_in, k, k

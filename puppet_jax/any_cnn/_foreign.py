@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.linear import canonicalize_padding
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from puppet_jax._mesh import cond
 from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
@@ -24,20 +25,25 @@ from puppet_jax.puppets._base import Puppet
 Apply = Callable[[Any, Array, Any], Any]
 """(module, images (1, H, W, C) in [0, 1], random streams) → logits (1, num_classes), or any tree of arrays (1, …)."""
 
+CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
 _NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm)
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedKernel:
-    """What stands in an ``nnx.Conv`` for the kernel that is not stored: static, no parameter.
+    """What stands in a layer for the kernel that is not stored: static, no parameter.
 
     Attributes:
         index: which of the puppeteer's kernels the convolution takes.
         dtype: of the kernel that stood there; what the layer computes in may follow from it.
+        level: the least depth that uses the layer.
+        stack: leading axes of a kernel that ``nnx.vmap`` stacked, a puppeteer's kernel for each; mostly none.
     """
 
     index: int
     dtype: Any
+    level: int = 1
+    stack: tuple[int, ...] = ()
 
     def __getitem__(self, _) -> np.ndarray:
         # nnx.Conv asks for the dtype and passes the kernel on to a function that uses the generated one instead. NaN,
@@ -71,18 +77,29 @@ class Skip:
 
 def stand_in(module: Any, call: Callable) -> None:
     """From now on ``module(*args, **kwargs)`` is ``call(module, own, *args, **kwargs)``, where ``own(module, …)`` is
-    what it was. The module becomes of a class derived from its own, the same one for the same ``call``."""
+    what it was. The module becomes of a class derived from its own, the same one for the same ``call``, which is a
+    function that can be pickled."""
     cls: Any = type(module)
     module.__class__ = _derived(cls, call)
 
 
 @functools.cache
 def _derived(cls: Any, call: Callable) -> type:
+    # Under its own name pickle would find the class that it is derived from.
+    root, calls = getattr(cls, "puppet_stand_ins", (cls, ()))
+    calls = (*calls, call)
+
     def body(namespace):
         namespace["__call__"] = lambda self, *args, **kwargs: call(self, cls.__call__, *args, **kwargs)
         namespace["__module__"] = cls.__module__
+        namespace["puppet_stand_ins"] = root, calls
+        namespace["__reduce_ex__"] = lambda self, protocol: (_restored, (root, calls), self.__getstate__())
 
     return types.new_class(cls.__name__, (cls,), {"pytree": cls._pytree__is_pytree}, body)
+
+
+def _restored(cls: type, calls: tuple[Callable, ...]) -> Any:
+    return object.__new__(functools.reduce(_derived, calls, cls))
 
 
 def gate(block: Any, level: int, skip: Skip) -> None:
@@ -168,7 +185,8 @@ class ForeignPuppet(Puppet):
             kernels: one (C_out, C_in / groups, K, K) a convolution, or choices from banks.
             depth: D. An array masks the blocks beyond; a Python integer leaves them out.
             deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
-            sample: the image's number, which its random streams are made from.
+            sample: the image's number, which its random streams are made from in training mode; in evaluation mode they
+                are made from the image.
             lowering: of the convolutions with generated kernels, as :func:`convolve` takes it.
 
         Raises:
@@ -179,18 +197,16 @@ class ForeignPuppet(Puppet):
         body = nnx.clone(self.body)
         modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
         for _, module in modules:
-            if isinstance(module, nnx.Conv) and isinstance(module.kernel, GeneratedKernel):
-                index = module.kernel.index
-                module.conv_general_dilated = functools.partial(
-                    convolution, kernels[index], lowering=lowering, may_be_skipped=self.levels[index] > 1
-                )
+            if isinstance(module, CONVOLUTIONS) and isinstance(module.kernel, GeneratedKernel):
+                _drive(module, module.kernel, kernels, depth, lowering)
             if "puppet_lowering" in vars(module):
                 module.puppet_lowering = lowering
             if "puppet_gate" in vars(module):
                 module.puppet_depths = lambda: (depth, deepest)
         rngs = None
         if self.stream is not None:
-            own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), sample)  # noqa: E731
+            which = _fingerprint(image) if self.deterministic else sample
+            own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), which)  # noqa: E731
             rngs = nnx.Rngs(own(self.stream.key[...]))
             for stream in streams(body):
                 stream.key[...] = own(stream.key[...])
@@ -205,8 +221,7 @@ class ForeignPuppet(Puppet):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Any:
-        own = [jnp.where(depths >= v, index, -1) for v, index in zip(self.levels, indices, strict=True)]
-        kernels = tuple(map(Choice, own, bank))
+        kernels = tuple(map(Choice, indices, bank))
         one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
         of_all: Any = None  # the bank is shared, the index an image's own
         along: Any = 0
@@ -253,6 +268,12 @@ def streams(module: nnx.Module) -> list[nnx.RngStream]:
     return [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)]
 
 
+def _fingerprint(image: Float[Array, "h w c"]) -> UInt32[Array, ""]:
+    """A number made of an image's levels and where they are: the same one wherever the image stands in a batch."""
+    levels = jnp.round(image * 255).astype(jnp.uint32).reshape(-1)
+    return jnp.sum((levels + 1) * (jnp.arange(1, levels.size + 1, dtype=jnp.uint32) * np.uint32(2654435761)))
+
+
 def _first(output: Array) -> Array:
     return output[0].astype(jnp.float32) if jnp.issubdtype(output.dtype, jnp.floating) else output[0]
 
@@ -264,15 +285,92 @@ def _shape(kernel):
     return kernel.shape
 
 
+def convolved_kernel(conv: Any) -> Float[Array, "*stack_and_space c_in c_out"]:
+    """A layer's own kernel as it is convolved with: a transposed convolution may hold it the other way round."""
+    kernel, rank = conv.kernel[...], len(conv.kernel_size)
+    if not getattr(conv, "transpose_kernel", False):
+        return kernel
+    return jnp.swapaxes(jnp.flip(kernel, range(kernel.ndim - 2 - rank, kernel.ndim - 2)), -1, -2)
+
+
+def kernel_shape(conv: Any) -> KernelShape:
+    """Of the kernels that a puppeteer makes for a layer. Of three spatial axes the first is a part of the input
+    channels; one axis is the second of two."""
+    size, (c_in, c_out) = conv.kernel_size, conv.kernel_shape[-2:]
+    *depth, k_h, k_w = size if len(size) > 1 else (1, *size)
+    if getattr(conv, "transpose_kernel", False):
+        c_in, c_out = c_out, c_in
+    return c_out, math.prod(depth) * c_in, k_h, k_w
+
+
+def _drive(conv, stands: GeneratedKernel, kernels, depth, lowering):
+    """Give a layer its generated kernel, for one image of this depth."""
+    own = list(kernels[stands.index : stands.index + math.prod(stands.stack)])
+    skipped = stands.level > 1 and isinstance(own[0], Choice)
+    if isinstance(own[0], Choice):
+        own = [Choice(jnp.where(depth >= stands.level, index, -1), bank) for index, bank in own]
+    run = functools.partial(convolution, lowering=lowering, may_be_skipped=skipped)
+    if not stands.stack:
+        conv.conv_general_dilated = functools.partial(run, own[0])
+        return
+    # The kernels, or banks of them, stacked as they were, for nnx.scan to cut up; all have one index.
+    if isinstance(own[0], Choice):
+        stacked, index = jnp.stack(whole(tuple(choice.bank for choice in own))), own[0].index
+    else:
+        stacked, index = jnp.stack([jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in own]), None
+    conv.kernel = nnx.data(nnx.Param(stacked.reshape(*stands.stack, *stacked.shape[1:])))
+
+    def of_stack(inputs, kernel, *args, **kwargs):
+        kernel = jnp.transpose(kernel, (3, 2, 0, 1)) if index is None else Choice(index, kernel)
+        return run(kernel, inputs, None, *args, **kwargs)
+
+    conv.conv_general_dilated = of_stack
+
+
+def transposed(conv, own, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``nnx.ConvTranspose`` as a convolution, by its ``conv_general_dilated``, of inputs with zeros between them."""
+    del own
+    rank = len(conv.kernel_size)
+    bias = None if conv.bias is None else conv.bias[...]
+    inputs, kernel, bias = conv.promote_dtype((inputs, conv.kernel[...], bias), dtype=conv.dtype)
+    strides, dilation = (
+        (each or 1,) * rank if each is None or isinstance(each, int) else tuple(each)
+        for each in (conv.strides, conv.kernel_dilation)
+    )
+    padding = canonicalize_padding(conv.padding, rank)
+    if isinstance(padding, str):  # as lax.conv_transpose has it
+        spans = [((k - 1) * d + 1, s) for k, d, s in zip(conv.kernel_size, dilation, strides, strict=True)]
+        if padding == "SAME":
+            padding = [(k - 1 if s > k - 1 else -(-(k + s - 2) // 2), k + s - 2) for k, s in spans]
+        else:
+            padding = [(k - 1, k + s - 2 + max(k - s, 0)) for k, s in spans]
+        padding = [(low, both - low) for low, both in padding]
+    axes = "N" + "DHW"[-rank:] + "C"
+    y = conv.conv_general_dilated(
+        inputs.reshape(-1, *inputs.shape[-rank - 1 :]),
+        kernel,
+        (1,) * rank,
+        padding,
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        dimension_numbers=(axes, axes[1:-1] + "IO", axes),
+        feature_group_count=1,
+        precision=conv.precision,
+        preferred_element_type=conv.preferred_element_type,
+    )
+    y = y if bias is None else y + bias
+    return y.reshape(*inputs.shape[: -rank - 1], *y.shape[1:])
+
+
 def convolution(
     kernel: Float[Array, "c_out c_in k_h k_w"] | Choice,
-    inputs: Float[Array, "n h w c"],
+    inputs: Float[Array, "n *space c"],
     unused,
-    strides: tuple[int, int],
+    strides: tuple[int, ...],
     padding,
     *,
-    lhs_dilation: tuple[int, int],
-    rhs_dilation: tuple[int, int],
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
     dimension_numbers,
     feature_group_count: int,
     precision,
@@ -280,21 +378,33 @@ def convolution(
     out_sharding=None,
     lowering: str | None = None,
     may_be_skipped: bool = False,
-) -> Float[Array, "n h_out w_out c_out"]:
+) -> Float[Array, "n *space_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
-    The project's per-sample convolution where it applies (no groups, no dilation, no precision asked for); else a sum
-    over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Both are as fast backwards as
-    forwards under ``vmap`` over kernels, where XLA's grouped convolution is not.
+    The project's per-sample convolution where it applies (no groups, no dilated kernel, no precision asked for); else a
+    sum over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Both are as fast backwards
+    as forwards under ``vmap`` over kernels, where XLA's grouped convolution is not. Of three spatial axes the frames
+    that meet one of the result's become channels, as which the kernel has them.
     """
-    del unused, dimension_numbers, out_sharding  # always NHWC, HWIO
-    size = _shape(kernel)[2:]
+    del unused, dimension_numbers, out_sharding  # always channels last
+    groups, (_, c_in, *size) = feature_group_count, _shape(kernel)
+    space = inputs.ndim - 2
+    size = [c_in * groups // inputs.shape[-1], *size][-space:] if space > 2 else size[-space:]
     if isinstance(padding, str):  # as lax does: the kernel with its dilation, the image without
         spans = [(k - 1) * d + 1 for k, d in zip(size, rhs_dilation, strict=True)]
-        padding = lax.padtype_to_pads(inputs.shape[1:3], spans, strides, padding)
+        padding = lax.padtype_to_pads(inputs.shape[1:-1], spans, strides, padding)
     padding = tuple((int(low), int(high)) for low, high in padding)
-    plain = feature_group_count == 1 and precision is None and min(map(min, padding)) >= 0
-    if plain and {*lhs_dilation, *rhs_dilation} == {1}:
+    if {*lhs_dilation} != {1} or min(map(min, padding)) < 0:
+        around = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
+        inputs = lax.pad(inputs, jnp.zeros((), inputs.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+        padding = ((0, 0),) * space
+    frames = inputs.shape[:1]
+    if space == 1:
+        inputs, strides, padding, rhs_dilation = inputs[:, None], (1, *strides), ((0, 0), *padding), (1, *rhs_dilation)
+    elif space == 3:
+        inputs, frames = _frames_as_channels(inputs, size[0], strides[0], padding[0], rhs_dilation[0], groups)
+        strides, padding, rhs_dilation = strides[1:], padding[1:], rhs_dilation[1:]
+    if groups == 1 and precision is None and {*rhs_dilation} == {1}:
         own = kernel.astype(inputs.dtype)
         stride = strides[0], strides[1]
         run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
@@ -305,11 +415,23 @@ def convolution(
             taps = bank[kernel.index]
         else:
             taps = jnp.transpose(kernel, (2, 3, 1, 0))
-        taps = taps.astype(inputs.dtype)
-        out = _by_taps(inputs, taps, strides, padding, lhs_dilation, rhs_dilation, feature_group_count, precision)
+        out = _by_taps(inputs, taps.astype(inputs.dtype), strides, padding, rhs_dilation, groups, precision)
     if may_be_skipped and isinstance(kernel, Choice):
         out = _harmless(out, kernel.index)
+    out = out[:, 0] if space == 1 else out.reshape(*frames, *out.shape[1:])
     return out if preferred_element_type is None else out.astype(preferred_element_type)
+
+
+def _frames_as_channels(inputs, size, stride, padding, dilation, groups):
+    """The frames that each frame of the result sees, side by side as channels of each group: (N·D', H, W, size·C); and
+    (N, D')."""
+    padded = jnp.pad(inputs, ((0, 0), padding, *[(0, 0)] * 3))
+    count = (padded.shape[1] - (size - 1) * dilation - 1) // stride + 1
+    begins = range(0, size * dilation, dilation)
+    seen = jnp.stack([padded[:, i : i + (count - 1) * stride + 1 : stride] for i in begins], -2)
+    seen = jnp.swapaxes(seen.reshape(*seen.shape[:-1], groups, -1), -2, -3)
+    batch, _, *plane = seen.shape[:4]
+    return seen.reshape(batch * count, *plane, -1), (batch, count)
 
 
 @jax.custom_jvp
@@ -331,11 +453,9 @@ def _harmless_derivative(primals, tangents):
     return jnp.where(index >= 0, y, waves), jnp.where(index >= 0, tangents[0], 0)
 
 
-def _by_taps(inputs, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, precision):
+def _by_taps(inputs, kernel, strides, padding, rhs_dilation, groups, precision):
     wide = jnp.promote_types(inputs.dtype, jnp.float32)
-    around = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
-    still = (0, 0, 0)
-    padded = lax.pad(inputs, jnp.zeros((), inputs.dtype), (still, *around, still)).astype(wide)
+    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0))).astype(wide)
     batch, *spans, c_in = padded.shape
     k_h, k_w, each, c_out = kernel.shape
     kernel = kernel.astype(wide).reshape(k_h, k_w, each, groups, c_out // groups)

@@ -9,8 +9,8 @@ Path = tuple[Any, ...]
 """Names of attributes, keys and indices, from the root on."""
 
 
-def modules_of(module: nnx.Module, kind: type) -> dict[Path, Any]:
-    """The modules of a kind by one of their paths each."""
+def modules_of(module: nnx.Module, kind: type | tuple[type, ...]) -> dict[Path, Any]:
+    """The modules of a kind, or of one of several, by one of their paths each."""
     found: Iterator[tuple[Any, Any]] = nnx.iter_modules(module)
     return {path: node for path, node in found if isinstance(node, kind)}
 

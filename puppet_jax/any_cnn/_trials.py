@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,18 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
-from puppet_jax.any_cnn._foreign import Apply, GeneratedKernel, stand_in
-from puppet_jax.any_cnn._modules import Path, at, modules_of
+from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, convolved_kernel, stand_in, transposed
+from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
+from puppet_jax.any_cnn._traced import Uses, own_kernel
 
 ITSELF, ARGUMENT, ZERO, EXCHANGED = range(4)
 """What stands for a result in a trial: itself, the argument, zeros, or itself with the two images exchanged."""
 _NONE: Mapping[int, int] = {}
 _TOLERANCE = 1e-4
+FLAGS = ("deterministic", "use_running_average")
+"""Attributes that ``model.train()`` and ``model.eval()`` set."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["argument", "result"], meta_fields=["path", "end"])
@@ -50,7 +55,13 @@ class Trials:
         image_shape: (H, W, C).
 
     Attributes:
-        convolutions: paths of each ``nnx.Conv`` that the forward calls, in the order of their first calls.
+        convolutions: paths of each ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls, in the order of their
+            first calls.
+        read: names of variables that the forward does more with than to convolve with them as those layers do.
+        kernels: names of those that it convolves with otherwise.
+        written: names of those that it changes and reads, in training or evaluation mode, but for what flax's batch
+            normalisation and random streams do.
+        draws: whether it draws random numbers, in training or evaluation mode.
         output: what the module returns for two images, (2, …) each.
         calls: of the watched modules, in order.
         norms: paths of batch normalisation, watched too.
@@ -69,6 +80,39 @@ class Trials:
             self._body = _drawn(body)
             self.output, called, _ = self._run(self._body)
         self.convolutions = list(dict.fromkeys(call.path for call in called))
+        self.norms = tuple(modules_of(self._body, nnx.BatchNorm))
+        self.read: set[str] = set()
+        self.kernels: set[str] = set()
+        self.written: set[str] = set()
+        self.draws = False
+        self._note_uses(self._body)
+        try:
+            self._note_uses(_in_training(self._body))
+            self._trains = True
+        except Exception:  # made for evaluation only, as a layer that draws is without random streams
+            self._trains = False
+
+    def _note_uses(self, body: nnx.Module) -> None:
+        arguments = self._arguments(body)
+        with jax.ensure_compile_time_eval(), jax.default_matmul_precision("float32"):
+            traced = _forward.trace(*arguments, apply=self._apply, watched=())
+        uses, before = Uses(traced.jaxpr), [_name(at) for at, _ in jax.tree_util.tree_leaves_with_path(arguments[1])]
+        *_, variables = traced.out_info
+        after = [_name(at) for at, _ in jax.tree_util.tree_leaves_with_path(variables)]
+        handled = {name_of((*norm, name)) for norm in self.norms for name in ("mean", "var")}
+        # Norms of weights write kernels, but of what is trained: the same in every call.
+        wrappers = [*modules_of(body, nnx.WeightNorm), *modules_of(body, nnx.SpectralNorm)]
+        for path, node in nnx.iter_graph(body):
+            of_norm = isinstance(node, nnx.Param) and any(is_inside(path, wrapper) for wrapper in wrappers)
+            if of_norm or isinstance(node, nnx.RngState):
+                handled.add(name_of(path))
+        for name, came_from in zip(after, uses.results[len(uses.results) - len(after) :], strict=True):
+            number = before.index(name) if name in before else None
+            if number in uses.read and came_from != number and name not in handled:
+                self.written.add(name)
+        self.read |= {before[i] for i in uses.read if i < len(before)}
+        self.kernels |= {before[i] for i in uses.kernels if i < len(before)}
+        self.draws |= uses.draws
 
     def watch(self, generated: Sequence[Path], watched: Iterable[Path]) -> None:
         """Replace what :func:`puppet_jax.puppetize` replaces by stand-ins that do the same, and watch these modules.
@@ -78,10 +122,13 @@ class Trials:
                 for an image depends on another one.
         """
         convolutions = [at(self._body, path) for path in generated]
-        self._kernels = [conv.kernel[...] for conv in convolutions]
+        # Those that nnx.vmap stacked have them where they are.
+        convolutions = [conv for conv in convolutions if conv.kernel.shape == conv.kernel_shape]
+        self._kernels = [convolved_kernel(conv) for conv in convolutions]
         for index, conv in enumerate(convolutions):
             conv.kernel = nnx.static(GeneratedKernel(index, conv.param_dtype))
-        self.norms = tuple(modules_of(self._body, nnx.BatchNorm))
+            if isinstance(conv, nnx.ConvTranspose):
+                stand_in(conv, transposed)
         self._watched = tuple(dict.fromkeys([*watched, *self.norms]))
 
         found, *_ = self._run(self._body, as_written=True)
@@ -91,16 +138,30 @@ class Trials:
         if not off <= _TOLERANCE:
             raise ValueError(
                 f"puppetize: with the module's own kernels the puppet is off by {off:.2g} of the largest output: the "
-                "forward looks at what puppetize has to replace, such as type(layer) is nnx.BatchNorm (use isinstance) "
-                "or a convolution's kernel; write it without"
+                "forward looks at what puppetize has to replace, such as type(layer) is nnx.BatchNorm (use "
+                "isinstance); write it without"
             )
         self.output, self.calls = self.tried((), ITSELF)
-        beside_another, *_ = self._run(self._body, self._images[::2])
-        if not same(*(jax.tree.map(lambda leaf: leaf[:1], each) for each in (beside_another, self.output))):
-            raise ValueError(
-                "puppetize: what the module returns for an image depends on the other images of the batch, which in a "
-                "puppet have other kernels; take statistics over the batch out of the forward"
-            )
+        self._check_alone(self._body, "")
+        # Those with such a flag of their own may do something else in training mode; flax's look at one image then too.
+        own = [node for node in modules_of(self._body, nnx.Module).values() if not _is_of_flax(type(node))]
+        if self._trains and any(flag in vars(node) for node in own for flag in FLAGS):
+            self._check_alone(_in_training(self._body), " in training mode")
+
+    def _check_alone(self, body: nnx.Module, when: str) -> None:
+        together, *_ = self._run(body)
+        for place, images in enumerate(([0, 2], [2, 1])):
+            beside_another, *_ = self._run(body, self._images[images])
+            rows = [
+                jax.tree.map(operator.itemgetter(slice(place, place + 1)), each) for each in (together, beside_another)
+            ]
+            if not same(*rows):
+                writes = f" (it writes {', '.join(sorted(self.written))})" if self.written else ""
+                raise ValueError(
+                    f"puppetize: what the module returns for an image{when} depends on the other images of the batch, "
+                    f"which in a puppet have other kernels{writes}; take statistics over the batch out of the forward, "
+                    "or write them as nnx.BatchNorm"
+                )
 
     def tried(self, paths: Iterable[Path], mode: int) -> tuple[Any, list[Call]]:
         """What the module returns, and its calls, if ``mode`` stands for the results of these modules; batch
@@ -114,12 +175,12 @@ class Trials:
 
     def _run(self, body: nnx.Module, images: Any = None, modes: Mapping[int, int] = _NONE, as_written=False) -> tuple:
         """The module's output for two images, the calls of its convolutions, and of what is watched."""
-        images = self._images[:2] if images is None else images
-        stand = np.array([modes.get(i, ITSELF) for i in range(len(self._watched))], np.int32)
-        arguments = *nnx.split(body), images, self._kernels, stand, as_written
+        arguments = self._arguments(body, images, modes, as_written)
+        images = arguments[2]
         with jax.ensure_compile_time_eval(), jax.default_matmul_precision("float32"):
             try:
-                output, *calls = jax.device_get(_forward(*arguments, apply=self._apply, watched=self._watched))
+                output, *calls, _ = _forward(*arguments, apply=self._apply, watched=self._watched)
+                output, *calls = jax.device_get((output, *calls))
             except Exception as error:
                 told = str(error).splitlines() or [""]
                 how = ", its kernels generated," if self._kernels else ""
@@ -135,6 +196,28 @@ class Trials:
                 f"shapes {', '.join(str(leaf.shape) for leaf in leaves) or 'none'}; pick them out with apply="
             )
         return output, *calls
+
+    def _arguments(self, body: nnx.Module, images=None, modes: Mapping[int, int] = _NONE, as_written=False) -> tuple:
+        images = self._images[:2] if images is None else images
+        stand = np.array([modes.get(i, ITSELF) for i in range(len(self._watched))], np.int32)
+        with jax.ensure_compile_time_eval():
+            key = jax.random.key(0)
+        return *nnx.split(body), images, key, self._kernels, stand, as_written
+
+
+def _is_of_flax(kind: type) -> bool:
+    return kind.__module__.startswith("flax.")
+
+
+def _in_training(body: nnx.Module) -> nnx.Module:
+    body = nnx.clone(body)
+    body.train()
+    return body
+
+
+def _name(path: tuple) -> str:
+    """Of a variable, or an array in one, from its path in a tree."""
+    return name_of(tuple(getattr(key, "key", getattr(key, "idx", None)) for key in path if not hasattr(key, "name")))
 
 
 def _drawn(body: nnx.Module) -> nnx.Module:
@@ -161,22 +244,32 @@ def _drawn(body: nnx.Module) -> nnx.Module:
 @functools.partial(
     jax.jit, static_argnames=("apply", "watched"), compiler_options={"xla_backend_optimization_level": 0}
 )
-def _forward(graphdef, state, images, kernels, modes, as_written, *, apply, watched):
+def _forward(graphdef, state, images, key, kernels, modes, as_written, *, apply, watched):
     module, convolutions, calls = nnx.merge(graphdef, state), [], []
-    for path, conv in modules_of(module, nnx.Conv).items():
-        own = kernels[conv.kernel.index] if isinstance(conv.kernel, GeneratedKernel) else None
+    variables = {name_of(path): node for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
+    for path, conv in modules_of(module, CONVOLUTIONS).items():
 
-        def noted(x, kernel, *args, path=path, own=own, run=conv.conv_general_dilated, **kwargs):
+        def noted(arguments, *, path=path, promote=conv.promote_dtype, **kwargs):
             convolutions.append(Call(path))
-            return run(x, kernel if own is None else own.astype(x.dtype), *args, **kwargs)
+            inputs, kernel, *others = promote(arguments, **kwargs)
+            return inputs, own_kernel(kernel), *others
 
-        conv.conv_general_dilated = noted
+        conv.promote_dtype = noted
+        if isinstance(conv.kernel, GeneratedKernel):
+            conv.conv_general_dilated = functools.partial(_convolved, kernels[conv.kernel.index])
     here = jax.extend.core.get_opaque_trace_state(convention="flax")
     for path, mode in zip(watched, modes, strict=True):
         part = at(module, path)
         part.puppet_watch = nnx.static(_Watch(path, calls, here, mode, as_written))
         stand_in(part, _watched)
-    return apply(module, images, nnx.Rngs(0)), convolutions, calls
+    output = apply(module, images, nnx.Rngs(key))
+    return output, convolutions, calls, {name: node.get_value() for name, node in variables.items()}
+
+
+def _convolved(kernel, x, given, *args, **kwargs):
+    """What a layer with its own kernel does."""
+    del given
+    return lax.conv_general_dilated(x, kernel.astype(x.dtype), *args, **kwargs)
 
 
 @dataclasses.dataclass(eq=False)
