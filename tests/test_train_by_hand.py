@@ -28,11 +28,11 @@ from train.plots import run_figures
 from train.runs import run_folder
 from train.steps import optimiser
 
-SEED, BATCH, STEPS, PER_EPOCH, EMA, SMOOTHING, DECAY, CLIP, SIDE = 1, 5, 6, 4, 0.5, 0.1, 0.3, 0.2, 32
+SEED, BATCH, STEPS, PER_EPOCH, EMA, SMOOTHING, DECAY, CLIP, SIDE = 1, 5, 6, 5, 0.5, 0.1, 0.3, 0.2, 32
 FLAGS = [
     *(f"--seed={SEED}", f"--batch-size={BATCH}", "--epochs=9", f"--max-steps={STEPS}", f"--ema={EMA}"),
     *(f"--label-smoothing={SMOOTHING}", f"--weight-decay={DECAY}"),
-    *("--preset=puppet_xs", "--puppeteer=stored", "--width=4", "--augment=flip-crop"),
+    *("--preset=puppet_xs", "--puppeteer=stored", "--width=4", "--augment=flip-crop", "--measurement.depth=complexity"),
 ]
 # Two of six steps rise; at the start of the third the decay is at its beginning, after the sixth at its end.
 PEAKS = {"adamw": 0.02, "muon": 0.03}
@@ -133,7 +133,8 @@ def by_hand(run, pictures):
     history, seen, sums = [], [], []
     for step in range(STEPS):
         epoch, place = step // PER_EPOCH + 1, step % PER_EPOCH * BATCH
-        rows = np.random.default_rng((SEED, epoch)).permutation(len(labels))[place : place + BATCH]
+        rows = np.random.default_rng((SEED, epoch)).permutation(len(labels))
+        rows = np.concatenate([rows, rows[:3]])[place : place + BATCH]
         batch = augmented(images[rows], step)
         (_, logits), gradients = gradient_of(state(now), batch, labels[rows])
         accuracy = np.mean(np.asarray(logits).argmax(-1) == labels[rows])

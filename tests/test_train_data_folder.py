@@ -36,7 +36,7 @@ def test_class_folders_alone_are_divided_every_nth_of_each_class(tmp_path):
     assert got.class_names == ("cat", "dog", "emu")
     assert got.num_classes == 3
     assert got.skipped == ()
-    assert "a share of 0.2 of each class is set aside and called test" in got.note
+    assert "5 of 25 images, a share of 0.2 of each class, are set aside and called test" in got.note
     # The fifth and the tenth of cat and dog, the fifth of emu: their levels say so.
     assert levels(got.test) == [4, 9, 14, 19, 24]
     assert levels(got.train) == [n for n in range(25) if n % 5 != 4]
@@ -98,16 +98,20 @@ def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
     assert mixed.train.images.shape[3] == 3
 
 
-def test_images_of_several_sizes_need_image_size(tmp_path):
+def test_images_of_several_sizes_or_large_ones_are_scaled_which_is_told(tmp_path):
     fill(tmp_path, {"a": 4}, size=(6, 5))
     fill(tmp_path, {"a": 4, "b": 4}, size=(9, 5), ending="bmp")
-    with pytest.raises(UserError) as error:
-        data.load(str(tmp_path), None, "test", validation_share=0.25)
-    for part in ("--image-size", "6x5", "9x5", str(tmp_path / "a" / "00.png"), ".bmp"):
-        assert part in str(error.value)
+    got = data.load(str(tmp_path), None, "test", validation_share=0.25)
+    assert got.train.images.shape[1:] == (32, 32, 3)
+    for part in ("--image-size", "6x5", "9x5", "32x32", "3 of 12 images"):
+        assert part in got.note
     got = data.load(str(tmp_path), None, "test", image_size=8, validation_share=0.25)
     assert got.train.images.shape[1:] == (8, 8, 3)
     assert Counter(levels(got.train) + levels(got.test)) == Counter([0, 1, 2, 3, 0, 1, 2, 3, 10, 11, 12, 13])
+    for side, expected in ((64, 64), (65, 32)):
+        fill(tmp_path / str(side), {"a": 2, "b": 2}, size=(side, 5))
+        got = data.load(str(tmp_path / str(side)), None, "test")
+        assert (got.train.images.shape[2], "scaled" in got.note) == (expected, side == 65)
 
 
 def test_a_mixture_of_all_bad_kinds_loads_with_the_right_counts_and_names(tmp_path):
@@ -206,9 +210,9 @@ def test_classes_without_images_and_folders_without_classes(tmp_path):
     fill(tmp_path, {"only": 4})
     with pytest.raises(UserError, match=r"one class folder \(only\)"):
         data.load(str(tmp_path), None, "test")
-    fill(tmp_path, {"other": 4})
-    with pytest.raises(UserError, match=r"8 images to train on and 0 to evaluate on.*--validation-share"):
-        data.load(str(tmp_path), None, "test")
+    fill(tmp_path / "single", {"a": 1, "b": 1})
+    with pytest.raises(UserError, match=r"2 images to train on and 0 to evaluate on.*--validation-share"):
+        data.load(str(tmp_path / "single"), None, "test")
     (tmp_path / "images.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"is a file, expected a folder.*unpack"):
         data.load(str(tmp_path / "images.zip"), None, "test")

@@ -173,7 +173,7 @@ def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_
     preset = tmp_path / "preset"
     save_run(preset, [8, 8], list("0123456789"), 1, width=4)
     for source, head in ((preset, "puppet.head"), (run, "puppet.body.classifier")):
-        config = parse(["--start-from", str(source), "--batch-size=8", "--seed=5"])
+        config = resolve(parse(["--start-from", str(source), "--batch-size=8", "--seed=5"]))
         before = flat(open_run(source).model)
         same, of_fewer, of_others = (flat(plan(config, each).model) for each in (digits, fewer, others))
         assert capsys.readouterr().err.count("its classes are others, so the head is drawn anew") == 2

@@ -55,8 +55,8 @@ def launch(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> ResolvedConfig:
-    """The resolved configuration of a command line; with ``--resume``, the run's own."""
+def parse(arguments: Sequence[str]) -> Config:
+    """The configuration of a command line, checked; with ``--resume``, the run's own."""
     config = configuration.parse(arguments, Config())
     if config.resume is None:
         if config.start_from is not None:
@@ -68,7 +68,8 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
             if name is not None and Path(name).exists():  # and is no pretrained model's name
                 found: dict[str, Any] = {field: str(locate(name).resolve())}
                 config = dataclasses.replace(config, **found)
-        return resolve(config)
+        resolve(config)
+        return config
     ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     asked = configuration.parse(arguments, dataclasses.replace(ran, out=None, overwrite=False, distributed=False))
@@ -77,8 +78,8 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
     return config
 
 
-def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
-    """The configuration with where the data are, and the data. Nothing is written."""
+def prepare(config: Config) -> tuple[ResolvedConfig, data.Dataset]:
+    """The configuration with where the data are, resolved, and the data. Nothing is written."""
     if config.resume is None and devices.is_first():
         run_folder.check(config)
     config = dataclasses.replace(config, data=data.located(config.data, config.data_dir))
@@ -100,7 +101,13 @@ def prepare(config: ResolvedConfig) -> tuple[ResolvedConfig, data.Dataset]:
         shown = "".join(f"\n  {printable(skip.path)}: {printable(skip.reason)}" for skip in dataset.skipped[:SHOWN])
         more = f"\n  and {len(dataset.skipped) - SHOWN} more" if len(dataset.skipped) > SHOWN else ""
         _tell(f"left out {len(dataset.skipped)}, of which no image was read:{shown}{more}")
-    return config, dataset
+    resolved = resolve(config, len(dataset.train))
+    if configuration.recipe_for(config.data, len(dataset.train)) == "small" and config.resume is None:
+        _tell(
+            f"{len(dataset.train):,} training images are few: --epochs {resolved.epochs} --batch-size "
+            f"{resolved.batch_size} --augment {resolved.augment} --measurement.depth {resolved.measurement.depth}"
+        )
+    return resolved, dataset
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 Nothing heavier than NumPy is imported before it is needed.
 """
 
-from train.data.pipeline import padded_batches, train_batches
+from train.data.pipeline import padded_batches, steps_per_epoch, train_batches
 from train.data.sets import load, located
 from train.data.split import Dataset, Skipped, Split, differences, fingerprint, hold_out
 
@@ -17,5 +17,6 @@ __all__ = [
     "load",
     "located",
     "padded_batches",
+    "steps_per_epoch",
     "train_batches",
 ]

@@ -1,8 +1,9 @@
 """Every image of a data set decoded once, by a pool of threads, into an array for each split."""
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,10 @@ CHUNK = 128
 
 # More threads would mostly wait for the interpreter: small images are decoded in a moment.
 MAX_THREADS = 8
+
+# The side that images are brought to which are larger than the other number, or of several sizes. The presets are made
+# for it: on larger ones their layers see parts of an object, and a step takes longer by the number of pixels.
+SIDE, LARGEST_AS_IT_IS = 32, 64
 
 # The largest share of unreadable images. Above it, this is hardly the data set that was meant.
 MAX_SKIPPED = 0.5
@@ -44,31 +49,35 @@ def decode(
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-) -> tuple[list[Split], list[Skipped]]:
+) -> tuple[list[Split], list[Skipped], str]:
     """Decode every image of several splits, leaving out those that cannot be.
 
     Args:
         data: the data set's name, for errors.
         parts: the splits.
-        image_size: scale every image to a square of this side; ``None`` to take them as they are, all of one size.
+        image_size: scale every image to a square of this side; ``None`` to take them as they are, or where they are of
+            several sizes or large, to scale them to ``SIDE``.
         size, channels: ``(H, W)``, and 1 or 3, that all images are known to have. By default their headers tell, before
             the first is decoded: three channels, or one if all are stored as grey.
 
     Returns:
-        the splits, and a :class:`Skipped` for each image left out, in the order of the records.
+        the splits, a :class:`Skipped` for each image left out, in the order of the records, and a note of how they were
+        scaled, if that was not asked for.
 
     Raises:
-        UserError: images of several sizes without ``image_size``, or more than half of a split's cannot be read.
+        UserError: more than half of a split's cannot be read.
     """
-    scale = image_size is not None
+    note = ""
     if image_size is not None:
         size = image_size, image_size
     if size is None or channels is None:
-        found = [list(itertools.chain(*_in_threads(part, _headers, "looking"))) for part in parts]
-        size = size or _one_size(data, parts, found)
-        channels = channels or (1 if all(header.grey for each in found for header in each if header) else 3)
+        found = [header for part in parts for some in _in_threads(part, _headers, "looking") for header in some]
+        if size is None:
+            size, note = _size(found)
+        channels = channels or (1 if all(header.grey for header in found if header) else 3)
+    scale = image_size is not None or bool(note)
     decoded = [_decode(data, part, size, channels, scale) for part in parts]
-    return [split for split, _ in decoded], [skip for _, skipped in decoded for skip in skipped]
+    return [split for split, _ in decoded], [skip for _, skipped in decoded for skip in skipped], note
 
 
 def _headers(records: Records, rows: range) -> list[Header | None]:
@@ -82,20 +91,17 @@ def _headers(records: Records, rows: range) -> list[Header | None]:
     return found
 
 
-def _one_size(data: str, parts: Sequence[Records], found: Sequence[Sequence[Header | None]]) -> tuple[int, int]:
-    """The ``(H, W)`` that all images of several splits have; ``(1, 1)`` if none has a header."""
-    first: dict[tuple[int, int], str] = {}
-    for part, of_part in zip(parts, found, strict=True):
-        for row, header in enumerate(of_part):
-            if header and (header.height, header.width) not in first:
-                first[header.height, header.width] = part.name(row)
-    if len(first) > 1:
-        two = [f"{name} is {width}x{height}" for (height, width), name in itertools.islice(first.items(), 2)]
-        raise UserError(
-            f"--data {data}: its images vary in size, and must all have one: {', '.join(two)}. Scale and crop all to a "
-            "square with --image-size, for example --image-size 64"
-        )
-    return next(iter(first), (1, 1))
+def _size(found: Iterable[Header | None]) -> tuple[tuple[int, int], str]:
+    """The ``(H, W)`` that images with these headers are brought to, and a note if it is not their own."""
+    sizes = sorted({(header.height, header.width) for header in found if header}, key=math.prod) or [(1, 1)]
+    if len(sizes) == 1 and max(sizes[0]) <= LARGEST_AS_IT_IS:
+        return sizes[0], ""
+    (low, wide), (high, wider) = sizes[0], sizes[-1]
+    of = f"of {wide}x{low} pixels" if len(sizes) == 1 else f"from {wide}x{low} to {wider}x{high} pixels"
+    return (
+        SIDE,
+        SIDE,
+    ), f"images {of} are scaled and cut to {SIDE}x{SIDE}; --image-size keeps more of them, and takes longer"
 
 
 def _decode(

@@ -32,22 +32,22 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
 
     Args:
         folder: as above.
-        image_size: scale every image to a square of this side; ``None`` if all have one size already.
+        image_size: scale every image to a square of this side; ``None`` as :func:`train.data.decode.decode` chooses.
         validation_share: the part of each class that becomes the test split, where that has no folder.
 
     Raises:
         UserError: Pillow is missing; fewer than two classes; a class without images to train on; test images of
-            unknown classes; images of several sizes without ``image_size``; or more than half of them unreadable.
+            unknown classes; or more than half of them unreadable.
     """
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing("pillow", str(folder)) from error
     classes, parts, loose, note = _find(folder, validation_share)
-    (train, test), skipped = decode(str(folder), parts, image_size)
+    (train, test), skipped, scaled = decode(str(folder), parts, image_size)
     skipped += loose
     _check_every_class(str(folder), classes, train, skipped)
-    return Dataset(train, test, classes, tuple(skipped), note)
+    return Dataset(train, test, classes, tuple(skipped), "\n".join(filter(None, [note, scaled])))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     files = _files(train, train.folders, skipped)
     if test is None:
         aside = held_out(files.labels, validation_share)
-        return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped, set_aside(validation_share)
+        note = set_aside(validation_share, int(aside.sum()), len(files))
+        return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped, note
     if strange := sorted(set(test.folders) - set(train.folders)):
         raise UserError(
             f"--data {folder}: {test.path} has {len(strange)} class folders that {train.path} does not have "

@@ -1,5 +1,6 @@
 """The order in which a run visits its training images, and the batches, prepared ahead."""
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,9 +27,9 @@ def train_batches(
 ) -> Generator[Batch]:
     """The batches of steps ``start_step`` to ``stop_step - 1``, prepared ahead by a thread.
 
-    With ``n = len(split) // batch_size`` steps an epoch, the batch of step k is the ``k % n``-th piece of a permutation
-    that only the seed and the epoch, ``k // n + 1``, decide, so a run resumes at a step by its number. Images left over
-    after the last full batch are not used in that epoch, so that all batches have one shape.
+    With n = :func:`steps_per_epoch`, the batch of step k is the ``k % n``-th piece of a permutation that only the seed
+    and the epoch, ``k // n + 1``, decide, so a run resumes at a step by its number. An epoch's last batch is filled up
+    with the first images of its permutation, so that every image is seen and all batches have one shape.
 
     Args:
         batch_size: of all processes together.
@@ -45,13 +46,19 @@ def train_batches(
     return _ahead(split, (batch[process_index * own : (process_index + 1) * own] for batch in rows))
 
 
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches that show every image."""
+    return math.ceil(images / batch_size)
+
+
 def _rows(count: int, batch_size: int, seed: int, start_step: int, stop_step: int) -> Iterator[np.ndarray]:
-    per_epoch = count // batch_size
+    per_epoch = steps_per_epoch(count, batch_size)
     order = np.empty(0, int)
     for step in range(start_step, stop_step):
         epoch, place = divmod(step, per_epoch)
         if place == 0 or step == start_step:
             order = np.random.default_rng((seed, epoch + 1)).permutation(count)
+            order = np.resize(order, per_epoch * batch_size)  # repeats it from its beginning
         yield order[place * batch_size : (place + 1) * batch_size]
 
 

@@ -27,8 +27,8 @@ def load(
             prepared set goes before a folder of the same name: write ``./mnist`` for the folder.
         data_dir: where TensorFlow Datasets looks; ``None`` for its own default. Not used by the others.
         evaluate_on: ``"test"``, or ``"validation"`` to hold out a part of the training split in its place.
-        image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` to take
-            images as they are, if all have one size.
+        image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` as
+            :func:`train.data.decode.decode` chooses.
         validation_share: how much of the training split, in (0, 1), is held out for validation, and for a test split if
             the data set has none; stratified, by :func:`train.data.split.held_out`.
 
@@ -43,8 +43,8 @@ def load(
         if len(split) == 0:
             raise UserError(
                 f"--data {name}: {len(dataset.train)} images to train on and {len(dataset.test)} to evaluate on, "
-                f"expected some of each; of --validation-share {validation_share:g}, a class gives an image for every "
-                f"{1 / validation_share:.3g} that it has"
+                f"expected some of each; of --validation-share {validation_share:g}, a class of two or more gives an "
+                f"image for every {1 / validation_share:.3g} that it has, at least one"
             )
     return dataset
 

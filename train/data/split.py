@@ -82,7 +82,7 @@ def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
     """Which images are set aside: every n-th of each class for a share of 1/n, and as evenly for any other.
 
     Stratified, and the same in every run, on every machine, with every version of a library. A class with fewer than
-    ``1 / share`` images gives none.
+    ``1 / share`` images gives its last, unless that is all that it has.
 
     Args:
         labels: ``(N,)`` integers.
@@ -99,12 +99,16 @@ def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
         # The k-th image is taken when the count due after it, ⌊k·share⌋, exceeds the count due before it.
         due = np.arange(len(rows) + 1) * share.numerator // share.denominator
         aside[rows[np.diff(due) > 0]] = True
+        aside[rows[-1]] |= due[-1] == 0 and len(rows) > 1
     return aside
 
 
-def set_aside(share: float) -> str:
+def set_aside(share: float, aside: int, images: int) -> str:
     """The note on a data set without a test part."""
-    return f"no test part: a share of {share:g} of each class is set aside and called test (--validation-share)"
+    return (
+        f"no test part: {aside:,} of {images:,} images, a share of {share:g} of each class, are set aside and called "
+        "test (--validation-share)"
+    )
 
 
 def hold_out(split: Split, share: float | Fraction) -> tuple[Split, Split]:

@@ -119,12 +119,13 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
     height, width, channels = features["image"].shape
     size = None if None in (height, width) else (height, width)
     parts = [splits[split] for split in names]
-    decoded, skipped = decode(name, parts, image_size, size=size, channels=1 if channels == 1 else 3)
+    decoded, skipped, scaled = decode(name, parts, image_size, size=size, channels=1 if channels == 1 else 3)
     for split, part in zip(names, decoded, strict=True):
         if len(part) and part.labels.min() < 0:
             raise UserError(f"--data {name}: has images without a label in {split}, expected a class for each")
-    note = "" if len(decoded) == 2 else set_aside(validation_share)
-    train, test = decoded if not note else hold_out(decoded[0], validation_share)
+    train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
+    note = "" if len(decoded) == 2 else set_aside(validation_share, len(test), len(decoded[0]))
+    note = "\n".join(filter(None, [note, scaled]))
     return Dataset(train, test, tuple(features["label"].names), tuple(skipped), note)
 
 

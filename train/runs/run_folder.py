@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from train import atomic_file
-from train.config import ResolvedConfig, from_json, to_json
+from train.config import Config, ResolvedConfig, from_json, to_json
 from train.data import Dataset
 from train.errors import UserError
 from train.runs.reading import Description, read_json
@@ -31,7 +31,7 @@ FOLDERS = ("checkpoints", "events")
 LOCK = "lock"
 
 
-def check(config: ResolvedConfig) -> None:
+def check(config: Config) -> None:
     """Refuse a folder that holds something, before anything is computed or written."""
     if config.out is not None and config.out.exists():
         _replaced(config.out, config.overwrite)

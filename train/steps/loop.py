@@ -33,6 +33,8 @@ from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step
 
 # Steps dispatched ahead of the one that is looked at, so that the device never waits for the host.
 AHEAD = 2
+# Fewer steps than these hardly teach anything.
+FEW = 100
 
 
 class Diverged(UserError):
@@ -73,11 +75,7 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     began = time.perf_counter()
     fingerprint = data.fingerprint(dataset)
     mesh = devices.make_mesh(config, fingerprint)
-    steps_per_epoch = len(dataset.train) // config.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"--batch-size: got {config.batch_size}, expected at most the {len(dataset.train)} training images"
-        )
+    steps_per_epoch = data.steps_per_epoch(len(dataset.train), config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
@@ -125,6 +123,11 @@ def train(
     rate = jax.jit(learning_rate(config, total_steps))
     eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
+    if total_steps < FEW and config.max_steps is None:
+        say(
+            f"note: {total_steps} steps of {config.batch_size} images are few to learn from; more by --epochs, or by a "
+            "smaller --batch-size"
+        )
     of_train = measure(model, dataset.train, config.batch_size, mesh)
 
     # The run's position: its beginning, or that of its last good checkpoint.
