@@ -7,9 +7,15 @@ import pytest
 from flax import nnx
 from small import PUPPETEERS, close, drawn
 
+import puppet_jax as pj
 from puppet_jax._batch import Bank, make_bank
+from puppet_jax.puppeteers._grouped import GroupedPuppeteer
 
 SHAPES = ((4, 2, 3, 3), (6, 4, 1, 1))
+EVERY = PUPPETEERS | {
+    "printed": lambda shapes: pj.create("puppet_xs", puppeteer="printed", rngs=nnx.Rngs(0)).puppeteer,
+    "grouped": lambda shapes: GroupedPuppeteer(shapes, compression=1, rngs=nnx.Rngs(0)),
+}
 
 
 @pytest.mark.parametrize("name", list(PUPPETEERS))
@@ -34,9 +40,9 @@ def test_a_bank_holds_the_kernels_of_each_complexity(name):
         assert close(kernels, wanted[: len(kernels)], 1e-4)
 
 
-@pytest.mark.parametrize("name", list(PUPPETEERS))
+@pytest.mark.parametrize("name", list(EVERY))
 def test_generation_and_its_gradient_are_programs_for_every_platform(name):
-    graphdef, state = nnx.split(drawn(lambda: PUPPETEERS[name](SHAPES)))
+    graphdef, state = nnx.split(drawn(lambda: EVERY[name](SHAPES)))
     generate = lambda state, h: nnx.merge(graphdef, state).bank(h)  # noqa: E731
     loss = lambda state, h: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(generate(state, h)))  # noqa: E731
     for function in (generate, jax.grad(loss)):  # a callback to Python would be refused
