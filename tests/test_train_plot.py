@@ -41,7 +41,8 @@ def make_run(folder: Path, *, epochs=4, finished=True, total=10_346, seed=0, **f
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
         last = {name: lines[-1][name] for name in ("test_accuracy", "test_loss")}
-        summary = {"evaluated_on": "test", **last, "parameters": {"total": total}, "compression": 4.55}
+        counted = dict.fromkeys(("total", "generator", "normalisation", "head", "static_twin"), total)
+        summary = {"evaluated_on": "test", **last, "parameters": counted, "compression": 4.55}
         summary |= {"test_images": 355, "test_correct": 302, "accuracy_by_depth": []}
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -140,7 +141,8 @@ def test_damaged_json_is_refused_and_numbers_are_read_as_numbers_alone(tmp_path)
     path = make_run(tmp_path / "run") / "summary.json"
     sound = json.loads(path.read_text())
     assert read_json(path, Summary).test_images == 355
-    for name, value in [("test_loss", "3"), ("compression", True), ("test_loss", -1), ("test_accuracy", 1.5)]:
+    wrong = [("test_loss", "3"), ("compression", True), ("test_loss", -1), ("test_accuracy", 1.5)]
+    for name, value in [*wrong, ("parameters", {"total": 3}), ("accuracy_by_depth", [{"depth": 1}])]:
         path.write_text(json.dumps(sound | {name: value}))
         with pytest.raises(UserError, match=rf"summary.json: damaged .*{name}"):
             read_json(path, Summary)

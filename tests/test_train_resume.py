@@ -129,6 +129,9 @@ def test_a_finished_run_is_left_alone_and_missing_files_are_made_again(tmp_path,
     assert "is finished" in told.err
     assert "test accuracy" in told.out
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / "summary.json").write_text("{}")
+    assert main(["--resume", str(folder)]) == 2
+    assert "summary.json: damaged or of another version (Object missing required field" in capsys.readouterr().err
     monkeypatch.setattr(data, "train_batches", lambda *_, **__: (batch for batch in ()))
     for name in ("summary.json", "params.safetensors", "metrics.jsonl"):
         (folder / name).unlink()

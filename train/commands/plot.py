@@ -107,7 +107,7 @@ def _read(folder: Path) -> ComparedRun:
         evaluated_on="validation" if config.get("evaluate_on") == "validation" else "test",
         accuracy=last.test_accuracy,
         loss=last.test_loss,
-        parameters=summary.parameters.get("total") if summary else None,
+        parameters=summary.parameters["total"] if summary else None,
         compression=summary.compression if summary else None,
         state="; ".join(notes) or "finished",
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 
 from train import config as configuration
 from train import data, devices
 from train.config import Config, ResolvedConfig, check_resumed, resolve
 from train.errors import RESUME, UserError
 from train.runs import origins, run_folder
+from train.runs.reading import Ended, read_json
 from train.runs.source import locate
 from train.steps.loop import Plan, plan, train
 from train.terminal import printable
@@ -37,13 +38,13 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         if config.resume is not None and run_folder.finished(config.resume):
             folder = config.resume
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = read_json(folder / "summary.json", Ended)
             _tell(f"{folder} is finished; nothing to train")
         else:
             config, dataset = prepare(config)
             planned = plan(config, dataset)
             with _folder(config, dataset, planned) as folder:
-                summary = train(config, dataset, folder, planned)
+                summary = msgspec.convert(train(config, dataset, folder, planned), Ended)
     except (KeyboardInterrupt, OSError, jax.errors.JaxRuntimeError) as error:
         if folder is not None:
             error.add_note(RESUME + shlex.quote(str(folder)))
@@ -125,21 +126,20 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
             yield folder
 
 
-def report(summary: dict, folder: Path) -> str:
+def report(summary: Ended, folder: Path) -> str:
     """The last lines of a run, for a human."""
-    parameters = summary["parameters"]
-    clipped = summary["clipped"]
+    parameters, clipped = summary.parameters, summary.clipped
     return "\n".join(
         [
-            f"{summary['evaluated_on']} accuracy  {summary['test_accuracy']:.2%}"
-            f"  ({summary['test_correct']:,} of {summary['test_images']:,}, after the last epoch)",
+            f"{summary.evaluated_on} accuracy  {summary.test_accuracy:.2%}"
+            f"  ({summary.test_correct:,} of {summary.test_images:,}, after the last epoch)",
             f"parameters     {parameters['total']:,}: generator {parameters['generator']:,}, normalisation "
             f"{parameters['normalisation']:,}, head {parameters['head']:,}",
-            f"compression    {summary['compression']:.2f}x against {parameters['static_twin']:,} of the static twin",
-            f"depth clipped  {clipped['test']:.2%} of {summary['evaluated_on']} images, {clipped['train']:.2%} of "
-            f"train (D_max = {summary['max_depth']})",
-            f"time           {summary['train_seconds']:.1f} s training, {summary['compile_seconds']:.1f} s compiling, "
-            f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB",
+            f"compression    {summary.compression:.2f}x against {parameters['static_twin']:,} of the static twin",
+            f"depth clipped  {clipped['test']:.2%} of {summary.evaluated_on} images, {clipped['train']:.2%} of "
+            f"train (D_max = {summary.max_depth})",
+            f"time           {summary.train_seconds:.1f} s training, {summary.compile_seconds:.1f} s compiling, "
+            f"peak memory {summary.peak_memory_bytes / 2**30:.2f} GiB",
             f"run            {folder}",
         ]
     )

@@ -7,7 +7,7 @@ are bounded and types checked, and whatever is wrong is a :class:`UserError` tha
 import json
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
@@ -43,6 +43,31 @@ class Epoch(msgspec.Struct):
     seconds: Amount
 
 
+class Parameters(TypedDict):
+    total: Count
+    generator: Count
+    normalisation: int
+    head: Count
+    static_twin: Count
+
+
+class ByDepth(TypedDict):
+    depth: Count
+    images: Count
+    accuracy: Share
+
+
+class ByBin(TypedDict):
+    complexity: Amount
+    images: Count
+    accuracy: Share
+
+
+class Clipped(TypedDict):
+    train: Share
+    test: Share
+
+
 class Summary(msgspec.Struct):
     """What a run's ``summary.json`` is read for."""
 
@@ -51,10 +76,20 @@ class Summary(msgspec.Struct):
     test_correct: int
     test_accuracy: Share
     test_loss: Amount
-    parameters: dict[str, int]
+    parameters: Parameters
     compression: Amount
-    accuracy_by_depth: list[dict[str, float]]
-    accuracy_by_bin: list[dict[str, float]] | None = None
+    accuracy_by_depth: list[ByDepth]
+    accuracy_by_bin: list[ByBin] | None = None
+
+
+class Ended(Summary, kw_only=True):
+    """What it is read for where a run that has ended is told of."""
+
+    clipped: Clipped
+    max_depth: Count
+    train_seconds: Amount
+    compile_seconds: Amount
+    peak_memory_bytes: Count
 
 
 def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
