@@ -24,10 +24,7 @@ def measure(options: Speed, result: dict, path: Path | None) -> None:
     result |= {key: before[key] for key in ("measurements", "first_answer") if key in before} if before else {}
     measurements = result.setdefault("measurements", {})
     everything = plan.read(options.quick)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Crew(1 if options.quick else options.cores, compile_fast=options.quick) as crew,
-    ):
+    with tempfile.TemporaryDirectory() as folder, Crew(options.quick) as crew:
         result["machine"]["cores_used"] = len(crew.cores)
         for one in everything:
             if one.kind in options.parts:
@@ -59,7 +56,8 @@ def in_turns(crew: Crew, one: plan.Measurement, options: Speed, folder: Path) ->
             workers[name], described[name] = worker, found
     times = timing.interleave(crew, workers, options.rounds, lambda _: _say(f"{one.name}: a round done"))
     for name, worker in workers.items():
-        crew.ask(worker, "drop", name=name) if options.quick else crew.dismiss(worker)
+        if not options.quick:
+            crew.dismiss(worker)
         if name not in times:
             del described[name]
             left_out[name] = "its process ended while it was measured"

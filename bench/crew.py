@@ -16,13 +16,12 @@ class Crew:
     """Workers by name. Used as a context: on leaving it, all of them end.
 
     Args:
-        cores: give every worker this many of the cores that this process may use; ``None`` for all.
-        compile_fast: have XLA leave out most optimisations, where nothing is to be measured.
+        quick: where nothing is to be measured: every worker has one core, and XLA leaves out most optimisations.
     """
 
-    def __init__(self, cores: int | None = None, compile_fast: bool = False):
-        self.compile_fast = compile_fast
-        self.cores = machine.cores()[:cores]
+    def __init__(self, quick: bool = False):
+        self.quick = quick
+        self.cores = machine.cores()[: 1 if quick else None]
         self._workers: dict[str, subprocess.Popen] = {}
 
     def __enter__(self):
@@ -66,7 +65,7 @@ class Crew:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
         # As python -m train sets it for itself; both frameworks take a step's arrays from malloc anew, and gain.
         environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-        if self.compile_fast:
+        if self.quick:
             environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
         pipes["preexec_fn"] = machine.keep_to(self.cores)

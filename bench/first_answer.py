@@ -40,7 +40,7 @@ def measure(rounds: int) -> dict:
     return found
 
 
-def ask(script: str, *arguments: str, cwd: Path | None = None, **environment: str):
+def ask(script: str, *arguments: str, **environment: str):
     """What a Python script prints, as JSON, in a fresh process that knows of no programs compiled before.
 
     Raises:
@@ -49,5 +49,5 @@ def ask(script: str, *arguments: str, cwd: Path | None = None, **environment: st
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     command = [sys.executable, "-c", script, *arguments]
     environment = {**kept, "JAX_PLATFORMS": "cpu", **environment}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

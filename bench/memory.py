@@ -30,8 +30,7 @@ def measure(options: Memory, result: dict, path: Path | None) -> None:
     size = plan.TINY if options.quick else Size(128, 64, 16)
     found: dict[str, dict] = {}
     result |= {"size": str(size), "contenders": found, "left_out": {}, "rows": []}
-    cores = 1 if options.quick else options.cores
-    with tempfile.TemporaryDirectory() as folder, Crew(cores, compile_fast=options.quick) as crew:
+    with tempfile.TemporaryDirectory() as folder, Crew(options.quick) as crew:
         for name in [name for name in CONTENDERS if name not in options.without]:
             worker = f"{contenders.CONTENDERS[name][0]}: {name}"
             reply = comparison.set_up(crew, worker, name, size, Path(folder))

@@ -33,8 +33,6 @@ class Options:
     """Turns of every contender."""
     without: tuple[str, ...] = ()
     """Contenders to leave out, by name."""
-    cores: int | None = None
-    """Use this many of the cores for contenders; none: all that this process may use."""
     quick: bool = False
     """Tiny sizes, two rounds at most: shows that it runs, measures nothing, writes only where --output says."""
     output: Path | None = None

@@ -5,13 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-QUARTILES = (0.25, 0.75)
-LEAST_TO_GREATEST = (0.0, 1.0)
 
-
-def spread(values: Sequence[float], quantiles: tuple[float, float] = QUARTILES) -> dict:
-    """Median and two quantiles of the rounds' values, and the values."""
-    low, median, high = (float(np.quantile(values, q)) for q in (quantiles[0], 0.5, quantiles[1]))
+def spread(values: Sequence[float]) -> dict:
+    """Median and quartiles of the rounds' values, and the values."""
+    low, median, high = (float(np.quantile(values, q)) for q in (0.25, 0.5, 0.75))
     return {"median": median, "low": low, "high": high, "rounds": [float(each) for each in values]}
 
 

@@ -60,11 +60,6 @@ def turn(held, name: str, budget_s: float, most: int) -> dict:
     return {"times_s": times}
 
 
-def drop(held, name: str) -> dict:
-    held.pop(name, None)
-    return {}
-
-
 def step_memory(held, name: str) -> dict:
     """Memory of a contender that was set up: XLA's analysis, and the peak of the resident set during two calls."""
     if sys.platform != "linux":
@@ -95,7 +90,7 @@ def _timed(call) -> float:
     return time.perf_counter() - start
 
 
-_ANSWERS = {"prepare": prepare, "set_up": set_up, "turn": turn, "drop": drop, "step_memory": step_memory}
+_ANSWERS = {"prepare": prepare, "set_up": set_up, "turn": turn, "step_memory": step_memory}
 
 if __name__ == "__main__":
     main()

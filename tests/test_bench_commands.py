@@ -56,12 +56,12 @@ def test_speed_keeps_what_it_is_not_asked_for(bench, tmp_path, capsys):
 
 
 def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
-    with Crew(1) as crew:
-        assert crew.ask("one", "drop", name="") == {}
+    with Crew(quick=True) as crew:
+        assert crew.ask("one", "turn", name="absent")["unavailable"].startswith("TypeError")
         if sys.platform == "linux":
             assert psutil.Process(crew._workers["one"].pid).cpu_affinity() == machine.cores()[:1]
         crew._workers["one"].kill()
-        assert "its process ended" in crew.ask("one", "drop", name="")["unavailable"]
+        assert "its process ended" in crew.ask("one", "turn", name="absent")["unavailable"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

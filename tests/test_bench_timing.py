@@ -21,7 +21,7 @@ def test_ratio_is_formed_round_by_round(rng):
 
 
 def test_rows_are_reached_on_the_right_side():
-    found = target.spread([1.0, 2.0, 4.0], target.LEAST_TO_GREATEST)
+    found = target.spread([0.0, 1.0, 2.0, 4.0, 5.0])
     rows = [target.row("a", found, sense, bound) for sense in (">=", "<=") for bound in (1.5, 2.0, 2.5)]
     assert [row["reached"] for row in rows] == [True, True, False, False, True, True]
     table = target.table([rows[0], {**rows[3], "measurement": "here"}, target.row("b", found)])
