@@ -237,6 +237,19 @@ def test_layers_of_ones_own_draw_for_each_call_or_for_each_image(always):
     assert bool((still[0] == 0).any()) == always  # a channel that is dropped
 
 
+def test_an_image_of_one_grey_through_patches_is_not_answered_with_rounding():
+    layers = [conv(3, 16, 4, strides=4), *(conv(16, 16) for _ in range(2))]
+    net = nnx.Sequential(*(part for layer in layers for part in (layer, nnx.BatchNorm(16, rngs=nnx.Rngs(0)))))
+    mean = lambda net, x, rngs: net(x).mean((1, 2))  # noqa: E731
+    model = puppet_of(net, batch_norm="group", apply=mean, measurement=FULL)
+    model.puppet.body.layers[5].bias[...] = jnp.arange(16.0)
+    grey, depth = np.full((2, 8, 8, 3), 137, np.uint8), model.max_depth
+    kernels = jax.jit(model.puppeteer)(model.measure(grey[0])[0])
+    by_hand = jax.jit(lambda x: model.puppet(x, kernels, depth, lowering="gathered"))(grey[0] / np.float32(255))
+    for answer in (model(grey)[0], model(grey[0]), pj.compile_predict(model)(grey).logits[1], by_hand):
+        assert close(answer, jnp.arange(16.0))
+
+
 def test_a_kernel_that_the_forward_touches_is_kept_and_the_others_are_generated():
     def masked(net, x):
         first, kernel = net.layers[0], net.layers[0].kernel[...]

@@ -416,10 +416,27 @@ def convolution(
         else:
             taps = jnp.transpose(kernel, (2, 3, 1, 0))
         out = _by_taps(inputs, taps.astype(inputs.dtype), strides, padding, rhs_dilation, groups, precision)
+    if not any(map(any, padding)) and math.prod(_shape(kernel)[2:]) > 1:
+        out = jnp.where(jnp.abs(out) <= _rounding(kernel, inputs).astype(out.dtype), jnp.zeros((), out.dtype), out)
     if may_be_skipped and isinstance(kernel, Choice):
         out = _harmless(out, kernel.index)
     out = out[:, 0] if space == 1 else out.reshape(*frames, *out.shape[1:])
     return out if preferred_element_type is None else out.astype(preferred_element_type)
+
+
+def _rounding(kernel, inputs) -> Float[Array, " c_out"]:
+    """What is no more than rounding in a convolution's results, by the sums of what cancels in them.
+
+    A standardised kernel answers an image of one grey with nothing, where no border of zeros meets it: with rounding,
+    which layers of normalisation after it would make large, another one for each way to compute it.
+    """
+    index, bank = kernel if isinstance(kernel, Choice) else (0, jnp.transpose(kernel, (2, 3, 1, 0))[None])
+    sizes = jax.tree.map(jnp.abs, bank)
+    if isinstance(sizes, FactoredBank):
+        taps, inner = sizes.taps.sum((1, 2), keepdims=True), sizes.factor_in.sum(0, keepdims=True)
+        sizes = FactoredBank(taps, sizes.factor_out, inner).whole()
+    largest = jnp.max(jnp.abs(inputs)).astype(jnp.float32)
+    return lax.stop_gradient(2.0**-20 * sizes.sum((1, 2, 3), dtype=jnp.float32)[index] * largest)
 
 
 def _frames_as_channels(inputs, size, stride, padding, dilation, groups):
