@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from trained_runs import ENVIRONMENT, python
@@ -50,6 +51,33 @@ def test_only_a_process_started_as_this_program_is_its_own(monkeypatch, started,
     host.ask_for_huge_pages()
     assert bool(called) == (left is not None)
     assert os.environ["GLIBC_TUNABLES"] == (left or given)
+
+
+def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(host, "is_own", lambda: True)
+    monkeypatch.setattr(host, "KEPT_BYTES", 10)
+
+    def keep(**variables):
+        with monkeypatch.context() as patch:
+            for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+                patch.setenv(name, "")  # so that it is put back
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, str(value))
+            host.keep_programs()
+            return os.environ.get("JAX_COMPILATION_CACHE_DIR"), capsys.readouterr().err
+
+    folder, told = keep(XDG_CACHE_HOME=tmp_path)
+    assert os.path.dirname(folder) == str(tmp_path / "puppet-jax")
+    assert "JAX_ENABLE_COMPILATION_CACHE=false" in told
+    for second in range(4):
+        (file := Path(folder, f"{second}-cache")).write_text("four")
+        os.utime(file, (second, second))
+    assert keep(XDG_CACHE_HOME=tmp_path) == (folder, "")
+    assert sorted(os.listdir(folder)) == ["2-cache", "3-cache"]
+    assert keep(XDG_CACHE_HOME=tmp_path, JAX_ENABLE_COMPILATION_CACHE="False") == (None, "")
+    assert keep(XDG_CACHE_HOME=tmp_path, JAX_COMPILATION_CACHE_DIR="mine") == ("mine", "")
+    assert keep(XDG_CACHE_HOME=tmp_path / "puppet-jax" / Path(folder).name / "2-cache") == (None, "")  # a file
 
 
 STREAMS = """

@@ -110,3 +110,16 @@ def test_another_process_tells_nothing(told):
     told_nothing = told(None, 99, 100, 100.0, terminal=True)
     assert told_nothing == ""
     assert Recorded.last is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_compiled_and_for_how_long_is_told_while_it_is(monkeypatch, terminal):
+    told, minutes = Stream(terminal), itertools.count(step=60)
+    monkeypatch.setattr(sys, "stderr", told)
+    monkeypatch.setattr(progress, "PLAIN", 0.01)
+    monkeypatch.setattr(time, "monotonic", lambda: next(minutes))
+    with progress.compiling("the step"):
+        while "compiling the step, 60 s" not in told.getvalue():
+            pass
+    assert told.getvalue().startswith("\r" * terminal + "compiling the step, ")
+    assert told.getvalue().endswith(" \r") == terminal

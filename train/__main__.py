@@ -107,4 +107,5 @@ def _end(error: BaseException, text: str, code: int) -> int:
 
 if __name__ == "__main__":
     host.ask_for_huge_pages()
+    host.keep_programs()
     sys.exit(main())

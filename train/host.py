@@ -1,9 +1,16 @@
-"""The process that the program runs in: whose it is, its memory, its standard streams, its devices."""
+"""The process that the program runs in: whose it is, its memory, its compiled programs, its standard streams, its
+devices."""
 
 import io
 import os
 import sys
+import warnings
+import zlib
 from contextlib import suppress
+from pathlib import Path
+
+KEPT_BYTES = 2**30
+"""How much of compiled programs is kept, when a run starts."""
 
 # Options of the interpreter whose value is an argument of its own.
 _WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
@@ -43,6 +50,46 @@ def ask_for_huge_pages() -> None:
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [given, "glibc.malloc.hugetlb=1"]))
     with suppress(OSError):  # go on without huge pages
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def keep_programs() -> None:
+    """Let JAX keep compiled programs between runs, in the user's cache folder; told when that is made.
+
+    Does nothing in a process that is not our own, and where JAX's own variables say where to keep them or that none are
+    kept (``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE=false``). A folder that cannot be written to is
+    no error. XLA's notice of compilation that takes long, which the progress tells already, is silenced with all that
+    it logs beside the errors that it raises. Call it before jax is imported.
+    """
+    if not is_own():
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    no = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("n", "no", "f", "false", "off", "0")
+    if no or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
+        root = Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "puppet-jax"
+        new = not root.exists()
+        # One for each kind of CPU: a home may be shared by machines, and programs are for the instructions of one.
+        info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        instructions = next((line for line in info if line.lower().startswith(("flags", "features"))), "")
+        folder = root / f"{zlib.crc32(instructions.encode()):08x}"
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        kept = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in root.glob("*/*"))
+        excess = sum(size for _, size, _ in kept) - KEPT_BYTES
+        for _, size, file in kept:
+            if excess > 0:
+                file.unlink(missing_ok=True)
+                excess -= size
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+        if new and sys.stderr:
+            print(
+                f"compiled programs are kept in {root}, at most {KEPT_BYTES / 2**30:g} GiB, so that the next run "
+                "starts sooner (JAX_ENABLE_COMPILATION_CACHE=false: not)",
+                file=sys.stderr,
+            )
 
 
 class _Notes(io.FileIO):

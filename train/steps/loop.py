@@ -28,7 +28,7 @@ from train.runs.origins import begin_with, teacher_of
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, evaluate, measure
 from train.steps.optimiser import learning_rate, make_optimiser
-from train.steps.progress import Progress, means, say
+from train.steps.progress import Progress, compiling, means, say
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
 
 # Steps dispatched ahead of the one that is looked at, so that the device never waits for the host.
@@ -140,7 +140,6 @@ def train(
         state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
 
         # Run once ahead, so that seconds and images per second do not include compilation.
-        say("compiling ...")
         step = functools.partial(make_train_step(graphdef, optimiser, config, mesh, teacher), teaching=teaching)
         own = config.batch_size // jax.process_count()
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
@@ -148,10 +147,12 @@ def train(
         signs = {s: devices.rows(mesh, np.full(mesh.local_mesh.size, s, np.int32)) for s in (0, *interrupt.SIGNALS)}
         if done < total_steps:
             batch = tuple(devices.rows(mesh, x) for x in blank)
-            jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
-            # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
-            jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
-            rate(0)
+            with compiling("the evaluation"):
+                jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
+            with compiling("the training step"):
+                # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
+                jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
+                rate(0)
         compile_seconds = time.perf_counter() - began
         loop_began = time.perf_counter()
 

@@ -4,6 +4,7 @@ without TensorFlow."""
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -161,6 +162,34 @@ class Events:
         except (ImportError, OSError) as error:
             self._writer = None
             say(f"no TensorBoard events: {error} (written with: pip install tensorboardX). Training goes on")
+
+
+@contextlib.contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """A context in which is told that something is compiled, and for how long: a line that counts on a terminal, and
+    is gone at the end; elsewhere a line now and one a minute."""
+    began, done = time.monotonic(), threading.Event()
+    shown = sys.stderr.isatty() and jax.process_index() == 0
+
+    def tell() -> None:
+        while True:
+            text = f"compiling {what}, {time.monotonic() - began:.0f} s"
+            if shown:
+                print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            else:
+                say(text.removesuffix(", 0 s"))
+            if done.wait(1.0 if shown else PLAIN):
+                return
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        if shown:
+            print(f"\r{'':{len(what) + 24}}\r", end="", file=sys.stderr, flush=True)
 
 
 def means(sums: Sums) -> dict[str, float]:
