@@ -17,12 +17,13 @@ import importlib
 import os
 import signal
 import sys
+from typing import Any
 
 import tyro
 
 from train import host
 from train.commands import evaluate, export, plot, predict, release
-from train.config import Train
+from train.config import Train, in_paragraphs
 from train.errors import UserError, told
 from train.steps import interrupt
 from train.terminal import printable
@@ -88,12 +89,14 @@ def _run(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             print(OVERVIEW, flush=True)
         arguments = ["train", *arguments]
-    options = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in COMMANDS.items()},
-        prog="python -m train",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    options: Any
+    settings: Any = {"prog": "python -m train", "config": (tyro.conf.FlagCreatePairsOff,)}
+    if arguments[0] == "train":
+        options = tyro.cli(Train, args=arguments[1:], **settings)
+    else:
+        kinds: dict[str, Any] = {name: kind for name, (kind, _) in COMMANDS.items()}
+        in_paragraphs(kinds.get(arguments[0], Train))
+        options = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, **settings)
     name = next(name for kind, name in COMMANDS.values() if type(options) is kind)
     module = importlib.import_module(f"train.commands.{name}")
     # Training reads its flags again, over the settings of the run that they name.

@@ -2,6 +2,7 @@
 what a resumed run may change."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import docstring_parser
 import tyro
 
 from train.errors import UserError
@@ -197,6 +199,18 @@ class Train:
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe()
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = Run()
     cluster: Annotated[Cluster, tyro.conf.OmitArgPrefixes] = Cluster()
+
+
+@functools.cache
+def in_paragraphs(options: type) -> None:
+    """Make the text of each option of a command, or of a group, one paragraph: tyro would keep the source's lines."""
+    for each in docstring_parser.parse_from_object(options).params:
+        text = tyro.conf.arg(help=" ".join((each.description or "").split()))
+        options.__annotations__[each.arg_name] = Annotated[options.__annotations__[each.arg_name], text]
+
+
+for _group in (Data, Model, Measurement, Recipe, Run, Cluster):
+    in_paragraphs(_group)
 
 
 def _names(*groups: type) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
     of_runs = f"the last of {len(about.earlier) + 1} runs" if about.earlier else "one run"
     before = "".join(_before(run.but, run.digest) for run in about.earlier)
+    at_most = f", at most {recipe['max_steps']:,} steps," if "max_steps" in recipe else ""
     note = f" {about.data_note}" if about.data_note else ""
     text = f"""# {name}
 
@@ -151,7 +152,7 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
-- **Recipe**: {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
+- **Recipe**: {recipe["epochs"]} epochs{at_most} of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, cosine decay after a warm-up of {WARMUP:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {CLIP_NORM:g}, augmentation {recipe["augment"]},
   label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
