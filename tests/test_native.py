@@ -91,7 +91,7 @@ def test_wider_types_get_plain_convolutions():
 # results are memory by themselves; from small to large, as what the program keeps from call to call grows only.
 WATCHED = """
 import ctypes, functools, itertools, sys
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from puppet_jax.convolution import _lowerings as lowerings, _primitives as maps, native
 
 library = ctypes.CDLL(sys.argv[1])
@@ -99,7 +99,10 @@ native.register(library)
 native.available = lambda: True
 rng = np.random.default_rng(0)
 draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-as_arrays = lambda *operands: map(jax.numpy.asarray, operands)
+def as_arrays(images, *others):  # of the type that is had
+    images, *others = map(jnp.asarray, (images, *others))
+    return images.astype(dtype), *(each.astype(dtype) if each.shape == images.shape else each for each in others)
+
 ran = refused = 0
 cases = [  # image, kernel, stride, padding, channels in and out
     ((1, 1), (1, 1), 1, 0, 1, 1),
@@ -113,7 +116,8 @@ cases = [  # image, kernel, stride, padding, channels in and out
     ((7, 5), (3, 3), 1, 0, 17, 37),
 ]
 choices = [[2, -1, 0, 2, 2, 1], [-1] * 6, [0, 3, 0, 0, 0, 0], [-2] * 6, [2**31 - 1] * 6, [-(2**31)] * 6]
-for (image, kernel, stride, pad, c_in, c_out), lowering in itertools.product(cases, native.LANES):
+types = [jnp.float32, jnp.bfloat16]
+for (image, kernel, stride, pad, c_in, c_out), lowering, dtype in itertools.product(cases, native.LANES, types):
     geometry = lowerings.Geometry(image, kernel, (stride, stride), ((pad, pad), (pad, pad)))
     static = {"geometry": geometry, "sets": 3, "lowering": lowering}
     bank, taps = draw(3, *kernel, c_in, c_out), draw(3, *kernel, c_in)
@@ -185,4 +189,4 @@ def test_no_memory_is_read_or_written_that_is_not_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ran, refused = map(int, done.stdout.split())
-    assert (ran, refused) == (9 * 3 * 2 * 9, 9 * 3 * 4 * 7)  # cases, lanes, choices, maps
+    assert (ran, refused) == (9 * 4 * 2 * 2 * 9, 9 * 4 * 2 * 4 * 7)  # cases, lanes, types, choices, maps

@@ -128,6 +128,8 @@ def convolve(
         ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
     """
     images, index, bank, static = _operands(image, kernel, stride, padding, layout, lowering)
+    dtype = jnp.promote_types(images.dtype, bank.dtype)
+    images, bank = images.astype(dtype), bank.astype(dtype)
     if isinstance(bank, FactoredBank):
         return _by_factors(images, index, bank, **static)[0]
     return forward_p.bind(images, index, bank, **static)[0]
@@ -161,8 +163,8 @@ def layer(
     Returns:
         the output, and its mean over the map in float32.
     """
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
     images, index, bank, static = _operands(x, kernel, stride, "SAME", "OIHW", lowering)
+    images = images.astype(dtype)
     same = (*static["geometry"].output, bank.shape[-1]) == x.shape
     of_finish = {
         "groups": math.gcd(len(scale), groups),
@@ -171,9 +173,10 @@ def layer(
         "epsilon": EPSILON,
     }
     if isinstance(bank, FactoredBank):
-        maps = checkpoint_name(_by_factors(images, index, bank, **static), CONVOLVED)
+        maps = checkpoint_name(_by_factors(images, index, bank.astype(dtype), **static), CONVOLVED)
         y, mean = finish_p.bind(maps, index, images, scale, shift, **of_finish, lowering=lowering)
-    else:
+    else:  # of a bank, often all that there are, only what is used is rounded to the compute type
+        bank = bank.astype(jnp.promote_types(dtype, jnp.float32))
         y, mean = layer_p.bind(images, index, bank, scale, shift, **static, **of_finish)
     return y[0], mean[0]
 
@@ -193,7 +196,7 @@ def _by_factors(images, index, bank, *, geometry, sets, lowering):
 
 def _operands(image, kernel, stride, padding, layout, lowering):
     """Check :func:`convolve`'s arguments, and return what the primitives take, for a batch of one: images, index, bank,
-    all of one type, and what is static."""
+    and what is static."""
     if layout not in ("OIHW", "HWIO"):
         raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
     if lowering is not None and lowering not in LOWERINGS:
@@ -223,9 +226,8 @@ def _operands(image, kernel, stride, padding, layout, lowering):
             "use jax.vmap for batches"
         )
     geometry = _geometry(image.shape[:2], tuple(size), stride, padding)
-    dtype = jnp.promote_types(image.dtype, bank.dtype)
     static = {"geometry": geometry, "sets": sets, "lowering": lowering}
-    return image.astype(dtype)[None], index.astype(jnp.int32)[None], bank.astype(dtype), static
+    return image[None], index.astype(jnp.int32)[None], bank, static
 
 
 def _geometry(image, kernel, stride, padding):

@@ -311,7 +311,7 @@ ad.primitive_transposes[tangent_p] = _tangent_transpose
 
 
 def _layer(images, index, bank, scale, shift, *, geometry, sets, lowering, **of_finish: Any):
-    maps = forward_p.bind(images, index, bank, geometry=geometry, sets=sets, lowering=lowering)
+    maps = forward_p.bind(images, index, bank.astype(images.dtype), geometry=geometry, sets=sets, lowering=lowering)
     return finish_p.bind(checkpoint_name(maps, CONVOLVED), index, images, scale, shift, lowering=lowering, **of_finish)
 
 

@@ -2,12 +2,15 @@
 // ../_primitives.py for the maths). Operands are images (B, H, W, C_in), an index (B), banks
 // (S, K_h, K_w, C_in, C_out), outputs (B, H', W', C_out), float32; image i has the bank's kernel index[i], or none
 // where index[i] is -1: then its results are zeros and it costs nothing. 3×3 kernels at stride 1 go through Winograd's
-// filtering (winograd.inc), everything else is direct convolution (kernels.inc); no patches are ever formed. What
+// filtering (winograd.inc), everything else is direct convolution (kernels.inc); no patches are ever formed. Images and
+// outputs may also be bfloat16: then kernels are rounded to it and multiplied by AMX's tiles where there are some
+// (tiles.inc), else images are widened as they are laid out; sums are float32, and an output is rounded once. What
 // several threads read (a kernel in the order of the inner loops, padded images) is laid out once, before they do. Work
 // is spread over XLA's own thread pool; what an image's numbers are depends neither on how nor on the rest of its batch.
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -16,11 +19,22 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define SEVERAL_INSTRUCTION_SETS 1
+#if __GNUC__ >= 11 && defined(__linux__)
+#define TILES 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
 
 namespace ffi = xla::ffi;
 
@@ -32,8 +46,24 @@ struct Pair {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SEVERAL_INSTRUCTION_SETS 1
+// bfloat16 is the upper half of a float32.
+using BFloat16 = ffi::NativeType<ffi::BF16>;
+
+inline float Widen(float x) { return x; }
+inline float Widen(BFloat16 x) { return std::bit_cast<float>(uint32_t{x} << 16); }
+
+// To the nearest number of type T, of two as near the even one; a NaN stays one.
+template <class T>
+inline T RoundTo(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    const uint32_t bits = std::bit_cast<uint32_t>(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
+    return (x == x ? rounded : bits | 0x400000) >> 16;
+  }
+}
+
+#ifdef SEVERAL_INSTRUCTION_SETS
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
 namespace avx512 {
@@ -43,6 +73,10 @@ namespace avx512 {
 #include "winograd.inc"
 #undef LANES
 #undef WIDE
+#ifdef TILES
+#pragma GCC target("amx-tile,amx-bf16")
+#include "tiles.inc"
+#endif
 }  // namespace avx512
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -69,6 +103,7 @@ namespace baseline {
 
 // The inner loops, compiled for one instruction set.
 struct InnerLoops {
+  const char* instructions;
   int64_t lanes, wide;
   decltype(&baseline::Forward) forward;
   decltype(&baseline::KernelGradient) kernel_gradient;
@@ -79,31 +114,61 @@ struct InnerLoops {
   decltype(&baseline::TilesAtOnce) tiles_at_once;
   decltype(&baseline::kWinogradGradients[0]) winograd_gradients;
   decltype(&baseline::Depthwise) depthwise;
-  decltype(&baseline::Finish) finish;
+  decltype(&baseline::Finish<float>) finish;
   decltype(&baseline::FinishGradient) finish_gradient;
+  decltype(&baseline::Finish<BFloat16>) finish_rounded;
+  decltype(&baseline::RoundAll) round;
+  decltype(&baseline::PairRows) pair_rows;
+  // Of bfloat16, where there is AMX.
+  bool (*tiles_fit)(Pair taps, int64_t c_in) = [](Pair, int64_t) { return false; };
+  void (*forward_by_tiles)(const float* padded, int64_t padded_width, int64_t c_in, const float* kernel, Pair taps,
+                           int64_t c_out, Pair stride, int64_t first, int64_t last, int64_t width,
+                           float* out) = nullptr;
+
+  auto finish_of(const float*) const { return finish; }
+  auto finish_of(const BFloat16*) const { return finish_rounded; }
 };
 
 constexpr int64_t kCached = 1 << 17;  // floats that a second-level cache of 512 KiB to 1 MiB holds
 constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at a time, one kernel at least
 
-#define INNER_LOOPS(n)                                                                                              \
+#define INNER_LOOPS(n, instructions)                                                                                \
   InnerLoops {                                                                                                      \
-    n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel, &n::KernelFromTransform,             \
-        &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients, &n::Depthwise, &n::Finish,   \
-        &n::FinishGradient                                                                                          \
+    instructions, n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel,                        \
+        &n::KernelFromTransform, &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients,     \
+        &n::Depthwise, &n::Finish<float>, &n::FinishGradient, &n::Finish<BFloat16>, &n::RoundAll, &n::PairRows      \
   }
 
-// Those of the widest vectors that the processor has, of at most so many lanes (tests run the narrower ones too).
+#ifdef TILES
+// Whether there is AMX with bfloat16, and Linux lets the process use it: each thread's state must have room for tiles.
+bool MayUseTiles() {
+  constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
+  static const bool may =
+      __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return may;
+}
+#endif
+
+// Those of the widest vectors that the processor has, of at most so many lanes (tests run the narrower ones too); the
+// rows of AMX's tiles are 32 of bfloat16.
 InnerLoops FastestLoops(int64_t most_lanes) {
 #ifdef SEVERAL_INSTRUCTION_SETS
   __builtin_cpu_init();
   if (most_lanes >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return INNER_LOOPS(avx512);
-  if (most_lanes >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return INNER_LOOPS(avx2);
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+    InnerLoops loops = INNER_LOOPS(avx512, "AVX-512");
+#ifdef TILES
+    if (most_lanes >= 32 && MayUseTiles()) {
+      loops.instructions = "AMX";
+      loops.tiles_fit = &avx512::TilesFit, loops.forward_by_tiles = &avx512::ForwardByTiles;
+    }
 #endif
-  return INNER_LOOPS(baseline);
+    return loops;
+  }
+  if (most_lanes >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return INNER_LOOPS(avx2, "AVX2");
+#endif
+  return INNER_LOOPS(baseline, "baseline");
 }
 #undef INNER_LOOPS
 
@@ -154,9 +219,11 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int
 // Memory that a thread keeps from call to call: fresh pages would cost more than what is written to them. Of an image's
 // size, or of the kernels laid out at a time; nothing here grows with the batch.
 float* Scratch(int which, int64_t size) {
-  thread_local std::vector<float> buffers[4];
-  if (static_cast<int64_t>(buffers[which].size()) < size) buffers[which].resize(size);
-  return buffers[which].data();
+  constexpr int64_t kLine = 64;  // bytes that a cache holds together; vectors and tiles are read from their beginnings
+  thread_local std::vector<float> buffers[5];
+  auto& buffer = buffers[which];
+  if (static_cast<int64_t>(buffer.size()) < size + kLine / 4) buffer.resize(size + kLine / 4);
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(buffer.data()) + kLine - 1) / kLine * kLine);
 }
 
 // Memory of one call, as large as its batch, that the next takes, on whichever of XLA's threads that runs: fresh pages
@@ -202,25 +269,54 @@ class Workspace {
   std::vector<float> buffer_;
 };
 
+// How many floats hold a pixel's numbers, in pairs or one by one.
+int64_t PixelSize(int64_t channels, bool pairs) { return pairs ? Ceil(channels, 2) : channels; }
+
+// Some pixels, one after the other, as the inner loops read them: float32, or, if `pairs`, bfloat16 in pairs, each in a
+// float's place.
+template <class T>
+void CopyPixels(float* to, const T* from, int64_t count, int64_t channels, bool pairs) {
+  const int64_t size = PixelSize(channels, pairs);
+  if (std::is_same_v<T, float> || (pairs && channels % 2 == 0)) {
+    std::memcpy(to, from, count * channels * sizeof(T));
+  } else if (pairs) {
+    for (; count > 0; --count, to += size, from += channels) {
+      to[size - 1] = 0;
+      std::memcpy(to, from, channels * sizeof(T));
+    }
+  } else {
+    for (int64_t i = 0; i < count * channels; ++i) to[i] = Widen(from[i]);
+  }
+}
+
+// Numbers as they are, or those of bfloat16 elsewhere.
+const float* AsFloats(const float* numbers, int64_t) { return numbers; }
+const float* AsFloats(const BFloat16* numbers, int64_t count) {
+  float* to = Scratch(4, count);
+  CopyPixels(to, numbers, count, 1, false);
+  return to;
+}
+
 // Rows [first, last) of an image surrounded by zeros, its pixels `step` apart; `before` is what comes before pixel 0.
-void Pad(float* padded, const float* image, Pair size, int64_t channels, Pair before, Pair step, int64_t first,
-         int64_t last, int64_t width) {
-  std::memset(padded, 0, (last - first) * width * channels * sizeof(float));
+template <class T>
+void Pad(float* padded, const T* image, Pair size, int64_t channels, Pair before, Pair step, int64_t first,
+         int64_t last, int64_t width, bool pairs = false) {
+  const int64_t pixel = PixelSize(channels, pairs);
+  std::memset(padded, 0, (last - first) * width * pixel * sizeof(float));
   for (int64_t y = 0; y < size.h; ++y) {
     const int64_t row = before.h + y * step.h;
     if (row < first || row >= last) continue;
-    float* to = padded + (row - first) * width * channels;
-    const float* from = image + y * size.w * channels;
+    float* to = padded + (row - first) * width * pixel;
+    const T* from = image + y * size.w * channels;
     if (step.w == 1) {
       const int64_t start = std::max<int64_t>(before.w, 0), skipped = start - before.w;
       const int64_t count = std::min(size.w - skipped, width - start);
-      if (count > 0) std::memcpy(to + start * channels, from + skipped * channels, count * channels * sizeof(float));
+      if (count > 0) CopyPixels(to + start * pixel, from + skipped * channels, count, channels, pairs);
       continue;
     }
     for (int64_t x = 0; x < size.w; ++x) {
       const int64_t column = before.w + x * step.w;
-      if (column >= 0 && column < width)
-        std::memcpy(to + column * channels, from + x * channels, channels * sizeof(float));
+      if (column >= 0 && column < width) CopyPixels(to + column * pixel, from + x * channels, 1, channels, pairs);
     }
   }
 }
@@ -282,7 +378,9 @@ bool TakesWinograd(Pair taps, Pair stride, int64_t c_in, int64_t c_out, Pair map
          20 * tiles <= 9 * map.h * map.w;
 }
 
-using Array = ffi::Buffer<ffi::F32, 4>;
+template <ffi::DataType type>
+using Images = ffi::Buffer<type, 4>;
+using Array = Images<ffi::F32>;
 using Bank = ffi::Buffer<ffi::F32, 5>;
 using Index = ffi::Buffer<ffi::S32, 1>;
 using Numbers = ffi::Buffer<ffi::F32, 1>;
@@ -316,24 +414,28 @@ ffi::ErrorOr<ByKernel> GroupByKernel(const Index& index, int64_t kernels) {
 }
 
 // Forward, and the image gradient, which is a forward map of the cotangents (`step` apart) with kernels turned by 180
-// degrees, their channels exchanged.
-// `finish(image)`, if there is one, is called once all of an image's output is there.
-ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images, const Index& index,
-                     const Bank& bank, Array& out, bool turned, Pair stride, Pair before, Pair step,
-                     const std::function<void(int64_t)>& finish = nullptr) {
+// degrees, their channels exchanged. Of float32 or bfloat16 images, `out` is of the same type.
+// `finish(image, map)` is called once all of an image's map is there, in float32: in the image's place in `out`, or, of
+// bfloat16, elsewhere.
+template <ffi::DataType type>
+ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Images<type>& images, const Index& index,
+                     const Bank& bank, Images<type>& out, bool turned, Pair stride, Pair before, Pair step,
+                     const std::function<void(int64_t, float*)>& finish) {
+  using T = ffi::NativeType<type>;
+  constexpr bool rounded = std::is_same_v<T, BFloat16>;
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
-  const int64_t c_in = x[3], c_out = y[3], bank_size = k[0], pixels = map.h * map.w;
-  const bool winograd = step.h == 1 && step.w == 1 && TakesWinograd(taps, stride, c_in, c_out, map);
-  const int64_t rows = (winograd ? 16 : taps.h * taps.w) * c_in;
+  const int64_t channels = x[3], c_out = y[3], bank_size = k[0], map_size = map.h * map.w * c_out;
+  const bool pairs = rounded && loops.tiles_fit(taps, PixelSize(channels, true));
+  const bool winograd = !pairs && step.h == 1 && step.w == 1 && TakesWinograd(taps, stride, channels, c_out, map);
+  const int64_t c_in = PixelSize(channels, pairs), rows = (winograd ? 16 : taps.h * taps.w) * c_in;
   auto grouped = GroupByKernel(index, bank_size);
   if (!grouped) return grouped.error();
   const ByKernel& by_kernel = *grouped;
   const int64_t count = by_kernel.images.size(), packed_size = PackedSize(rows, c_out, loops.lanes);
   for (int64_t i = 0; i < static_cast<int64_t>(x[0]); ++i)
-    if (index.typed_data()[i] < 0)
-      std::memset(out.typed_data() + i * pixels * c_out, 0, pixels * c_out * sizeof(float));
-  if (count * pixels * c_out == 0) return ffi::Error::Success();
+    if (index.typed_data()[i] < 0) std::memset(out.typed_data() + i * map_size, 0, map_size * sizeof(T));
+  if (count * map_size == 0) return ffi::Error::Success();
   if (rows == 0) {
     std::memset(out.typed_data(), 0, out.size_bytes());
     return ffi::Error::Success();
@@ -341,17 +443,22 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Array
   // A kernel that serves a single image, in an order that can be read, is read where it lies.
   const auto packs = [&](int64_t kernel) {
     const int64_t uses = by_kernel.Uses(kernel);
-    return uses > 1 || (uses > 0 && (winograd || turned || c_out % loops.lanes));
+    return uses > 1 || (uses > 0 && (winograd || turned || pairs || c_out % loops.lanes));
   };
   std::vector<int64_t> places(bank_size, -1), packed;
   float* laid_out = nullptr;
-  const int64_t tap_count = taps.h * taps.w, matrix = c_in * c_out;
+  const int64_t tap_count = taps.h * taps.w, matrix = channels * c_out;
   // `count` rows of a kernel, from row `at` on, in the order of the inner loops.
   const auto pack = [&](const float* from, int64_t count, int64_t at, int64_t place) {
     if (turned) {
       float* transposed = Scratch(1, matrix);
-      Transpose(from, c_out, c_in, transposed);
+      Transpose(from, c_out, channels, transposed);
       from = transposed;
+    }
+    if (pairs) {
+      float* paired = Scratch(3, c_in * c_out);
+      loops.pair_rows(from, count, c_out, paired);
+      from = paired, count = c_in;
     }
     Pack(from, count, c_out, loops.lanes, rows, at, laid_out + place * packed_size);
   };
@@ -360,21 +467,31 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Array
   const Pair apart = winograd ? Pair{2, 2} : stride, reach = winograd ? Pair{4, 4} : taps;
   const int64_t pieces = std::clamp<int64_t>(Ceil(4 * pool.num_threads(), count), 1, by.h);
   const int64_t width = (by.w - 1) * apart.w + reach.w;
+  // Maps to be rounded stay in a cache where a task makes all of one.
+  std::optional<Workspace> maps;
+  if (rounded && pieces > 1) maps.emplace(count * map_size);
+  const auto map_of = [&](int64_t i) {
+    if constexpr (!rounded) return out.typed_data() + by_kernel.images[i] * map_size;
+    return maps ? maps->data() + i * map_size : Scratch(4, map_size);
+  };
   const auto run = [&](int64_t task) {
-    const int64_t image = by_kernel.images[task / pieces], piece = task % pieces, kernel = index.typed_data()[image];
+    const int64_t i = task / pieces, piece = task % pieces, image = by_kernel.images[i];
+    const int64_t kernel = index.typed_data()[image];
     const int64_t first = piece * by.h / pieces, last = (piece + 1) * by.h / pieces;
     float* padded = Scratch(0, ((last - 1 - first) * apart.h + reach.h) * width * c_in);
-    Pad(padded, images.typed_data() + image * size.h * size.w * c_in, size, c_in, before, step, first * apart.h,
-        (last - 1) * apart.h + reach.h, width);
+    Pad(padded, images.typed_data() + image * size.h * size.w * channels, size, channels, before, step,
+        first * apart.h, (last - 1) * apart.h + reach.h, width, pairs);
     const bool own = places[kernel] < 0;
     const float* weights = own ? bank.typed_data() + kernel * rows * c_out : laid_out + places[kernel] * packed_size;
-    float* to = out.typed_data() + image * pixels * c_out;
+    float* to = map_of(i);
     if (winograd)
       loops.winograd_forward(padded, width, c_in, weights, c_out, first, last, map, to,
                              Scratch(1, loops.winograd_room(c_in)));
+    else if (pairs)
+      loops.forward_by_tiles(padded, width, c_in, weights, taps, c_out, stride, first, last, map.w, to);
     else
       loops.forward(padded, width, c_in, weights, own, taps, c_out, stride, first, last, map.w, to);
-    if (finish && pieces == 1) finish(image);
+    if (finish && pieces == 1) finish(image, to);
   };
   for (int64_t begin = 0, end; begin < bank_size; begin = end) {
     end = std::min(begin + std::max<int64_t>(kLaidOut / packed_size, 1), bank_size);
@@ -398,36 +515,56 @@ ffi::Error Correlate(ffi::ThreadPool& pool, const InnerLoops& loops, const Array
       Parallel(pool, packed.size() * tap_count, [&](int64_t task) {
         const int64_t tap = task % tap_count, place = task / tap_count;
         const int64_t from = packed[place] * tap_count + (turned ? tap_count - 1 - tap : tap);
-        pack(bank.typed_data() + from * matrix, c_in, tap * c_in, place);
+        pack(bank.typed_data() + from * matrix, channels, tap * c_in, place);
       });
     }
     const int64_t from = by_kernel.begins[begin];
     Parallel(pool, (by_kernel.begins[end] - from) * pieces, [&](int64_t task) { run(from * pieces + task); });
   }
-  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(by_kernel.images[i]); });
+  if (finish && pieces > 1) Parallel(pool, count, [&](int64_t i) { finish(by_kernel.images[i], map_of(i)); });
   return ffi::Error::Success();
 }
 
-ffi::Error ForwardHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, ffi::Result<Array> out,
-                          int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  return Correlate(pool, FastestLoops(lanes), images, index, bank, *out, false, {stride_h, stride_w}, {top, left},
-                   {1, 1});
+// What finishes a map that only has to be of type T.
+template <class T>
+std::function<void(int64_t, float*)> Rounding(const InnerLoops& loops, T* out, int64_t map_size) {
+  if constexpr (std::is_same_v<T, float>) return nullptr;
+  else
+    return [=, round = loops.round](int64_t image, float* map) { round(map, map_size, out + image * map_size); };
+}
+
+int64_t ImageSize(const auto& images) {
+  const auto shape = images.dimensions();
+  return shape[1] * shape[2] * shape[3];
+}
+
+template <ffi::DataType type>
+ffi::Error ForwardHandler(ffi::ThreadPool pool, Images<type> images, Index index, Bank bank,
+                          ffi::Result<Images<type>> out, int64_t stride_h, int64_t stride_w, int64_t top, int64_t left,
+                          int64_t lanes) {
+  const InnerLoops loops = FastestLoops(lanes);
+  return Correlate<type>(pool, loops, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
+                         Rounding(loops, out->typed_data(), ImageSize(*out)));
 }
 
 // Depthwise, forward and the image gradient, as above; banks are (S, K_h, K_w, C).
-ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const InnerLoops& loops, const Array& images, const Index& index,
-                              const Array& bank, Array& out, bool turned, Pair stride, Pair before, Pair step) {
+template <ffi::DataType type>
+ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const InnerLoops& loops, const Images<type>& images,
+                              const Index& index, const Array& bank, Images<type>& out, bool turned, Pair stride,
+                              Pair before, Pair step) {
+  using T = ffi::NativeType<type>;
   const auto x = images.dimensions(), k = bank.dimensions(), y = out.dimensions();
   const Pair size{x[1], x[2]}, taps{k[1], k[2]}, map{y[1], y[2]};
-  const int64_t c = y[3], pixels = map.h * map.w, total = taps.h * taps.w;
+  const int64_t c = y[3], map_size = map.h * map.w * c, total = taps.h * taps.w;
   auto grouped = GroupByKernel(index, k[0]);
   if (!grouped) return grouped.error();
   const int64_t height = (map.h - 1) * stride.h + taps.h, width = (map.w - 1) * stride.w + taps.w;
+  const auto round = Rounding(loops, out.typed_data(), map_size);
   Parallel(pool, x[0], [&](int64_t image) {
-    float* to = out.typed_data() + image * pixels * c;
+    T* to = out.typed_data() + image * map_size;
     const int64_t kernel = index.typed_data()[image];
     if (kernel < 0 || total == 0) {
-      std::memset(to, 0, pixels * c * sizeof(float));
+      std::memset(to, 0, map_size * sizeof(T));
       return;
     }
     float* padded = Scratch(0, height * width * c + loops.lanes);
@@ -438,23 +575,28 @@ ffi::Error CorrelateDepthwise(ffi::ThreadPool& pool, const InnerLoops& loops, co
       for (int64_t t = 0; t < total; ++t) std::memcpy(backwards + t * c, own + (total - 1 - t) * c, c * sizeof(float));
       own = backwards;
     }
-    loops.depthwise(padded, width, c, own, taps, stride, map, nullptr, to);
+    float* sums = round ? Scratch(4, map_size) : reinterpret_cast<float*>(to);
+    loops.depthwise(padded, width, c, own, taps, stride, map, nullptr, sums);
+    if (round) round(image, sums);
   });
   return ffi::Error::Success();
 }
 
-ffi::Error DepthwiseForwardHandler(ffi::ThreadPool pool, Array images, Index index, Array bank, ffi::Result<Array> out,
-                                   int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
-  return CorrelateDepthwise(pool, FastestLoops(lanes), images, index, bank, *out, false, {stride_h, stride_w},
-                            {top, left}, {1, 1});
+template <ffi::DataType type>
+ffi::Error DepthwiseForwardHandler(ffi::ThreadPool pool, Images<type> images, Index index, Array bank,
+                                   ffi::Result<Images<type>> out, int64_t stride_h, int64_t stride_w, int64_t top,
+                                   int64_t left, int64_t lanes) {
+  return CorrelateDepthwise<type>(pool, FastestLoops(lanes), images, index, bank, *out, false, {stride_h, stride_w},
+                                  {top, left}, {1, 1});
 }
 
-ffi::Error DepthwiseImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Array bank,
-                                         ffi::Result<Array> out, int64_t stride_h, int64_t stride_w, int64_t top,
-                                         int64_t left, int64_t lanes) {
+template <ffi::DataType type>
+ffi::Error DepthwiseImageGradientHandler(ffi::ThreadPool pool, Images<type> cotangents, Index index, Array bank,
+                                         ffi::Result<Images<type>> out, int64_t stride_h, int64_t stride_w,
+                                         int64_t top, int64_t left, int64_t lanes) {
   const auto k = bank.dimensions();
-  return CorrelateDepthwise(pool, FastestLoops(lanes), cotangents, index, bank, *out, true, {1, 1},
-                            {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
+  return CorrelateDepthwise<type>(pool, FastestLoops(lanes), cotangents, index, bank, *out, true, {1, 1},
+                                  {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
 }
 
 // Each image's own gradient, then their sum over the images of a kernel, in the order of the batch.
@@ -489,39 +631,44 @@ ffi::Error DepthwiseKernelGradientHandler(ffi::ThreadPool pool, Array images, Ar
 
 // A layer: forward, normalisation over groups of channels, ReLU, the layer's input added (each of the last two if asked
 // for); and the mean over the map.
-ffi::Error LayerHandler(ffi::ThreadPool pool, Array images, Index index, Bank bank, Numbers scale, Numbers shift,
-                        ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t stride_h,
+template <ffi::DataType type>
+ffi::Error LayerHandler(ffi::ThreadPool pool, Images<type> images, Index index, Bank bank, Numbers scale,
+                        Numbers shift, ffi::Result<Images<type>> out, ffi::Result<Vectors> means, int64_t stride_h,
                         int64_t stride_w, int64_t top, int64_t left, int64_t lanes, int64_t groups, int64_t relu,
                         float epsilon, int64_t residual) {
   const InnerLoops loops = FastestLoops(lanes);
   const auto y = out->dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
   std::memset(means->typed_data(), 0, means->size_bytes());
-  return Correlate(pool, loops, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
-                   [&](int64_t image) {
-                     float* map = out->typed_data() + image * size;
-                     loops.finish(map, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
-                                residual ? images.typed_data() + image * size : nullptr, map,
-                                means->typed_data() + image * c, Scratch(1, 3 * c));
-                   });
+  return Correlate<type>(pool, loops, images, index, bank, *out, false, {stride_h, stride_w}, {top, left}, {1, 1},
+                         [&](int64_t image, float* map) {
+                           loops.finish_of(out->typed_data())(
+                               map, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon, relu,
+                               residual ? images.typed_data() + image * size : nullptr,
+                               out->typed_data() + image * size, means->typed_data() + image * c, Scratch(1, 3 * c));
+                         });
 }
 
 // What a layer does after its convolution, and its gradient; an image without a kernel gets zeros.
-ffi::Error FinishHandler(ffi::ThreadPool pool, Array maps, Index index, Array images, Numbers scale, Numbers shift,
-                         ffi::Result<Array> out, ffi::Result<Vectors> means, int64_t lanes, int64_t groups,
-                         int64_t relu, float epsilon, int64_t residual) {
+template <ffi::DataType type>
+ffi::Error FinishHandler(ffi::ThreadPool pool, Images<type> maps, Index index, Images<type> images, Numbers scale,
+                         Numbers shift, ffi::Result<Images<type>> out, ffi::Result<Vectors> means, int64_t lanes,
+                         int64_t groups, int64_t relu, float epsilon, int64_t residual) {
+  using T = ffi::NativeType<type>;
   const InnerLoops loops = FastestLoops(lanes);
   const auto y = maps.dimensions();
   const int64_t pixels = y[1] * y[2], c = y[3], size = pixels * c;
   Parallel(pool, y[0], [&](int64_t image) {
-    float *to = out->typed_data() + image * size, *mean = means->typed_data() + image * c;
+    T* to = out->typed_data() + image * size;
+    float* mean = means->typed_data() + image * c;
     if (index.typed_data()[image] < 0) {
-      std::memset(to, 0, size * sizeof(float));
+      std::memset(to, 0, size * sizeof(T));
       std::memset(mean, 0, c * sizeof(float));
       return;
     }
-    loops.finish(maps.typed_data() + image * size, pixels, c, groups, scale.typed_data(), shift.typed_data(), epsilon,
-                 relu, residual ? images.typed_data() + image * size : nullptr, to, mean, Scratch(1, 3 * c));
+    loops.finish_of(to)(AsFloats(maps.typed_data() + image * size, size), pixels, c, groups, scale.typed_data(),
+                        shift.typed_data(), epsilon, relu, residual ? images.typed_data() + image * size : nullptr, to,
+                        mean, Scratch(1, 3 * c));
   });
   return ffi::Error::Success();
 }
@@ -548,11 +695,15 @@ ffi::Error FinishGradientHandler(ffi::ThreadPool pool, Array cotangents, Array m
   return ffi::Error::Success();
 }
 
-ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Array cotangents, Index index, Bank bank, ffi::Result<Array> out,
-                                int64_t stride_h, int64_t stride_w, int64_t top, int64_t left, int64_t lanes) {
+template <ffi::DataType type>
+ffi::Error ImageGradientHandler(ffi::ThreadPool pool, Images<type> cotangents, Index index, Bank bank,
+                                ffi::Result<Images<type>> out, int64_t stride_h, int64_t stride_w, int64_t top,
+                                int64_t left, int64_t lanes) {
+  const InnerLoops loops = FastestLoops(lanes);
   const auto k = bank.dimensions();
-  return Correlate(pool, FastestLoops(lanes), cotangents, index, bank, *out, true, {1, 1},
-                   {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w});
+  return Correlate<type>(pool, loops, cotangents, index, bank, *out, true, {1, 1},
+                         {k[1] - 1 - top, k[2] - 1 - left}, {stride_h, stride_w},
+                         Rounding(loops, out->typed_data(), ImageSize(*out)));
 }
 
 // The kernels' gradients, transformed, in tasks of a kernel, a row of its positions and some input channels; and from
@@ -689,37 +840,51 @@ auto WithNormalisation(auto binding) {
 
 auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
+template <ffi::DataType type, class Kernels = Bank>
+auto BindMap() {
+  auto operands = Bind().template Arg<Images<type>>().template Arg<Index>().template Arg<Kernels>();
+  return WithGeometry(std::move(operands).template Ret<Images<type>>());
+}
+
+template <ffi::DataType type>
+auto BindDepthwise() {
+  return BindMap<type, Array>();
+}
+
+template <ffi::DataType type>
+auto BindLayer() {
+  auto operands = Bind().template Arg<Images<type>>().template Arg<Index>().template Arg<Bank>();
+  auto results = std::move(operands).template Arg<Numbers>().template Arg<Numbers>().template Ret<Images<type>>();
+  return WithNormalisation(WithGeometry(std::move(results).template Ret<Vectors>())).template Attr<int64_t>("residual");
+}
+
+template <ffi::DataType type>
+auto BindFinish() {
+  auto operands = Bind().template Arg<Images<type>>().template Arg<Index>().template Arg<Images<type>>();
+  auto results = std::move(operands).template Arg<Numbers>().template Arg<Numbers>().template Ret<Images<type>>();
+  return WithNormalisation(std::move(results).template Ret<Vectors>().template Attr<int64_t>("lanes"))
+      .template Attr<int64_t>("residual");
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_forward, ForwardHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_image_gradient, ImageGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Ret<Array>()));
+// The instructions that so many lanes at most come to on this processor.
+extern "C" const char* puppet_jax_instructions(int64_t lanes) { return FastestLoops(lanes).instructions; }
+
+#define DEFINE_OF_BOTH_TYPES(name, Handler, Binding)                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_##name, Handler<ffi::F32>, Binding<ffi::F32>()); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_##name##_bfloat16, Handler<ffi::BF16>, Binding<ffi::BF16>())
+
+DEFINE_OF_BOTH_TYPES(forward, ForwardHandler, BindMap);
+DEFINE_OF_BOTH_TYPES(image_gradient, ImageGradientHandler, BindMap);
+DEFINE_OF_BOTH_TYPES(depthwise_forward, DepthwiseForwardHandler, BindDepthwise);
+DEFINE_OF_BOTH_TYPES(depthwise_image_gradient, DepthwiseImageGradientHandler, BindDepthwise);
+DEFINE_OF_BOTH_TYPES(layer, LayerHandler, BindLayer);
+DEFINE_OF_BOTH_TYPES(finish, FinishHandler, BindFinish);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_kernel_gradient, KernelGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Bank>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_forward, DepthwiseForwardHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_image_gradient, DepthwiseImageGradientHandler,
-                              WithGeometry(Bind().Arg<Array>().Arg<Index>().Arg<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_depthwise_kernel_gradient, DepthwiseKernelGradientHandler,
                               WithGeometry(Bind().Arg<Array>().Arg<Array>().Arg<Index>().Ret<Array>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    puppet_jax_layer, LayerHandler,
-    WithNormalisation(
-        WithGeometry(
-            Bind().Arg<Array>().Arg<Index>().Arg<Bank>().Arg<Numbers>().Arg<Numbers>().Ret<Array>().Ret<Vectors>()))
-        .Attr<int64_t>("residual"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish, FinishHandler,
-                              WithNormalisation(Bind()
-                                                    .Arg<Array>()
-                                                    .Arg<Index>()
-                                                    .Arg<Array>()
-                                                    .Arg<Numbers>()
-                                                    .Arg<Numbers>()
-                                                    .Ret<Array>()
-                                                    .Ret<Vectors>()
-                                                    .Attr<int64_t>("lanes"))
-                                  .Attr<int64_t>("residual"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish_gradient, FinishGradientHandler,
                               WithNormalisation(Bind()
                                                     .Arg<Array>()
