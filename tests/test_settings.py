@@ -95,18 +95,14 @@ def test_floats_near_one_and_foreign_bytes(tmp_path):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_integers_of_numpy_are_integers():
-    number = np.int64
-    spec = pj.LayerSpec(number(4), kernel_size=number(3), stride=number(2), pool=number(2))
-    assert repr(spec) == repr(pj.LayerSpec(4, stride=2, pool=2))
-    assert pj.Measure(depth=number(-1)) == pj.Measure(depth=-1)
-    made = pj.PlainPuppet((spec,), in_channels=number(2), num_classes=number(3), rngs=nnx.Rngs(0))
-    assert repr(made.kernel_shapes) == "((4, 2, 3, 3),)"
+    two, four = np.int64(2), np.int64(4)
+    spec = pj.LayerSpec(four, stride=two, pool=two)
+    assert repr((spec, pj.Measure(depth=-two))) == repr((pj.LayerSpec(4, stride=2, pool=2), pj.Measure(depth=-2)))
+    made = pj.PlainPuppet((spec,), in_channels=two, num_classes=four, rngs=nnx.Rngs(0))
     shapes = np.array(made.kernel_shapes)
-    puppeteer = pj.ContinuousPuppeteer(shapes, basis=number(4), hidden=number(6), rngs=nnx.Rngs(0))
-    image = images_of()[0] / 255
-    assert close(made(image, puppeteer(3.0), number(1)), made(image, puppeteer(3.0), 1))
-    assert image_shape_of(np.array([8, 8, 2]), "") == (8, 8, 2)
-    with pytest.raises(ValueError, match=r"LayerSpec: width must be an integer, got 4\.0"):
-        pj.LayerSpec(4.0)
-    with pytest.raises(ValueError, match=r"OdePuppeteer: rank must be an integer, got 2\.5"):
-        pj.OdePuppeteer(shapes, rank=2.5, rngs=nnx.Rngs(0))
+    kernels = pj.ContinuousPuppeteer(shapes, basis=four, hidden=four, rngs=nnx.Rngs(0))(3.0)
+    assert close(made(images_of()[0] / 255, kernels, two // 2), made(images_of()[0] / 255, kernels, 1))
+    assert repr(image_shape_of(np.array([8, 8, 2]), "")) == "(8, 8, 2)"
+    for width, words in ((4.0, r"must be an integer, got 4\.0"), (0, "must be at least 1, got 0")):
+        with pytest.raises(ValueError, match=f"LayerSpec: width {words}"):
+            pj.LayerSpec(width)

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from trained_runs import SUMMARY
 
 from train.__main__ import main
 from train.commands import plot
@@ -42,8 +43,9 @@ def make_run(folder: Path, *, epochs=4, finished=True, total=10_346, seed=0, **f
     if finished:
         last = {name: lines[-1][name] for name in ("test_accuracy", "test_loss")}
         counted = dict.fromkeys(("total", "generator", "normalisation", "head", "static_twin"), total)
-        summary = {"evaluated_on": "test", **last, "parameters": counted, "compression": 4.55}
-        summary |= {"test_images": 355, "test_correct": 302, "accuracy_by_depth": []}
+        summary = (
+            SUMMARY | last | {"parameters": counted, "test_images": 355, "test_correct": 302, "accuracy_by_depth": []}
+        )
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

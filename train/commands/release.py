@@ -117,10 +117,7 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -
     recipe, parameters, create = about.recipe, about.parameters, about.create
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
     kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
-    tables: list[tuple[str, Any]] = [
-        ("depth", summary.accuracy_by_depth),
-        ("complexity", summary.accuracy_by_bin or []),
-    ]
+    tables = [("depth", summary.accuracy_by_depth), ("complexity", summary.accuracy_by_bin or [])]
     by = {
         name: "\n".join(f"| {line[name]:g} | {line['images']:,.0f} | {line['accuracy']:.1%} |" for line in lines)
         for name, lines in tables

@@ -16,7 +16,7 @@ from train import data, devices
 from train.config import Config, ResolvedConfig, check_resumed, resolve
 from train.errors import RESUME, UserError
 from train.runs import origins, run_folder
-from train.runs.reading import Ended, read_json
+from train.runs.reading import Summary, read_json
 from train.runs.source import locate
 from train.steps.loop import Plan, plan, train
 from train.terminal import printable
@@ -38,13 +38,13 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         if config.resume is not None and run_folder.finished(config.resume):
             folder = config.resume
-            summary = read_json(folder / "summary.json", Ended)
+            summary = read_json(folder / "summary.json", Summary)
             _tell(f"{folder} is finished; nothing to train")
         else:
             config, dataset = prepare(config)
             planned = plan(config, dataset)
             with _folder(config, dataset, planned) as folder:
-                summary = msgspec.convert(train(config, dataset, folder, planned), Ended)
+                summary = msgspec.convert(train(config, dataset, folder, planned), Summary)
     except (KeyboardInterrupt, OSError, jax.errors.JaxRuntimeError) as error:
         if folder is not None:
             error.add_note(RESUME + shlex.quote(str(folder)))
@@ -126,7 +126,7 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
             yield folder
 
 
-def report(summary: Ended, folder: Path) -> str:
+def report(summary: Summary, folder: Path) -> str:
     """The last lines of a run, for a human."""
     parameters, clipped = summary.parameters, summary.clipped
     return "\n".join(

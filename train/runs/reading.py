@@ -7,7 +7,7 @@ are bounded and types checked, and whatever is wrong is a :class:`UserError` tha
 import json
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -43,31 +43,6 @@ class Epoch(msgspec.Struct):
     seconds: Amount
 
 
-class Parameters(TypedDict):
-    total: Count
-    generator: Count
-    normalisation: int
-    head: Count
-    static_twin: Count
-
-
-class ByDepth(TypedDict):
-    depth: Count
-    images: Count
-    accuracy: Share
-
-
-class ByBin(TypedDict):
-    complexity: Amount
-    images: Count
-    accuracy: Share
-
-
-class Clipped(TypedDict):
-    train: Share
-    test: Share
-
-
 class Summary(msgspec.Struct):
     """What a run's ``summary.json`` is read for."""
 
@@ -76,20 +51,26 @@ class Summary(msgspec.Struct):
     test_correct: int
     test_accuracy: Share
     test_loss: Amount
-    parameters: Parameters
+    parameters: dict[str, int]
     compression: Amount
-    accuracy_by_depth: list[ByDepth]
-    accuracy_by_bin: list[ByBin] | None = None
-
-
-class Ended(Summary, kw_only=True):
-    """What it is read for where a run that has ended is told of."""
-
-    clipped: Clipped
+    clipped: dict[str, Share]
     max_depth: Count
+    accuracy_by_depth: list[dict[str, float]]
     train_seconds: Amount
     compile_seconds: Amount
     peak_memory_bytes: Count
+    accuracy_by_bin: list[dict[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        expected: list[tuple[str, str, list[Any]]] = [
+            ("parameters", "total generator normalisation head static_twin", [self.parameters]),
+            ("clipped", "train test", [self.clipped]),
+            ("accuracy_by_depth", "depth images accuracy", self.accuracy_by_depth),
+            ("accuracy_by_bin", "complexity images accuracy", self.accuracy_by_bin or []),
+        ]
+        for name, fields, held in expected:
+            if any(not each.keys() >= set(fields.split()) for each in held):
+                raise ValueError(f"{name} lacks one of {fields}")
 
 
 def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
