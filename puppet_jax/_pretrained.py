@@ -85,7 +85,9 @@ def locate(name: str | os.PathLike) -> Path:
     try:
         if path.is_dir() or (path.exists() and path.suffix == SUFFIX):
             return path
-        found = f"is no folder, and no {SUFFIX} file" if path.exists() else "does not exist"
+        found = (
+            f"is no folder, and no {SUFFIX} file (puppet_jax.load opens exports)" if path.exists() else "does not exist"
+        )
     except (OSError, ValueError) as error:  # a name that is too long, or no name at all
         found = f"cannot be read ({error})"
     if text in of_package and found == "does not exist":

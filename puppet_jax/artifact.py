@@ -37,6 +37,7 @@ _LARGEST_BATCH = 256
 _DTYPES = ("uint8", "float32")
 _ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
+_OTHERS = "puppet_jax.load_pretrained opens runs, .safetensors files and pretrained models"
 
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
 # where jax promises its stability: "tpu_custom_call" and the like run code that the file brings with it.
@@ -235,8 +236,8 @@ def _fitted(picture: Any, shape: tuple[int, ...]) -> np.ndarray:
         picture = np.asarray(picture)
         if picture.dtype != np.uint8:
             raise TypeError(
-                f"predict_images: expected Pillow images or arrays of uint8, got an array of {picture.dtype}; multiply "
-                "what lies in [0, 1] by 255, round it, and convert it"
+                f"predict_images: expected Pillow images or arrays of uint8, got {picture.dtype}; open a file by "
+                "PIL.Image.open(path), multiply what lies in [0, 1] by 255"
             )
         if picture.shape == shape:
             return picture
@@ -343,7 +344,7 @@ def load(path: str | os.PathLike) -> LoadedModel:
 def _read(path: Path) -> dict[str, bytes]:
     """The contents of a zip file's members, none of which is compressed."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for its writer
-        raise ValueError(f"not a regular file, expected one that puppet_jax.export wrote; {_AGAIN}")
+        raise ValueError(f"not a regular file, expected one that puppet_jax.export wrote; {_OTHERS}")
     content = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
@@ -353,7 +354,7 @@ def _read(path: Path) -> dict[str, bytes]:
             plain = plain and sum(each.file_size for each in members) <= len(content)
             contents = {each.filename: file.read(each) for each in members} if plain else {}
     except Exception as error:  # a damaged directory of a zip file makes zipfile raise nearly anything
-        raise ValueError(f"damaged, truncated, or no export at all ({error}); copy it anew, or {_AGAIN}") from error
+        raise ValueError(f"damaged, truncated, or no export at all ({error}); copy it anew; {_OTHERS}") from error
     if len(contents) < len(members):
         raise ValueError(f"compressed, encrypted or doubled, which puppet_jax.export does not write; {_AGAIN}")
     if METADATA not in contents:

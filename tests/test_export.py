@@ -151,7 +151,8 @@ def test_floats_are_checked_at_the_door(predict, images, tmp_path):
     same(loaded.predict_images(images), predict(images))  # of the model's own size, which needs no Pillow
     for wrong, error, words in [
         ([], ValueError, "got no picture"),
-        (unit, TypeError, "multiply"),
+        (unit, TypeError, "got float32"),
+        ("a.jpg", TypeError, r"PIL\.Image\.open\(path\)"),
         (np.zeros((9, 9, 3), np.uint8), ValueError, r"got an array of shape \(9, 9, 3\), expected .* or \(8, 8, 2\)"),
     ]:
         with pytest.raises(error, match=words):
