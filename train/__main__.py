@@ -111,4 +111,5 @@ def _end(error: BaseException, text: str, code: int) -> int:
 if __name__ == "__main__":
     host.ask_for_huge_pages()
     host.keep_programs()
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever window system is named there, or missing
     sys.exit(main())

@@ -11,7 +11,7 @@ import tyro
 
 from train import atomic_file
 from train.config import FREE, shown
-from train.errors import UserError
+from train.errors import UserError, missing
 from train.runs.reading import Description, Epoch, Summary, read_json, read_metrics
 from train.terminal import printable, table
 
@@ -71,8 +71,8 @@ def run(options: Plot) -> int:
     names = labels([(run.folder, run.config) for run in runs])
     try:
         from train.plots import comparison  # matplotlib takes a second to import
-    except (ImportError, ValueError) as error:  # as where MPLBACKEND names what it does not know
-        raise UserError(f"matplotlib cannot be used: {' '.join(str(error).split())[:200]}") from error
+    except ImportError as error:
+        raise missing("matplotlib") from error
     try:
         with atomic_file.replacing(options.out) as temporary:
             comparison.draw(temporary, names, runs, options.against)
