@@ -24,13 +24,8 @@ def complexities(batch: int, seed: int = 0) -> np.ndarray:
 
 
 def images(h: np.ndarray, measure, seed: int = 0) -> np.ndarray:
-    """Images (B, 32, 32, 3), uint8, the complexity of which is ``h`` to a few hundredths of a bit.
-
-    Args:
-        h: (B,) bits, between about 2 and 7.2.
-        measure: the complexity, images -> (B,) bits.
-        seed: of the noise.
-    """
+    """Images (B, 32, 32, 3), uint8, which ``measure`` finds to be of complexity ``h``, (B,) bits between about 2 and
+    7.2, to a few hundredths of a bit."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij"))
     frequency[0, 0] = np.inf

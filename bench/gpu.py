@@ -2,10 +2,10 @@
 
     python bench/gpu.py [--output FILE]
 
-Needs the library's core dependencies alone, and finds the package beside it. First every lowering and the whole model
-are compared with the CPU, then a table is printed: this library beside the static CNN (cuDNN's) and kernels for every
-image, interleaved, as ratios with quartiles. Without a GPU it says so and ends with exit code 3, unless ``--cpu`` asks
-for the same on the CPU.
+Needs the library's core dependencies alone, and finds the package beside it. First models of every kind are compared
+with the CPU, then a table is printed: this library beside the static CNN (cuDNN's) and kernels for every image,
+interleaved, as ratios with quartiles. Without a GPU it says so and ends with exit code 3, unless ``--cpu`` asks for the
+same on the CPU.
 """
 
 import argparse
@@ -26,8 +26,6 @@ from flax import nnx
 import puppet_jax as pj
 from bench import case, cifar, contenders, machine, results_file, target, timing
 from bench.case import Size
-from puppet_jax.convolution import Choice, convolve
-from puppet_jax.convolution._lowerings import LOWERINGS
 
 SIZES = [Size(64, 64, 16), Size(64, 32, 32), Size(64, 128, 8), Size(256, 64, 16), Size(1024, 64, 16)]
 # Prediction and training step; the static CNN, which others are compared with, comes first.
@@ -37,9 +35,6 @@ CONTENDERS = (
 )
 TINY = Size(4, 8, 8, 2)
 QUICK = (("static_jax", "compile_predict"), ("train_static_jax",))
-LOWERING_CASES = ((1, "SAME", 3), (2, "SAME", 5), (1, "VALID", 3))
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-LOWERINGS_HERE = [name for name in LOWERINGS if not name.startswith("native")]  # the native ones are for CPUs
 
 
 def main() -> int:
@@ -62,7 +57,7 @@ def main() -> int:
         else:
             names = ("continuous", "ode", "printed", "stored")
             models = {name: preset("puppet_s", name) for name in names} | {"factored": preset("puppet_s", width=128)}
-        result["correct"] = check_lowerings(LOWERING_CASES[: 1 if arguments.quick else None]) + check_models(models)
+        result["correct"] = check_models(models)
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
         print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['what']}: {line['error']:.1e} (at most {line['limit']:.0e})")
@@ -96,34 +91,6 @@ def on_cpu(function, *arguments):
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         return jax.tree.map(np.asarray, function(*jax.device_put(arguments, cpu)))
-
-
-def check_lowerings(cases: tuple[tuple[int, str, int], ...]) -> list[dict]:
-    """Each lowering of the convolution, forward and both gradients, against XLA's own on the CPU; cases are of stride,
-    padding and kernel size."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for stride, padding, k in cases:
-        x = rng.standard_normal((17, 9, 8, 6)).astype(np.float32)
-        bank = rng.standard_normal((5, k, k, 6, 7)).astype(np.float32)
-        index = rng.integers(-1, 5, 17)
-
-        def plain(x, choice, stride=stride, padding=padding):
-            kernel = jnp.where(choice.index >= 0, choice.bank[choice.index], 0.0)
-            strides = (stride, stride)
-            return jax.lax.conv_general_dilated(x[None], kernel, strides, padding, dimension_numbers=LAYOUT)[0]
-
-        def everything(function, x, bank, index=index):
-            value = lambda x, bank: jax.vmap(function, (0, Choice(0, None)))(x, Choice(jnp.asarray(index), bank))  # noqa: E731
-            return value(x, bank), *jax.grad(lambda *both: jnp.sum(value(*both) ** 2), (0, 1))(x, bank)
-
-        expected = on_cpu(jax.jit(functools.partial(everything, plain)), x, bank)
-        for lowering in LOWERINGS_HERE:
-            mine = functools.partial(convolve, stride=stride, padding=padding, lowering=lowering)
-            found = jax.jit(functools.partial(everything, mine))(x, bank)
-            for name, a, b in zip(("value", "image gradient", "bank gradient"), found, expected, strict=True):
-                lines.append(line(f"{lowering} {k}×{k} stride {stride} {padding}, {name}", a, b, 1e-4))
-    return lines
 
 
 def preset(name: str, puppeteer: str = "continuous", width: int | None = None) -> pj.PuppetCNN:

@@ -12,14 +12,8 @@ TINY = Size(3, 12, 16, 2)  # several channels a group, uneven padding
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Contenders of one size that take turns, and the rows that are made of their times.
-
-    Attributes:
-        kind: the part of the command that it belongs to.
-        size: of every contender.
-        contenders: names in ``bench.contenders``.
-        rows: number, what, over, under (names), sense, target and scale of each.
-    """
+    """Contenders (``bench.contenders``) of one size that take turns, for one part of the command, and the rows that are
+    made of their times: number, what, over, under (names), sense, target and scale of each."""
 
     kind: str
     size: Size

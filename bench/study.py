@@ -21,12 +21,8 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: of the row, unique.
-        part: of the study.
         what: where the kernels come from, for a reader.
-        puppeteer: as ``python -m train`` takes it.
         arguments: of ``python -m train``, without seed and folder; the puppeteer's among them.
-        seeds: of the runs.
         shifts: of depth, at which a trained model is measured besides.
     """
 

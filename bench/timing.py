@@ -23,10 +23,8 @@ PAUSE_S = 0.05
 def in_turns(measures: dict[str, Callable[[], Any]], rounds: int, on_round=lambda found: None) -> dict[str, list]:
     """What each measure finds in every round, in an order that is reversed every other round.
 
-    Args:
-        measures: label -> a function that measures once; one that returns ``None`` is left out from then on.
-        rounds: turns for each.
-        on_round: called after each round with its findings by label.
+    A measure is a function that measures once; one that returns ``None`` is left out from then on. ``on_round`` is
+    called after each round with its findings by label.
     """
     found: dict[str, list] = {label: [] for label in measures}
     for index in range(rounds):
@@ -42,14 +40,8 @@ def in_turns(measures: dict[str, Callable[[], Any]], rounds: int, on_round=lambd
 
 
 def interleave(crew: Crew, workers: dict[str, str], rounds: int, on_round=lambda found: None) -> dict[str, list]:
-    """Seconds of every call, by round, of contenders that have been set up. One whose process dies is left out.
-
-    Args:
-        crew: the processes.
-        workers: which process holds the contender of each label.
-        rounds: turns for each.
-        on_round: as :func:`in_turns` has it.
-    """
+    """Seconds of every call, by round, of contenders that have been set up in the ``workers`` of these labels. One
+    whose process dies is left out."""
 
     def turn(label: str) -> list[float] | None:
         return crew.ask(workers[label], "turn", name=label, budget_s=BUDGET_S, most=MOST_CALLS).get("times_s")

@@ -43,7 +43,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2)
 
 
-SLOWEST = ("notebook", "train_run", "train_devices", "bench_gpu", "train_processes", "train_resume", "bench_commands")
+SLOWEST = ("notebook", "train_run", "bench_gpu", "train_processes", "train_resume", "bench_commands")
 """Files of few tests that take long, the longest first: one that began last would keep all others waiting."""
 
 

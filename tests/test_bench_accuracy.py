@@ -158,10 +158,7 @@ def test_rows_of_a_study_have_flags_that_train_takes(name):
     ("name", "options", "parameters"),
     [
         ("Separable", {}, 6 * 2 + 2 * 9 + 4 * 6 + 6 * 9),
-        ("Synecdoche", {"kind": "RandomProjection", "embedding_dim": 5}, 2 * 5),
         ("Synecdoche", {"kind": "DCT", "embedding_dim": 5}, 2 * 5),
-        ("Synecdoche", {"kind": "LowRank", "rank": 1}, 2 + 4 * 6 * 9),
-        ("Synecdoche", {"kind": "MLPHyper", "embedding_dim": 3, "hidden_dim": 4}, 2 * 3 + 4 * 3 + 4 + 5 * 4 * 6 * 9),
     ],
 )
 def test_rivals_make_kernels_from_what_they_store(name, options, parameters):

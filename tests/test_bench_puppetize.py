@@ -1,26 +1,17 @@
 """Tests of ``python -m bench speed puppetize``."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
-from flax import nnx
 
-from bench import puppetize, speed, timing
-
-
-class Tiny(nnx.Module):
-    def __init__(self, rngs):
-        self.conv = nnx.Conv(3, 8, (3, 3), use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, momentum=0.5, rngs=rngs)
-        self.head = nnx.Linear(8, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.head(nnx.relu(self.norm(self.conv(x))).mean((1, 2)))
+from bench import nets, puppetize, speed, timing
 
 
 def test_measures_speed_and_parameters(tmp_path, monkeypatch):
-    monkeypatch.setattr(puppetize, "NETS", {"Tiny": Tiny})
+    tiny = functools.partial(nets.ResNet, 2, width=8, blocks=0)  # a convolution, a normalisation, a head
+    monkeypatch.setattr(puppetize, "NETS", {"Tiny": tiny})
     monkeypatch.setattr(puppetize, "BUDGET_S", 0.0)
     monkeypatch.setattr(timing, "PAUSE_S", 0.0)
     assert speed.run(speed.Speed(parts=("puppetize",), rounds=2, output=tmp_path)) == 0

@@ -152,20 +152,12 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(folder, damage)
     assert problems == []
 
 
-def test_there_may_be_no_good_one_or_none_and_a_disk_that_refuses_is_told(folder, tmp_path):
-    for step in (1, 2, 3):
-        os.truncate(file(folder, step), 9)
-    with pytest.raises(UserError, match=r"(?s)no checkpoint can be read .*step 3 .*step 2 .*step 1 .*--overwrite"):
-        restored(folder)
-    assert steps(folder) == [1, 2, 3]  # nothing is begun or moved
+def test_there_may_be_none_and_a_disk_that_refuses_is_told(tmp_path):
     # What a process leaves that was killed in its first save.
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "1.safetensors.tmp").touch()
     assert restored(tmp_path) is None
     assert list((tmp_path / FOLDER).iterdir()) == []
-    (tmp_path / "metrics.jsonl").write_text("{}")
-    with pytest.raises(UserError, match=r"there is none, though metrics\.jsonl tells"):
-        restored(tmp_path)
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         (tmp_path / FOLDER).rmdir()
         (tmp_path / FOLDER).write_text("in the way")

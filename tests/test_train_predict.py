@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -40,11 +39,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def run(saved):
     return saved[0]
-
-
-@pytest.fixture
-def model(saved):
-    return saved[1]
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +77,8 @@ def lines_of(path) -> list[dict]:
     return json_lines(Path(path).read_text())
 
 
-def test_json_lines_are_what_the_model_says_of_the_files(run, model, pictures, tmp_path, capsys):
+def test_json_lines_are_what_the_model_says_of_the_files(saved, pictures, tmp_path, capsys):
+    run, model, _ = saved
     converted = [
         picture(tmp_path / "large.png", 1, (160, 120)),
         picture(tmp_path / "grey.png", 2, (16, 12), "L"),
@@ -174,11 +169,10 @@ def test_what_to_put_right_is_said_and_answers_that_are_no_numbers_are_refused(r
 
 
 def test_images_are_read_ahead_in_order_and_boundedly():
-    started, lock = [], threading.Lock()
+    started = []
 
     def read(name):
-        with lock:
-            started.append(name)
+        started.append(name)
         time.sleep(0.001 * (int(name) % 3))
         if name == "7":
             raise ImageError("line\n seven")
@@ -193,8 +187,7 @@ def test_images_are_read_ahead_in_order_and_boundedly():
         expected = [[[[int(name)], [int(name)]]] for name in batch.names if name != "7"]
         np.testing.assert_array_equal(batch.pixels, np.array(expected))
         assert batch.errors == ({batch.names.index("7"): "line seven"} if "7" in batch.names else {})
-        with lock:
-            assert len(started) <= len(taken) + 8 * AHEAD
+        assert len(started) <= len(taken) + 8 * AHEAD
     assert taken == [str(number) for number in range(60)]
     # Whoever stops early leaves no reading behind.
     reading = ahead(1000)

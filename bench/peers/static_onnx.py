@@ -12,13 +12,9 @@ OPSET, IR = 21, 10
 def graph(
     config: dict, weights: dict, shape: tuple[int, ...], norm: Literal["GroupNormalization", "InstanceNormalization"]
 ) -> bytes:
-    """A serialised model that maps ``images`` of this shape to ``logits`` (N, classes).
-
-    Args:
-        config, weights: as ``peers/weights.py`` exports them of a model with stored kernels.
-        shape: of the images.
-        norm: the operator that normalises groups of channels; the second after they are brought together in one axis.
-    """
+    """A serialised model that maps ``images`` of this shape to ``logits`` (N, classes), of what ``peers/weights.py``
+    exports of a model with stored kernels. Of the operators that normalise groups of channels, the second does so after
+    they are brought together in one axis."""
     nodes, constants = [], []
 
     def constant(array) -> str:

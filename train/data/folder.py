@@ -28,12 +28,8 @@ TEST_NAMES = ("test", "validation", "val", "valid")
 
 
 def load(folder: Path, image_size: int | None, validation_share: float) -> Dataset:
-    """Find, check and decode every image. One that cannot be read is left out and named in ``skipped``.
-
-    Args:
-        folder: as above.
-        image_size: scale every image to a square of this side; ``None`` as :func:`train.data.decode.decode` chooses.
-        validation_share: the part of each class that becomes the test split, where that has no folder.
+    """Find, check and decode every image, with the options of :func:`train.data.sets.load`. One that cannot be read is
+    left out and named in ``skipped``.
 
     Raises:
         UserError: Pillow is missing; fewer than two classes; a class without images to train on; test images of

@@ -96,14 +96,7 @@ def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale so that the image just covers ``size``, and cut the middle out.
 
     For a square that is the shorter side scaled to it, and a centre crop. Bicubic, over as many pixels as become one
-    (no aliasing). An image that has the size already is returned as it is.
-
-    Args:
-        levels: ``(h, w, C)`` uint8, C = 1 or 3.
-        size: ``(H, W)``.
-
-    Returns:
-        ``(H, W, C)`` uint8.
+    (no aliasing). ``(h, w, C)`` uint8, C = 1 or 3, to ``(H, W, C)``; as it is if it has the size already.
     """
     from PIL import Image
 

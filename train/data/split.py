@@ -84,12 +84,7 @@ def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
     Stratified, and the same in every run, on every machine, with every version of a library. A class with fewer than
     ``1 / share`` images gives its last, unless that is all that it has.
 
-    Args:
-        labels: ``(N,)`` integers.
-        share: in (0, 1).
-
-    Returns:
-        bool ``(N,)``.
+    Labels ``(N,)``, integers, to bool ``(N,)``.
     """
     # As a fraction: 0.29 * 100 is less than 29.
     share = Fraction(share).limit_denominator(10_000)

@@ -30,10 +30,8 @@ def load(name: str, data_dir: Path | None, image_size: int | None, validation_sh
     """The splits train and test; a set without labelled test images is tested on validation, or on a part of train.
 
     Args:
-        name: as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``, ``"cifar10:3.0.2"``.
-        data_dir: where TensorFlow Datasets keeps prepared sets; ``None`` for its own default.
-        image_size: scale every image to a square of this side; ``None`` to take them as they are, all of one size.
-        validation_share: the part of train, if train is all there is.
+        name: as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``, ``"cifar10:3.0.2"``; the others as
+            :func:`train.data.sets.load` has them.
 
     Raises:
         UserError: a package is missing, or the set is not prepared, not one of image classification, or unreadable.

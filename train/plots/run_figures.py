@@ -27,12 +27,9 @@ def draw(
     """Draw all four figures into ``folder``.
 
     Args:
-        title: what was trained, printed above each figure.
         evaluated: what the reported split is called, ``"test"`` or ``"validation"``.
         history: the lines of ``metrics.jsonl``.
-        train, test: of :func:`train.steps.evaluation.measure`.
-        accuracy_by_depth: of :func:`train.steps.evaluation.accuracy_by`, on the reported split.
-        max_depth: D_max of the puppet.
+        train, test, accuracy_by_depth: of :mod:`train.steps.evaluation`; the last on the reported split.
     """
     with style():
         figures = {

@@ -28,15 +28,8 @@ COMPARED = {"format": "format", "parameters": "parameters", "top": "--top", "ima
 
 
 def describe(run: Path, about: "About", parameters: str, top: int, images: Sequence[str]) -> dict[str, Any]:
-    """The description that goes into ``FILE.about``.
-
-    Args:
-        run: folder of the run.
-        about: the header of its parameters.
-        parameters: their digest.
-        top: how many classes a line names.
-        images: paths as they were given.
-    """
+    """What goes into ``FILE.about``, of the run's folder, the header and the digest of its parameters, the number of
+    classes that a line names, and the paths of images as they were given."""
     given = shlex.join(images[:3])
     if len(images) > 3:
         given += f" and others, {len(images)} in all, sha256 {hashlib.sha256(json.dumps(images).encode()).hexdigest()}"
@@ -107,12 +100,8 @@ class PredictionsFile:
 
 @contextlib.contextmanager
 def opened(path: Path, about: dict[str, Any]) -> Iterator[PredictionsFile]:
-    """A context with a file of predictions, flushed to the disk at its end. A new one into which no line came before an
-    error is removed again.
-
-    Args:
-        path: of the file; it is created if there is none.
-        about: see :func:`describe`.
+    """A context with a file of predictions, made if there is none, flushed to the disk at its end. A new one into which
+    no line came before an error is removed again.
 
     Raises:
         UserError: the file cannot be opened, another process writes it, or its lines come from something else or are

@@ -87,8 +87,6 @@ class Checkpoints:
         """Save in the background. The state is copied before this returns, so its buffers may be donated.
 
         Args:
-            step: how many steps are done.
-            state: any tree of arrays.
             about: JSON values, given back by :meth:`restore`.
             accuracy: of these parameters where they were evaluated, to tell the best.
 

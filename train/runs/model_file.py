@@ -108,13 +108,8 @@ class About(msgspec.Struct, omit_defaults=True):
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model with its trained parameters, in evaluation mode.
-
-    Attributes:
-        source: the folder of its run, or its file.
-        config: that it was trained with, without where its data lay.
-        about: what its file says.
-    """
+    """A model with its trained parameters, in evaluation mode; the folder of its run, or its file; the configuration
+    that it was trained with, without where its data lay; and what its file says."""
 
     source: Path
     model: pj.PuppetCNN
