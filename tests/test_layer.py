@@ -85,6 +85,18 @@ def test_bfloat16_maps_are_rounded_once(case, lowering):
     np.testing.assert_allclose(mean, expected[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("lowering", [None, "gathered"])
+def test_kernels_get_gradients_of_their_own_type(lowering, rng):
+    case = CASES[3]
+    x, *others = draw(rng, case)
+    options = {"lowering": lowering, "index": jnp.asarray([2, 0])}
+    loss = lambda bank, x: jnp.sum(batch(layer, case, x, bank, *others[1:], **options)[1] ** 2)  # noqa: E731
+    of = lambda x: jax.grad(loss)(others[0], x)  # noqa: E731
+    found, expected = of(x.astype(jnp.bfloat16)), of(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=0.03 * float(jnp.abs(expected).max()))
+
+
 @pytest.mark.parametrize("lowering", ["gathered", "native", "native_4"])
 def test_normalisation_is_its_definition_where_there_is_little_to_normalise(lowering, rng):
     if lowering != "gathered" and not native.available():

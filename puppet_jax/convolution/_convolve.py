@@ -164,7 +164,7 @@ def layer(
         the output, and its mean over the map in float32.
     """
     images, index, bank, static = _operands(x, kernel, stride, "SAME", "OIHW", lowering)
-    images = images.astype(dtype)
+    images, bank = images.astype(dtype), bank.astype(jnp.promote_types(dtype, jnp.float32))
     same = (*static["geometry"].output, bank.shape[-1]) == x.shape
     of_finish = {
         "groups": math.gcd(len(scale), groups),
@@ -173,10 +173,9 @@ def layer(
         "epsilon": EPSILON,
     }
     if isinstance(bank, FactoredBank):
-        maps = checkpoint_name(_by_factors(images, index, bank.astype(dtype), **static), CONVOLVED)
+        maps = checkpoint_name(_by_factors(images, index, bank, **static), CONVOLVED)
         y, mean = finish_p.bind(maps, index, images, scale, shift, **of_finish, lowering=lowering)
-    else:  # of a bank, often all that there are, only what is used is rounded to the compute type
-        bank = bank.astype(jnp.promote_types(dtype, jnp.float32))
+    else:
         y, mean = layer_p.bind(images, index, bank, scale, shift, **static, **of_finish)
     return y[0], mean[0]
 

@@ -13,7 +13,8 @@ kernel k[s(b)] of a bank of S, and the three bilinear maps
 closed: ``jvp``, ``grad``, their compositions to any order, and ``vmap`` in any order and over any subset of the
 arguments follow from one bilinear rule and one batching rule, and every one of them gets the fast lowering.
 (``custom_vjp`` around ``custom_vmap`` gives neither forward mode nor second derivatives.) An image whose index is −1
-has no kernel: its results are zeros, and it costs nothing where the lowering can leave it out.
+has no kernel: its results are zeros, and it costs nothing where the lowering can leave it out. The bank may be of a
+wider type than images, which results have: of a bank, often all kernels that there are, only what is used is rounded.
 
 Three more are the same maps of depthwise convolutions, o = i and a bank k[s, t, i], of which factored kernels are made.
 
@@ -98,7 +99,11 @@ def _one_map(which: int, name: str, depthwise: bool) -> Primitive:
 
     def formula(*operands, geometry, sets, lowering):
         # An index beyond the bank is an error in the C++ program; here it means the last kernel, in all maps.
-        operands = (*operands[:place], jnp.minimum(operands[place], sets - 1), *operands[place + 1 :])
+        first, *others = operands
+        others[place - 1] = jnp.minimum(others[place - 1], sets - 1)
+        if which != 2:
+            others[1] = others[1].astype(first.dtype)
+        operands = (first, *others)
         return formula_of(which, sets, depthwise)(*operands, sets, geometry)
 
     primitive = _primitive(name, abstract, formula, several=False)
@@ -140,8 +145,11 @@ def _set_transposes(primitive: Primitive, *rules: Callable | None) -> None:
     def transpose(cotangent, *operands, **static):
         results = []
         for i, (operand, rule) in enumerate(zip(operands, rules, strict=True)):
-            linear = ad.is_undefined_primal(operand) and type(cotangent) is not ad.Zero
-            results.append(rule(cotangent, *operands[:i], *operands[i + 1 :], **static) if linear else None)
+            if ad.is_undefined_primal(operand) and type(cotangent) is not ad.Zero:
+                of_operand = rule(cotangent, *operands[:i], *operands[i + 1 :], **static)
+                results.append(of_operand.astype(operand.aval.dtype))
+            else:
+                results.append(None)
         return results
 
     ad.primitive_transposes[primitive] = transpose
@@ -311,7 +319,7 @@ ad.primitive_transposes[tangent_p] = _tangent_transpose
 
 
 def _layer(images, index, bank, scale, shift, *, geometry, sets, lowering, **of_finish: Any):
-    maps = forward_p.bind(images, index, bank.astype(images.dtype), geometry=geometry, sets=sets, lowering=lowering)
+    maps = forward_p.bind(images, index, bank, geometry=geometry, sets=sets, lowering=lowering)
     return finish_p.bind(checkpoint_name(maps, CONVOLVED), index, images, scale, shift, lowering=lowering, **of_finish)
 
 
