@@ -96,7 +96,8 @@ def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsy
     [
         (["--model=own_cnn"], "expected MODULE:FUNCTION"),
         (["--model=own_cnn:absent"], "own_cnn:absent: cannot be imported here (AttributeError"),
-        (["--model=own_cnn:make"], 'choose batch_norm="group"'),
+        (["--model=own_cnn:make"], "error: --model own_cnn:make: the module has 2 nnx.BatchNorm"),
+        (["--model=own_cnn:make"], "choose --batch-norm group (each"),
         (["--model=own_cnn:maps"], "logits"),
         ([*OWN, "--preset=puppet_s"], "--preset: got 'puppet_s', expected none with --model"),
         ([*OWN, "--dtype=bfloat16"], "--dtype: got 'bfloat16'"),

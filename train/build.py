@@ -1,6 +1,8 @@
 """The model that a configuration describes: a preset's, or the puppet of the user's own CNN."""
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax import _pretrained
-from train.config import ResolvedConfig
+from train.config import Config, Measurement, ResolvedConfig
 from train.errors import UserError
 
 
@@ -23,7 +25,7 @@ def build(
 
     Raises:
         UserError: the puppeteer refuses its options, or the user's function cannot be imported or makes no module that
-            gives logits; names the option as the library does.
+            gives logits; begins with the flags that were given.
     """
     given = {name: getattr(config, name) for name in ("model", "batch_norm", "compression", "puppeteer")}
     described = {
@@ -51,10 +53,15 @@ def build(
     except jax.errors.ConcretizationTypeError:  # no fault of the options: it was asked for shapes alone
         raise
     except (TypeError, ValueError) as error:
-        given |= {"puppeteer_options": repr(config.puppeteer_options)}
-        given |= {f"measurement.{name}": value for name, value in vars(config.measurement).items()}
-        flags = (f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None)
-        raise UserError(f"{' '.join(flags)}: {error}") from error
+        usual = vars(Config()) | vars(Measurement())
+        given |= {"puppeteer_options": config.puppeteer_options, "preset": config.preset, "width": config.width}
+        told = {name: value for name, value in given.items() if value not in (None, usual[name])}
+        told |= {f"measurement.{k}": v for k, v in vars(config.measurement).items() if v != usual[k]}
+        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in told.items())
+        flag = lambda found: f"--{found[1].replace('_', '-')}" + (f" {found[3]}" if found[2] else "")  # noqa: E731
+        arguments = r'\b(batch_norm|compression|puppeteer_options)\b(="?(\w+)"?)?'
+        text = re.sub(arguments, flag, str(error).removeprefix("puppetize: "))
+        raise UserError(f"{flags}: {text}") from error
 
 
 def measurement(config: ResolvedConfig) -> dict[str, Any]:

@@ -349,7 +349,7 @@ def check_resumed(ran: ResolvedConfig, asked: ResolvedConfig) -> None:
     if wrong:
         raise UserError(
             f"--resume: {'; '.join(wrong)}. A resumed run goes on to the numbers that it began with: leave these flags "
-            "out, or train anew with them"
+            f"out, or begin another run with its parameters: --start-from {asked.resume or 'RUN'}"
         )
 
 

@@ -128,7 +128,7 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
 
 def report(summary: Summary, folder: Path) -> str:
     """The last lines of a run, for a human."""
-    parameters, clipped = summary.parameters, summary.clipped
+    parameters, clipped = summary.parameters, summary.clipped["test"]
     return "\n".join(
         [
             f"{summary.evaluated_on} accuracy  {summary.test_accuracy:.2%}"
@@ -136,10 +136,10 @@ def report(summary: Summary, folder: Path) -> str:
             f"parameters     {parameters['total']:,}: generator {parameters['generator']:,}, normalisation "
             f"{parameters['normalisation']:,}, head {parameters['head']:,}",
             f"compression    {summary.compression:.2f}x against {parameters['static_twin']:,} of the static twin",
-            f"depth clipped  {clipped['test']:.2%} of {summary.evaluated_on} images, {clipped['train']:.2%} of "
-            f"train (D_max = {summary.max_depth})",
-            f"time           {summary.train_seconds:.1f} s training, {summary.compile_seconds:.1f} s compiling, "
-            f"peak memory {summary.peak_memory_bytes / 2**30:.2f} GiB",
+            *[f"depth          {clipped:.0%} of these images ask for more than the {summary.max_depth} layers"]
+            * (clipped > 0),
+            f"time           {summary.steps:,} steps in {summary.train_seconds:.1f} s, compiling "
+            f"{summary.compile_seconds:.1f} s, memory {summary.peak_memory_bytes / 2**30:.2f} GiB",
             f"run            {folder}",
         ]
     )

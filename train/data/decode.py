@@ -98,10 +98,7 @@ def _size(found: Iterable[Header | None]) -> tuple[tuple[int, int], str]:
         return sizes[0], ""
     (low, wide), (high, wider) = sizes[0], sizes[-1]
     of = f"of {wide}x{low} pixels" if len(sizes) == 1 else f"from {wide}x{low} to {wider}x{high} pixels"
-    return (
-        SIDE,
-        SIDE,
-    ), f"images {of} are scaled and cut to {SIDE}x{SIDE}; --image-size keeps more of them, and takes longer"
+    return (SIDE, SIDE), f"images {of} are scaled and cut to {SIDE}x{SIDE} (--image-size)"
 
 
 def _decode(

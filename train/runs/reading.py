@@ -56,6 +56,7 @@ class Summary(msgspec.Struct):
     clipped: dict[str, Share]
     max_depth: Count
     accuracy_by_depth: list[dict[str, float]]
+    steps: Count
     train_seconds: Amount
     compile_seconds: Amount
     peak_memory_bytes: Count

@@ -33,6 +33,8 @@ from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step
 
 # Steps dispatched ahead of the one that is looked at, so that the device never waits for the host.
 AHEAD = 2
+# A run of more seconds than these is told how long it will take.
+LONG = 1800
 # Fewer steps than these hardly teach anything.
 FEW = 100
 
@@ -151,8 +153,14 @@ def train(
                 jax.block_until_ready(eval_step(state.evaluated, rest, *batch))
             with compiling("the training step"):
                 # On a copy, as the step donates its buffers. (Calling a function compiled ahead of time is slower.)
-                jax.block_until_ready(step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0]))
+                once = lambda: step(jax.tree.map(jnp.copy, state), tally, rest, *batch, signs[0])  # noqa: E731
+                jax.block_until_ready(once())
                 rate(0)
+            clock = time.perf_counter()
+            jax.block_until_ready(once())
+            each, left = time.perf_counter() - clock, total_steps - done
+            if each * left > LONG:
+                say(f"about {each * left / 3600:.1f} hours to go: {left:,} steps of {each:.2g} s")
         compile_seconds = time.perf_counter() - began
         loop_began = time.perf_counter()
 

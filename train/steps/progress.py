@@ -82,14 +82,15 @@ class Progress:
             self._bar.refresh()
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Report a finished epoch, given its line of metrics."""
+        """Report a finished epoch, given its line of metrics: one in so many that they make at most fifty lines."""
         if self._events is None:
             return
-        say(
-            f"epoch {line['epoch']}/{self._epochs}: train loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2%}; {self._config.evaluate_on} loss {line['test_loss']:.4f}, accuracy "
-            f"{line['test_accuracy']:.2%}; {line['seconds']:.1f} s, {line['images_per_second']:,.0f} images/s"
-        )
+        if line["epoch"] % math.ceil(self._epochs / 50) == 0 or line["step"] == self._total:
+            say(
+                f"epoch {line['epoch']}/{self._epochs}: train loss {line['train_loss']:.4f}, accuracy "
+                f"{line['train_accuracy']:.2%}; {self._config.evaluate_on} loss {line['test_loss']:.4f}, accuracy "
+                f"{line['test_accuracy']:.2%}; {line['seconds']:.1f} s, {line['images_per_second']:,.0f} images/s"
+            )
         self._events.scalars(line["step"], {k: v for k, v in line.items() if k not in ("epoch", "step")})
 
     def __enter__(self) -> "Progress":
