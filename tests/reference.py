@@ -35,8 +35,8 @@ def initial_value(h: float) -> float:
     return math.exp(1 - h**-2) if h > 0.04 else 0.0
 
 
-def separable_field(state, depthwise, depthwise_bias, pointwise, pointwise_bias, activation=np.tanh):
-    """G(P) by the definition: depthwise 3×3 with zero padding, activation, pointwise."""
+def separable_field(state, depthwise, depthwise_bias, pointwise, pointwise_bias):
+    """G(P) by the definition: depthwise 3×3 with zero padding, tanh, pointwise."""
     c, rows, columns = state.shape
     padded = np.pad(state, ((0, 0), (1, 1), (1, 1)))
     mixed = np.zeros_like(state)
@@ -48,7 +48,7 @@ def separable_field(state, depthwise, depthwise_bias, pointwise, pointwise_bias,
     out = np.zeros_like(state)
     for o in range(c):
         for channel in range(c):
-            out[o] += pointwise[o, channel] * activation(mixed)[channel]
+            out[o] += pointwise[o, channel] * np.tanh(mixed)[channel]
         out[o] += pointwise_bias[o]
     return out
 

@@ -26,8 +26,8 @@ def export(model) -> tuple[dict, dict[str, np.ndarray]]:
         arrays |= {f"stored/{layer}": kernel for layer, kernel in enumerate(puppeteer.kernels)}
     else:
         known &= (type(puppeteer.solver).__name__, puppeteer.steps_per_layer) == ("Euler", 1)
-        known &= (puppeteer.initial, puppeteer.activation) == ("low_rank", "tanh")
+        known &= puppeteer.initial == "low_rank"
         arrays |= {name: getattr(puppeteer, name) for name in _PUPPETEER if known}
     if not known:
-        raise ValueError("export: expected residuals, no pooling, standardised kernels, Euler's method and tanh")
+        raise ValueError("export: expected residuals, no pooling, standardised kernels and Euler's method")
     return config, {name: np.asarray(array[...]) for name, array in arrays.items()}

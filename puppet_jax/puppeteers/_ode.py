@@ -19,10 +19,7 @@ from puppet_jax.puppeteers import _bilinear as bilinear
 from puppet_jax.puppeteers._base import Puppeteer, parameter
 from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
 
-Initial = Literal["constant", "low_rank", "full"]
-Activation = Literal["tanh", "relu", "identity"]
-
-_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda x: x}
+Initial = Literal["constant", "low_rank"]
 
 
 class OdePuppeteer(Puppeteer):
@@ -30,17 +27,16 @@ class OdePuppeteer(Puppeteer):
 
     The state P has the puppet's largest kernel shape, (C_out,max, C_in,max, K_max²), of equal sides. The published
     field G is one depthwise-separable convolution that reads P as an image of C_out,max channels on the plane
-    (C_in,max, K_max²): depthwise 3×3 (zero padding), activation, pointwise across channels. Layer l uses P averaged
+    (C_in,max, K_max²): depthwise 3×3 (zero padding), tanh, pointwise across channels. Layer l uses P averaged
     down to its own shape; layers beyond D(H) are the same trajectory continued. One step of Euler's method is eq. (2),
     P_l = P_{l−1} + dl·G(P_{l−1}). For gradients one state a layer is kept.
 
     Args:
         kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         initial: the state at t = 0. ``"constant"`` is the printed form: P0 of eq. (7) everywhere. ``"low_rank"``
-            adds a learned sum of ``rank`` outer products, ``"full"`` a learned tensor. From a constant state a 3×3
-            stencil tells input channels apart only from the borders inwards, so the printed form learns little.
+            adds a learned sum of ``rank`` outer products. From a constant state a 3×3 stencil tells input channels
+            apart only from the borders inwards, so the printed form learns little.
         rank: of the ``"low_rank"`` tensor.
-        activation: inside G. ``"relu"`` costs smoothness in H; with anything but ``"tanh"`` G is unbounded.
         standardise: standardise each kernel before use; the printed form does not.
         solver: an explicit ODE solver of diffrax, such as ``diffrax.Tsit5()``; ``None`` is ``diffrax.Euler()``.
         steps_per_layer: its steps between two layers.
@@ -57,20 +53,17 @@ class OdePuppeteer(Puppeteer):
         *,
         initial: Initial = "low_rank",
         rank: int = 4,
-        activation: Activation = "tanh",
         standardise: bool = True,
         solver: diffrax.AbstractSolver | None = None,
         steps_per_layer: int = 1,
         rngs: nnx.Rngs,
     ):
         super().__init__(kernel_shapes)
-        for name, value, choices in (("initial", initial, Initial), ("activation", activation, Activation)):
-            if value not in get_args(choices):
-                raise ValueError(f"OdePuppeteer: {name} must be one of {get_args(choices)}, got {value!r}")
+        if initial not in get_args(Initial):
+            raise ValueError(f"OdePuppeteer: initial must be one of {get_args(Initial)}, got {initial!r}")
         rank = integer(rank, "OdePuppeteer: rank")
         if standardise:
             check_standardisable(self.kernel_shapes, "OdePuppeteer")
-        self.activation = activation
         self.standardise = standardise
         self.solver = nnx.static(_explicit(diffrax.Euler() if solver is None else solver))
         self.steps_per_layer = integer(steps_per_layer, "OdePuppeteer: steps_per_layer")
@@ -87,8 +80,6 @@ class OdePuppeteer(Puppeteer):
             self.initial_out = parameter(rngs, scale, rank, c_out)
             self.initial_in = parameter(rngs, scale, rank, c_in)
             self.initial_tap = parameter(rngs, scale, rank, k2)
-        elif initial == "full":
-            self.initial_full = parameter(rngs, 1.0, c_out, c_in, k2)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -141,7 +132,7 @@ class OdePuppeteer(Puppeteer):
         if self.initial == "low_rank":
             factors = self.initial_out[...], self.initial_in[...], self.initial_tap[...]
             return state + jnp.einsum("ro,ri,rk->oik", *factors)
-        return state + self.initial_full[...] if self.initial == "full" else state
+        return state
 
     def _parameters(self) -> dict[str, Array]:
         names = "depthwise", "depthwise_bias", "pointwise", "pointwise_bias"
@@ -150,7 +141,7 @@ class OdePuppeteer(Puppeteer):
     def _slope(self, t, state, args):
         del t
         dl, parameters = args["dl"], {name: value for name, value in args.items() if name != "dl"}
-        return dl * _field(state, _ACTIVATIONS[self.activation], **parameters)
+        return dl * _field(state, **parameters)
 
 
 def _channels_last(state):
@@ -162,9 +153,9 @@ def _channels_last(state):
     return jnp.transpose(state, (2, 1, 0))
 
 
-def _field(state, activation, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
+def _field(state, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
     mixed = bilinear.depthwise(state[None], jnp.transpose(depthwise, (1, 2, 0)))[0] + depthwise_bias[None, None]
-    rows = activation(mixed).reshape(-1, pointwise.shape[1])
+    rows = jnp.tanh(mixed).reshape(-1, pointwise.shape[1])
     return bilinear.combine(rows, pointwise.T).reshape(state.shape) + pointwise_bias[None, None]
 
 
