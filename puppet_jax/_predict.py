@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,6 @@ from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
 from puppet_jax.artifact import Prediction, TakesPictures
 
-_LARGEST_BATCH = 1024
-
 
 class Predictor(TakesPictures):
     """A compiled model, made by :func:`compile_predict`: called with images, it returns a :class:`Prediction`.
@@ -39,6 +36,8 @@ class Predictor(TakesPictures):
         classes: a name for each logit, or ``None``: the model's.
         image_shape: (H, W, C) that :meth:`predict_images` scales to, or ``None``: the model's.
     """
+
+    _largest_batch = 1024
 
     def __init__(self, model: PuppetCNN, complexities: tuple[float, float] | None, chunk: int | None):
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
@@ -63,23 +62,7 @@ class Predictor(TakesPictures):
         """
         images = check_batch(images, "predict")
         self.puppet.check(images.shape[-3:], self.puppet.kernel_shapes, self.puppet.max_depth)
-        if images.ndim == 3:
-            return jax.tree.map(lambda x: x[0], self(images[None]))
-        if isinstance(images, jax.core.Tracer):
-            return self._run(images, len(images))
-        predictions = []
-        for start in range(0, len(images), _LARGEST_BATCH):
-            part = images[start : start + _LARGEST_BATCH]
-            missing = (1 << (len(part) - 1).bit_length()) - len(part)
-            filled = jnp.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
-            rows = self._run(filled, len(part))
-            predictions.append(jax.tree.map(operator.itemgetter(slice(len(part))), rows) if missing else rows)
-        prediction, *more = predictions
-        if more:
-            prediction = jax.tree.map(lambda *rows: jnp.concatenate(rows), *predictions)
-        if self.complexities and not self._whole:
-            self._check_held(np.asarray(prediction.complexity), *self.complexities)
-        return prediction
+        return self._answer(images)
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         run = functools.partial(_predict, self.measurement, self._chunk)
@@ -97,14 +80,6 @@ class Predictor(TakesPictures):
         state, other.bank = arrays
         other._parts = self._parts[0], state
         return other
-
-    def _check_held(self, complexity: np.ndarray, low: float, high: float) -> None:
-        outside = (complexity < low) | (complexity > high)
-        if outside.any():
-            raise ValueError(
-                f"predict: image {int(outside.argmax())} has a complexity near {complexity[outside][0]:.3g}, the bank "
-                f"was made for {low:g} to {high:g}; call compile_predict with wider complexities=, or None for all"
-            )
 
 
 def compile_predict(

@@ -33,7 +33,6 @@ FORMAT, VERSION = "puppet-jax export", 2
 _LAST_OF_VERSION_1 = "0.1.0"
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
 
-_LARGEST_BATCH = 256
 _DTYPES = ("uint8", "float32")
 _ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
@@ -99,14 +98,45 @@ jax.tree_util.register_dataclass(Prediction)
 
 
 class TakesPictures:
-    """What predictors have in common that know which images they are for."""
+    """What predictors have in common: batches of any size, and pictures of any size."""
 
     classes: tuple[str, ...] | None
     image_shape: tuple[int, ...] | None
+    complexities: tuple[float, float] | None
     dtype = "uint8"
+    _largest_batch: int
+    _whole = False  # whether there are kernels for every complexity
 
     def __call__(self, images) -> Prediction:
         raise NotImplementedError
+
+    def _run(self, images, count: int) -> Prediction:
+        """The answers to a batch, of which ``count`` rows matter."""
+        raise NotImplementedError
+
+    def _answer(self, images) -> Prediction:
+        """The answers to images that were checked, padded to powers of two and split."""
+        if images.ndim == 3:
+            return jax.tree.map(lambda rows: rows[0], self._answer(images[None]))
+        if isinstance(images, jax.core.Tracer):
+            return self._run(images, len(images))
+        parts = []
+        for start in range(0, len(images), self._largest_batch):
+            part = images[start : start + self._largest_batch]
+            missing = (1 << (len(part) - 1).bit_length()) - len(part)
+            pad = jnp.pad if isinstance(part, jax.Array) else np.pad
+            rows = self._run(pad(part, ((0, missing), *[(0, 0)] * 3)) if missing else part, len(part))
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(part))), rows) if missing else rows)
+        found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+        if self.complexities and not self._whole:
+            (low, high), h = self.complexities, np.asarray(found.complexity)
+            outside = (h < low) | (h > high)
+            if outside.any():
+                raise ValueError(
+                    f"predict: image {int(outside.argmax())} has a complexity near {h[outside][0]:.3g}, there are "
+                    f"kernels for {low:g} to {high:g}; call compile_predict with wider complexities, or None for all"
+                )
+        return found
 
     def predict_images(self, pictures: Any) -> Prediction:
         """Predict pictures of any size, which are scaled as ``python -m train`` scales a folder's.
@@ -154,6 +184,8 @@ class LoadedModel(TakesPictures):
         version: of the package that wrote it.
     """
 
+    _largest_batch = 256
+
     def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: list[np.ndarray]):
         self.metadata = metadata
         self.classes = None if metadata["classes"] is None else tuple(metadata["classes"])
@@ -164,7 +196,7 @@ class LoadedModel(TakesPictures):
         self.platforms = tuple(metadata["platforms"])
         self.version = metadata["puppet_jax"]
         self._arrays = [jnp.asarray(array) for array in arrays]
-        self._run = jax.jit(exported.call)
+        self._program = jax.jit(exported.call)
 
     def __call__(self, images) -> Prediction:
         """Predict one image ``image_shape`` or a batch ``(B, *image_shape)``, of ``dtype``. Works under ``jit`` too.
@@ -174,32 +206,11 @@ class LoadedModel(TakesPictures):
             ValueError: another shape, an empty batch, NaN or floats outside [0, 1], or an image of a complexity that
                 there are no kernels for (checked on concrete arrays).
         """
-        images = self._check(images)
-        if images.ndim == 3:
-            return jax.tree.map(lambda rows: rows[0], self(images[None]))
-        if isinstance(images, jax.core.Tracer):
-            logits, complexity, depth = self._run(images, self._arrays)
-            return Prediction(logits, complexity, depth, self.classes)
-        parts: list[Any] = []
-        for start in range(0, len(images), _LARGEST_BATCH):
-            part = images[start : start + _LARGEST_BATCH]
-            filled = np.zeros((1 << (len(part) - 1).bit_length(), *self.image_shape), images.dtype)
-            filled[: len(part)] = part
-            cut = operator.itemgetter(slice(len(part)))
-            parts.append(jax.tree.map(cut, self._run(filled, self._arrays)))
-        rows = parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
-        logits, complexity, depth = rows
-        self._check_held(np.asarray(complexity))
-        return Prediction(logits, complexity, depth, self.classes)
+        return self._answer(self._check(images))
 
-    def _check_held(self, complexity: np.ndarray) -> None:
-        low, high = self.complexities
-        outside = (complexity < low) | (complexity > high)
-        if outside.any():
-            raise ValueError(
-                f"images: number {int(outside.argmax())} has a complexity near {complexity[outside][0]:.3g}, the file "
-                f"holds kernels for {low:g} to {high:g}; export the model with wider complexities"
-            )
+    def _run(self, images, count: int) -> Prediction:
+        logits, complexity, depth = self._program(images, self._arrays)
+        return Prediction(logits, complexity, depth, self.classes)
 
     def _check(self, images):
         if not isinstance(images, jax.core.Tracer):

@@ -63,7 +63,7 @@ def test_it_answers_as_the_model_for_any_batch_in_the_order_given(loaded, predic
     everything = predict(images)
     assert len(set(np.asarray(everything.depth).tolist())) == 2
     same(jax.jit(loaded)(images), everything)
-    monkeypatch.setattr(artifact, "_LARGEST_BATCH", 4)
+    monkeypatch.setattr(loaded, "_largest_batch", 4)
     same(loaded(images), everything)  # cut into four and two
     order = np.array([3, 0, 5])
     same(loaded(images[order]), jax.tree.map(lambda rows: rows[order], everything))  # filled up to four
@@ -201,7 +201,7 @@ def test_images_of_other_complexities_are_refused(predict, images, tmp_path):
     loaded, inside = pj.load(tmp_path / "a"), (h > 2.0) & (h < 4.0)
     assert loaded.complexities == narrow.complexities == (2.0, 4.25)
     same(loaded(images[inside]), narrow(images[inside]))
-    with pytest.raises(ValueError, match=r"for 2 to 4\.25; export the model with wider complexities"):
+    with pytest.raises(ValueError, match=r"for 2 to 4\.25; call compile_predict with wider complexities"):
         loaded(images)
     assert np.isnan(jax.jit(loaded)(images).logits[~inside]).all()
 

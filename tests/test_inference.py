@@ -53,7 +53,7 @@ def test_any_number_in_the_order_given_and_neighbours_do_not_matter(predict, mon
     for size in (9, 12, 16):
         predict(np.resize(images, (size, 8, 8, 2)))
     assert inference._predict._cache_size() == before  # sizes share programs
-    monkeypatch.setattr(inference, "_LARGEST_BATCH", 4)
+    monkeypatch.setattr(predict, "_largest_batch", 4)
     assert close(predict(images), everything, 1e-5)  # cut into three
 
 
