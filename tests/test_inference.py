@@ -57,12 +57,6 @@ def test_any_number_in_the_order_given_and_neighbours_do_not_matter(predict, mon
     assert close(predict(images), everything, 1e-5)  # cut into three
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 64])
-def test_any_chunk_gives_the_same(predict, chunk):
-    images = images_of()
-    assert close(pj.compile_predict(model_of(), chunk=chunk)(images).logits, predict(images).logits, 1e-5)
-
-
 def test_no_generation_is_left_in_it(predict):
     model, images = model_of(), images_of()
     assert " sin " in str(jax.make_jaxpr(lambda x: model(x))(images))
