@@ -1,3 +1,4 @@
+import functools
 import types
 
 import jax
@@ -48,20 +49,23 @@ def test_same_seed_same_numbers():
     assert not np.array_equal(a, c)
 
 
+@functools.cache
+def shapes_of(preset, puppeteer):
+    return jax.eval_shape(lambda: pj.create(preset, puppeteer=puppeteer, num_classes=7, rngs=nnx.Rngs(0)))
+
+
 @pytest.mark.parametrize("preset", sorted(pj.PRESETS))
 @pytest.mark.parametrize("name", PUPPETEERS)
 def test_every_preset_can_be_built_and_counted(preset, name):
-    model = jax.eval_shape(lambda: pj.create(preset, puppeteer=name, num_classes=7, rngs=nnx.Rngs(0)))
-    shape = jax.eval_shape(lambda m, x: m(x), model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8))
-    assert shape.shape == (2, 7)
+    model = shapes_of(preset, name)
+    if name == "stored":
+        images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
+        assert jax.eval_shape(lambda m, x: m(x), model, images).shape == (2, 7)
+    kernels = jax.eval_shape(lambda m: m.puppeteer(6.0), model)
+    assert tuple(kernel.shape for kernel in kernels) == model.puppet.kernel_shapes
     counted = pj.summary(model)
     assert counted.total == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    assert (
-        counted.static_twin
-        == pj.summary(
-            jax.eval_shape(lambda: pj.create(preset, puppeteer="stored", num_classes=7, rngs=nnx.Rngs(0)))
-        ).total
-    )
+    assert counted.static_twin == pj.summary(shapes_of(preset, "stored")).total
     assert (counted.compression > 1) == (name != "stored")
 
 
