@@ -110,6 +110,12 @@ class TakesPictures:
     def __call__(self, images) -> Prediction:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        size = "of any size" if self.image_shape is None else "×".join(map(str, self.image_shape))
+        names = "" if self.classes is None else f", {len(self.classes)} classes"
+        held = " for {:g} to {:g} bits".format(*self.complexities) if self.complexities else " generated for each"
+        return f"<{type(self).__name__}: images {size}{names}, kernels{held}>"
+
     def _run(self, images, count: int) -> Prediction:
         """The answers to a batch, of which ``count`` rows matter."""
         raise NotImplementedError

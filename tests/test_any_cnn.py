@@ -8,7 +8,6 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from puppetized import FULL, holding_its_own, images_of, original, puppet_of, stored
@@ -337,24 +336,6 @@ def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
     assert close(pj.load(tmp_path / "pixels")(images).logits, expected)
     with pytest.raises(ValueError, match="classes name logits"):
         pj.export(predict, tmp_path / "pixels", image_shape=(8, 8, 3), classes=["a", "b"])
-
-
-def test_it_is_trained_saved_and_restored(pixels):
-    model = nnx.clone(pixels[1])
-    images = images_of(3)[:3]
-    optimiser = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
-    step = nnx.jit(nnx.value_and_grad(lambda model: jnp.mean(model(images)["mask"] ** 2)))
-    losses = []
-    for _ in range(2):
-        loss, gradient = step(model)
-        optimiser.update(model, gradient)
-        losses.append(float(loss))
-    assert losses[1] < losses[0]
-    graphdef, state = nnx.split(model)
-    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
-    fresh = jax.tree.map(jnp.zeros_like, state)
-    nnx.replace_by_pure_dict(fresh, saved)
-    assert close(nnx.merge(graphdef, fresh)(images), model(images), 1e-6)
 
 
 # ---- Sizes

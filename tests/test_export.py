@@ -77,6 +77,7 @@ def test_it_says_what_it_is(loaded, file):
     assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
     assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
     assert loaded.version == pj.__version__
+    assert repr(loaded) == f"<LoadedModel: images 8×8×{SHAPE[2]}, {len(NAMES)} classes, kernels for 0 to 8 bits>"
     with zipfile.ZipFile(file) as archive:
         assert "猫" in archive.read("README.txt").decode()
 

@@ -91,6 +91,7 @@ def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
     narrow = pj.compile_predict(model_of(), complexities=(low, high))
     assert [len(kernels) for kernels in narrow.bank.kernels] == [14, 11]
     assert narrow.complexities == (1.0, 4.5)  # the bins that these lie in
+    assert repr(narrow) == "<Predictor: images of any size, kernels for 1 to 4.5 bits>"
     assert close(narrow(fit).logits[inside], expected.logits[inside], 1e-5)
     with pytest.raises(ValueError, match=rf"image {outside.argmax()} has a complexity near .* for 1 to 4\.5; call"):
         narrow(images)

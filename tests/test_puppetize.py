@@ -162,17 +162,6 @@ def test_parameters_before_and_after():
     assert counts.total == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def test_puppeteers_by_name_and_by_function():
-    net = net_of("tutorial")
-    shapes = ((32, 1, 3, 3), (64, 32, 3, 3))
-    for name in ("ode", "printed", "stored"):
-        assert puppet_of(net, name, shape=(8, 8, 1), batch_norm=None).puppeteer.kernel_shapes == shapes
-    model = puppet_of(net, lambda s, rngs: pj.StoredPuppeteer(s, rngs=nnx.Rngs(3)), shape=(8, 8, 1), batch_norm=None)
-    assert isinstance(model.puppeteer, pj.StoredPuppeteer)
-    deep = puppet_of(net_of("resnet"))
-    assert deep.puppeteer.kernel_shapes == deep.puppet.kernel_shapes
-
-
 # ---- Batch normalisation and random streams
 
 

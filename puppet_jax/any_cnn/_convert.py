@@ -136,56 +136,53 @@ def _batch_norms(body: nnx.Module, choice: str | None) -> list[nnx.BatchNorm]:
 
 def _generated(body: nnx.Module, trials: Trials) -> tuple[list[list[Path]], list[tuple[str, str]]]:
     """The layers whose kernels are generated, those that share one together; and what stays stored, with the reason."""
-    layers, found = modules_of(body, CONVOLUTIONS), nnx.iter_graph(body)
-    names = {id(node): name_of(path) for path, node in found if isinstance(node, nnx.Variable)}
-    groups: dict[int, list[Path]] = {}
-    for path in [*trials.convolutions, *(path for path in layers if path not in trials.convolutions)]:
-        groups.setdefault(id(layers[path].kernel), []).append(path)
+    layers, nodes = modules_of(body, CONVOLUTIONS), nnx.iter_graph(body)
+    names = {id(node): name_of(path) for path, node in nodes if isinstance(node, nnx.Variable)}
+    sharing: dict[str, list[Path]] = {}
+    for path in dict.fromkeys([*trials.convolutions, *layers]):
+        sharing.setdefault(names[id(layers[path].kernel)], []).append(path)
     generated: list[list[Path]] = []
     kept: list[tuple[str, str]] = []
-    for variable, paths in groups.items():
-        convolutions, name = [layers[path] for path in paths], names[variable]
+    for name, paths in sharing.items():
+        convolutions = [layers[path] for path in paths]
         uncalled = not set(paths) <= set(trials.convolutions)
-        reasons = list(filter(None, map(_reason, convolutions)))
-        if len({(type(conv).__call__, conv.kernel_size, *kernel_shape(conv)) for conv in convolutions}) > 1:
-            reasons.append("shares its kernel with a layer of another kind")
-        if name in trials.kernels or (name in trials.read and uncalled):
+        if name in trials.kernels:
             reason: str | None = "the forward takes its kernel and convolves with it by itself"
         elif uncalled:
             reason = "the forward does not call it"
         elif name in trials.read:
             reason = "the forward reads or changes its kernel (a mask, a norm of the weights, a penalty, …)"
+        elif len({(isinstance(conv, nnx.Conv), conv.kernel_size, *kernel_shape(conv)) for conv in convolutions}) > 1:
+            reason = "shares its kernel with a layer of another kind"
         else:
-            reason = next(iter(reasons), None)
+            reason = next(filter(None, map(_reason, convolutions)), None)
         if reason is None:
             generated.append(paths)
         else:
             kept += [(name_of(path), reason) for path in paths]
-    others = trials.kernels - {names[variable] for variable in groups}
-    kept += [(name, "it is no layer's kernel: the forward convolves with it by itself") for name in sorted(others)]
+    reason = "it is no layer's kernel: the forward convolves with it by itself"
+    kept += [(name, reason) for name in sorted(trials.kernels - set(sharing))]
     if not generated:
-        reasons = [f"{name}: {reason}" for name, reason in kept]
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in kept)
         raise ValueError(
-            "puppetize: no convolution whose kernel could be generated "
-            f"({'; '.join(reasons) or 'no nnx.Conv in the module'}); the module needs at least one nnx.Conv or "
-            "nnx.ConvTranspose that the forward calls"
+            f"puppetize: no convolution whose kernel could be generated ({reasons or 'no nnx.Conv in the module'}); "
+            "the module needs at least one nnx.Conv or nnx.ConvTranspose that the forward calls"
         )
     return generated, kept
 
 
 def _reason(conv: Any) -> str | None:
     """Why a convolution's kernel cannot be generated, or ``None``."""
-    if conv.kernel.shape[-len(conv.kernel_shape) :] != conv.kernel_shape:
-        return f"its kernel has shape {conv.kernel.shape}, not {conv.kernel_shape} or a stack of them"
-    if len(conv.kernel_size) > 3:
-        return f"its kernel has {len(conv.kernel_size)} spatial axes; up to three are generated"
-    if math.prod(conv.kernel_shape[:-1]) == 1:
+    stack, shape = conv.kernel.shape[: -len(conv.kernel_shape)], conv.kernel_shape
+    if len(shape) > 5 or conv.kernel.shape != (*stack, *shape):
+        return (
+            f"its kernel has shape {conv.kernel.shape}; generated are those of up to three axes, stacked by the first"
+        )
+    if math.prod(shape[:-1]) == 1:
         return "has one weight per output channel, which standardisation would make zero"
     if isinstance(conv, nnx.Conv):
         own = conv.conv_general_dilated is not lax.conv_general_dilated
         return "has a conv_general_dilated of its own" if own else None
-    if type(conv).__call__ is not nnx.ConvTranspose.__call__:
-        return f"{type(conv).__name__} does not compute as nnx.ConvTranspose does"
-    if conv.padding == "CIRCULAR" or conv.kernel.shape != conv.kernel_shape:
-        return "is a transposed convolution of circular padding, or stacked by nnx.vmap"
+    if stack or conv.padding == "CIRCULAR" or type(conv).__call__ is not nnx.ConvTranspose.__call__:
+        return "a transposed convolution that is stacked, circular, or has a __call__ of its own"
     return None

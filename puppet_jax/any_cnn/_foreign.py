@@ -119,7 +119,7 @@ def _gated(module, own, x, *args, **kwargs):
         # in the level, or they would draw the same numbers.
         block = nnx.merge(graphdef, state, copy=True)
         for stream in streams(block):
-            stream.key[...] = jax.random.fold_in(stream.key[...], level)
+            stream.key[...] = _folded(stream.key[...], level)
         return own(block, x, *args, **kwargs)
 
     if isinstance(depth, int | np.integer):
@@ -206,7 +206,7 @@ class ForeignPuppet(Puppet):
         rngs = None
         if self.stream is not None:
             which = _fingerprint(image) if self.deterministic else sample
-            own = lambda key: jax.random.fold_in(jax.random.fold_in(key, self.stream.count[...]), which)  # noqa: E731
+            own = lambda key: _folded(_folded(key, self.stream.count[...]), which)  # noqa: E731
             rngs = nnx.Rngs(own(self.stream.key[...]))
             for stream in streams(body):
                 stream.key[...] = own(stream.key[...])
@@ -266,6 +266,11 @@ class ForeignPuppet(Puppet):
 def streams(module: nnx.Module) -> list[nnx.RngStream]:
     """The random streams that a module holds."""
     return [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)]
+
+
+def _folded(keys: Array, number: Int[Array, ""] | UInt32[Array, ""] | int) -> Array:
+    """Keys made of each of these, which may be stacked, and a number."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys.reshape(-1)).reshape(keys.shape)
 
 
 def _fingerprint(image: Float[Array, "h w c"]) -> UInt32[Array, ""]:

@@ -38,10 +38,12 @@ def puppetize(
     predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
     ```
 
-    **Kernels.** Generated are the kernels of every ``nnx.Conv`` that the forward calls: two-dimensional, of equal
-    sides, with any stride, padding, dilation and number of groups. They are ordered by their first calls, and have
-    shapes (C_out, C_in / groups, K, K). Convolutions of other kinds stay stored; ``model.puppet.kept`` lists them with
-    the reason, ``model.puppet.names`` those that are generated. Biases, normalisation and dense layers stay stored.
+    **Kernels.** Generated are the kernels of every ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls: of
+    one to three spatial axes, with any size, stride, padding, dilation and number of groups. A kernel that layers share
+    is one, of a stack (``nnx.vmap``, ``nnx.scan``) each is one. They are ordered by their first calls, and have shapes
+    (C_out, C_in / groups, K_h, K_w); of three axes the first is a part of C_in. Kernels that the forward reads, changes
+    or convolves with by itself stay stored; ``model.puppet.kept`` lists them with the reason, ``model.puppet.names``
+    those that are generated. Biases, normalisation and dense layers stay stored.
 
     **Depth.** Modules that stand side by side, in a list (``nnx.List``, ``nnx.Sequential``) or as numbered attributes
     (``block1``, ``block2``), of one class and with parameters of equal shapes, that contain a generated convolution,
@@ -55,7 +57,11 @@ def puppetize(
     shallower one does, and D = L runs everything.
 
     **Check.** Before it returns, the forward runs on random images, with random parameters of the module's shapes: as
-    it is, and with stand-ins for all that is replaced. Both must give the same, and no image look at another.
+    it is, and with stand-ins for all that is replaced. Both must give the same, and no image look at another, in
+    evaluation and in training mode. What it does with its variables is read off its program in both.
+
+    **State.** Each image goes through a copy of the module, and what that writes is lost. A variable that it changes
+    and reads again, such as a counter, is named in a warning; one that is written anew in every call does no harm.
 
     **Normalisation with batch statistics** cannot be kept: a batch's statistics would make an image's logits depend on
     its neighbours, which have other kernels. So a model with ``nnx.BatchNorm`` needs a choice. ``"group"``:
@@ -63,9 +69,10 @@ def puppetize(
     ``"running"``: its running averages, in training too, never updated; exactly the model in evaluation mode, for
     kernels that are the model's own or are trained to fit its averages. Fresh averages (0 and 1) normalise nothing.
 
-    **Random streams** (``nnx.Dropout``) are made from each image's number in the batch. In training mode
-    (``model.train()``; ``model.eval()`` ends it) every call moves them on by one, which changes ``model``'s
-    state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. In evaluation mode they stand still.
+    **Random streams** (``nnx.Dropout``, layers of your own) are made from each image's number in the batch. In training
+    mode (``model.train()``; ``model.eval()`` ends it) every call moves them on by one, which changes ``model``'s state:
+    under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. A model that draws is in training mode unless
+    the module comes in evaluation mode. Then they stand still, and what is drawn nevertheless follows from the image.
 
     Args:
         module: takes images (N, H, W, C) and returns logits (N, num_classes), or any tree of arrays (N, …).
@@ -93,7 +100,7 @@ def puppetize(
             convolution that can be generated, or ``blocks`` that are not there or cannot be skipped.
 
     Warns:
-        UserWarning: the puppeteer stores more than the kernels that it makes.
+        UserWarning: the puppeteer stores more than the kernels that it makes, or the forward changes variables.
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"puppetize: module must be a flax.nnx.Module, got {type(module).__name__}")

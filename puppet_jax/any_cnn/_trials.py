@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 
 from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, convolved_kernel, stand_in, transposed
-from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
+from puppet_jax.any_cnn._modules import Path, at, modules_of, name_of
 from puppet_jax.any_cnn._traced import Uses, own_kernel
 
 ITSELF, ARGUMENT, ZERO, EXCHANGED = range(4)
@@ -59,8 +59,8 @@ class Trials:
             first calls.
         read: names of variables that the forward does more with than to convolve with them as those layers do.
         kernels: names of those that it convolves with otherwise.
-        written: names of those that it changes and reads, in training or evaluation mode, but for what flax's batch
-            normalisation and random streams do.
+        written: names of those that it changes and reads, in training or evaluation mode, but for parameters and what
+            flax's batch normalisation and random streams do.
         draws: whether it draws random numbers, in training or evaluation mode.
         output: what the module returns for two images, (2, …) each.
         calls: of the watched modules, in order.
@@ -99,13 +99,9 @@ class Trials:
         uses, before = Uses(traced.jaxpr), [_name(at) for at, _ in jax.tree_util.tree_leaves_with_path(arguments[1])]
         *_, variables = traced.out_info
         after = [_name(at) for at, _ in jax.tree_util.tree_leaves_with_path(variables)]
-        handled = {name_of((*norm, name)) for norm in self.norms for name in ("mean", "var")}
-        # Norms of weights write kernels, but of what is trained: the same in every call.
-        wrappers = [*modules_of(body, nnx.WeightNorm), *modules_of(body, nnx.SpectralNorm)]
-        for path, node in nnx.iter_graph(body):
-            of_norm = isinstance(node, nnx.Param) and any(is_inside(path, wrapper) for wrapper in wrappers)
-            if of_norm or isinstance(node, nnx.RngState):
-                handled.add(name_of(path))
+        # A parameter that is written, as norms of weights do, is the same in every call.
+        handled = {name_of(at) for at, node in nnx.iter_graph(body) if isinstance(node, nnx.RngState | nnx.Param)}
+        handled |= {name_of((*norm, name)) for norm in self.norms for name in ("mean", "var")}
         for name, came_from in zip(after, uses.results[len(uses.results) - len(after) :], strict=True):
             number = before.index(name) if name in before else None
             if number in uses.read and came_from != number and name not in handled:
@@ -144,18 +140,17 @@ class Trials:
         self.output, self.calls = self.tried((), ITSELF)
         self._check_alone(self._body, "")
         # Those with such a flag of their own may do something else in training mode; flax's look at one image then too.
-        own = [node for node in modules_of(self._body, nnx.Module).values() if not _is_of_flax(type(node))]
-        if self._trains and any(flag in vars(node) for node in own for flag in FLAGS):
+        modules = modules_of(self._body, nnx.Module).values()
+        own = [vars(node) for node in modules if not type(node).__module__.startswith("flax.")]
+        if self._trains and any(flag in attributes for attributes in own for flag in FLAGS):
             self._check_alone(_in_training(self._body), " in training mode")
 
     def _check_alone(self, body: nnx.Module, when: str) -> None:
         together, *_ = self._run(body)
         for place, images in enumerate(([0, 2], [2, 1])):
             beside_another, *_ = self._run(body, self._images[images])
-            rows = [
-                jax.tree.map(operator.itemgetter(slice(place, place + 1)), each) for each in (together, beside_another)
-            ]
-            if not same(*rows):
+            row = operator.itemgetter(slice(place, place + 1))
+            if not same(jax.tree.map(row, beside_another), jax.tree.map(row, together)):
                 writes = f" (it writes {', '.join(sorted(self.written))})" if self.written else ""
                 raise ValueError(
                     f"puppetize: what the module returns for an image{when} depends on the other images of the batch, "
@@ -205,10 +200,6 @@ class Trials:
         return *nnx.split(body), images, key, self._kernels, stand, as_written
 
 
-def _is_of_flax(kind: type) -> bool:
-    return kind.__module__.startswith("flax.")
-
-
 def _in_training(body: nnx.Module) -> nnx.Module:
     body = nnx.clone(body)
     body.train()
@@ -225,18 +216,20 @@ def _drawn(body: nnx.Module) -> nnx.Module:
     variance, and of the usual deviation where they may be weights."""
     draw = np.random.default_rng(1)
 
-    def drawn(leaf):
+    averages = {name_of(path) for path, node in nnx.iter_graph(body) if isinstance(node, nnx.BatchStat)}
+
+    def drawn(path, leaf):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.full(leaf.shape, leaf.dtype == bool, leaf.dtype)
-        if leaf.ndim < 2:
+        if leaf.ndim < 2 or _name(path) in averages:
             return jnp.asarray(draw.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
         deviation = 1 / np.sqrt(np.prod(leaf.shape[:-1]))
         return jnp.asarray(draw.standard_normal(leaf.shape, np.float32) * deviation, leaf.dtype)
 
     graphdef, state = nnx.split(body)
-    module = nnx.merge(graphdef, jax.tree.map(drawn, state))
+    module = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(drawn, state))
     module.eval()
     return module
 
