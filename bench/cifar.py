@@ -15,18 +15,18 @@ SIZE = 32
 _TABLE = Path(__file__).with_name("cifar10_complexity.json")
 
 
-def complexities(batch: int, seed: int = 0) -> np.ndarray:
+def complexities(batch: int) -> np.ndarray:
     """(batch,) float32: H in bits at equally spaced quantiles of CIFAR-10's test set, in shuffled order."""
     quantiles = np.asarray(json.loads(_TABLE.read_text())["quantiles"])
     levels = (np.arange(batch) + 0.5) / batch
     h = np.interp(levels, np.linspace(0.0, 1.0, len(quantiles)), quantiles)
-    return np.random.default_rng(seed).permutation(h).astype(np.float32)
+    return np.random.default_rng(0).permutation(h).astype(np.float32)
 
 
-def images(h: np.ndarray, measure, seed: int = 0) -> np.ndarray:
+def images(h: np.ndarray, measure) -> np.ndarray:
     """Images (B, 32, 32, 3), uint8, which ``measure`` finds to be of complexity ``h``, (B,) bits between about 2 and
     7.2, to a few hundredths of a bit."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij"))
     frequency[0, 0] = np.inf
     noise = np.fft.fft2(rng.standard_normal((len(h), 3, SIZE, SIZE))) / frequency

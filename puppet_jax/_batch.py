@@ -61,15 +61,12 @@ class Bank(NamedTuple):
         return Bank(kernels, tuple(first + skip for first, skip in zip(self.firsts, skipped, strict=True)))
 
 
-def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"], first: int = 0) -> Bank:
-    """Make the kernels for these complexities, or a single set where they do not depend on them.
-
-    ``first`` is the number of the first set.
-    """
+def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"]) -> Bank:
+    """Make the kernels for these complexities, or a single set where they do not depend on them."""
     if not puppeteer.conditioned:
         return Bank(puppeteer.bank(complexities[:1]), None)
     kernels = puppeteer.bank(complexities)
-    return Bank(kernels, (first,) * len(kernels))
+    return Bank(kernels, (0,) * len(kernels))
 
 
 def default_chunk() -> int:
