@@ -41,11 +41,8 @@ def measure(rounds: int) -> dict:
 
 
 def ask(script: str, *arguments: str, **environment: str):
-    """What a Python script prints, as JSON, in a fresh process that knows of no programs compiled before.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; it holds what the script said.
-    """
+    """What a Python script prints, as JSON, in a fresh process that knows of no programs compiled before. If it fails,
+    the ``CalledProcessError`` holds what the script said."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     command = [sys.executable, "-c", script, *arguments]
     environment = {**kept, "JAX_PLATFORMS": "cpu", **environment}

@@ -50,10 +50,9 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
     Args:
         source: a path, or a file's bytes.
         size: ``(H, W)`` to scale to: see :func:`resize`. ``None`` for the image's own.
-        channels: 1 or 3.
 
     Returns:
-        ``(H, W, channels)`` uint8.
+        ``(H, W, channels)`` uint8, of 1 or 3 channels.
 
     Raises:
         ImageError: the file is not there, may not be read, is no regular file, is no image in one of ``FORMATS``, has

@@ -33,8 +33,6 @@ def train_batches(
 
     Args:
         batch_size: of all processes together.
-        start_step: the first step wanted, counted from 0.
-        stop_step: the step after the last.
         process_index: which of ``process_count`` equal parts of each batch, its rows in a piece, to give.
 
     Yields:

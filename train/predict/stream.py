@@ -91,13 +91,8 @@ def batch_size(count: int, shape: tuple[int, int, int], devices: int) -> int:
 
 @dataclass(eq=False)
 class Batch:
-    """Images in the order named.
-
-    Attributes:
-        names: of all of them.
-        pixels: of those that could be read, ``(n, H, W, C)`` uint8.
-        errors: why the others could not, in a line, by their place in ``names``.
-    """
+    """Images in the order named: the pixels ``(n, H, W, C)``, uint8, of those that could be read, and why the others
+    could not, in a line, by their place in ``names``."""
 
     names: list[str]
     pixels: np.ndarray

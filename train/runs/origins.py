@@ -27,10 +27,7 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
     """Put the parameters of the model that ``config.start_from`` names into a new one, in place.
 
     With other classes, or another order of them, the parameters whose shape depends on their number (the head) stay as
-    they were drawn.
-
-    Args:
-        about: describes the new model.
+    they were drawn. ``about`` describes the new model.
 
     Returns:
         the runs that made those parameters, each begun with what the next in the list left: of each the ``digest`` of
@@ -66,10 +63,8 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
 
 
 def teacher_of(config: ResolvedConfig, about: About) -> Trained | None:
-    """What ``config.teacher`` names; for a run that is resumed, the same as it began with.
-
-    Args:
-        about: describes the new model.
+    """What ``config.teacher`` names; for a run that is resumed, the same as it began with. ``about`` describes the new
+    model.
 
     Raises:
         UserError: it cannot be opened, is still being trained, is for other images or classes, or is not what the run

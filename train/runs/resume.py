@@ -47,12 +47,8 @@ def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, a
 
 
 def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position) -> tuple[Position | None, list[str]]:
-    """The position of the last good checkpoint, at every process, and what was wrong with later ones; ``None`` if there
-    never was any.
-
-    Args:
-        checkpoints: of the run; only those of the first process are read.
-        beginning: where a new run begins, for the shapes.
+    """The position of the last good checkpoint of the first process, at every process, and what was wrong with later
+    ones; ``None`` if there never was any. ``beginning``, where a new run begins, tells the shapes.
 
     Raises:
         UserError: in all processes, as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another

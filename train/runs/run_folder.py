@@ -108,13 +108,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Described(NamedTuple):
-    """What a run's ``config.json`` says of what it began with.
-
-    Attributes:
-        data: what identifies its data, empty if it is not told.
-        teacher: the digest of the model that it learns from, if it is told.
-        earlier: the runs that made the parameters that it began with (:func:`train.runs.origins.begin_with`).
-    """
+    """What a run's ``config.json`` says of what it began with: what identifies its data, the digest of the model that
+    it learns from, and the runs that made its first parameters (:func:`train.runs.origins.begin_with`)."""
 
     config: ResolvedConfig
     data: dict[str, Any]
