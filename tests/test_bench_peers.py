@@ -6,19 +6,11 @@ import pytest
 from flax import nnx
 
 import puppet_jax as pj
+from bench import case
 from bench.case import relative_error as relative
 from bench.peers import weights
 
-LAYERS = (pj.LayerSpec(8, stride=2), pj.LayerSpec(8), pj.LayerSpec(12, kernel_size=2, stride=2), pj.LayerSpec(12))
-
-
-def make_model(puppeteer, **options):
-    puppet = pj.PlainPuppet(LAYERS, in_channels=3, num_classes=5, rngs=nnx.Rngs(1))
-    model = pj.PuppetCNN(puppeteer(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet)
-    normal = np.random.default_rng(2).standard_normal
-    shaken = jax.tree.map(lambda x: x + 0.1 * normal(x.shape).astype(np.float32), nnx.state(model, nnx.Param))
-    nnx.update(model, shaken)
-    return model
+SIZE = case.Size(6, 12, 16, layers=4)
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def torch_images(torch, images):
 def test_pytorch_conventional_puppet_gives_our_logits_kernels_and_gradient(torch, images):
     from bench.peers.conventional_torch import ConventionalPuppet
 
-    model = make_model(pj.OdePuppeteer)
+    model = case.make_model(SIZE)
     assert len(set(np.asarray(pj.depth(pj.complexity(images), 4)).tolist())) >= 3
     expected = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
     gradient = nnx.jit(nnx.grad(lambda model: (model(images) ** 2).mean()))(model)
@@ -81,4 +73,4 @@ def test_pytorch_complexity_and_schedule_are_ours(torch, images):
 
 def test_export_refuses_what_the_peers_cannot_compute():
     with pytest.raises(ValueError, match="Euler's method"):
-        weights.export(make_model(pj.OdePuppeteer, steps_per_layer=2))
+        weights.export(case.make_model(SIZE, steps_per_layer=2))
