@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from trained_runs import metrics, python, save_run
 
@@ -78,6 +79,13 @@ def test_evaluation_gives_the_numbers_of_the_summary_to_the_last_digit(run, summ
     assert found["complexity_mean_bits"] == pytest.approx(summary["complexity_mean_bits"]["test"], rel=1e-6)
     depths = [row["depth"] * row["images"] for row in found["accuracy_by_depth"]]
     assert found["depth_mean"] == pytest.approx(sum(depths) / 355, rel=1e-6)
+    counts = np.array(found["confusion"])
+    test = data.load("digits", None, "test").test
+    assert counts.sum(1).tolist() == np.bincount(test.labels).tolist()
+    assert counts.trace() == found["correct"]
+    for row, line in zip(counts, found["accuracy_by_class"], strict=True):
+        assert (line["images"], line["accuracy"]) == (row.sum(), row[int(line["class"])] / row.sum())
+        assert line["taken_for"] is None or row[int(line["taken_for"])] == np.delete(row, int(line["class"])).max()
     # In batches of another size the same, but for rounding.
     other = evaluated(capsys, run, "--batch-size", "71")
     assert other["loss"] == pytest.approx(found["loss"], rel=1e-5)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,9 @@ from train.errors import UserError
 from train.runs.reading import Summary, read_json
 from train.runs.source import locate
 from train.terminal import printable, table
+
+WORST = 20
+"""How many classes are printed, those with most errors first."""
 
 if TYPE_CHECKING:
     from train.data import Split
@@ -61,12 +65,14 @@ def run(options: Evaluate) -> int:
         **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),
         "reported": _reported(trained, len(split)) if own else None,
     }
+    result["accuracy_by_class"] = _by_class(result["confusion"], trained.about.class_names)
     print(json.dumps(result, indent=2, allow_nan=False) if options.json else report(result))
     return 0
 
 
 def measured(model, split, batch_size: int, devices: int | None) -> dict[str, Any]:
-    """Accuracy, loss, complexity and depth of a model on a split, by the exact path.
+    """Accuracy, loss, complexity and depth of a model on a split, by the exact path, and its ``confusion``: how many
+    images of each class are taken for each.
 
     Args:
         devices: how many share a batch, ``None`` for all; fewer where there are not so many, or the batch cannot be
@@ -77,7 +83,7 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     from flax import nnx
 
     from train.devices import BATCH
-    from train.steps.evaluation import accuracy_by, evaluate, measure
+    from train.steps.evaluation import accuracy_by, confusion, evaluate, measure
     from train.steps.step import make_eval_step
 
     graphdef, *states = nnx.split(model, nnx.Param, ...)
@@ -85,7 +91,8 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     local = jax.local_devices()
     count = next(n for n in range(min(devices or len(local), len(local)), 0, -1) if batch_size % n == 0)
     mesh = jax.sharding.Mesh(np.array(local[:count]), (BATCH,))
-    loss, correct = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
+    loss, taken = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
+    correct = taken == split.labels
     images = measure(model, split, batch_size, mesh)
     mean_loss = float(loss.mean(dtype=float))
     return {
@@ -98,7 +105,19 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
         "clipped": float(images["clipped"].mean(dtype=float)),
         "max_depth": model.max_depth,
         "accuracy_by_depth": accuracy_by("depth", images["depth"], correct),
+        "confusion": confusion(split.labels, taken, model.puppet.num_classes).tolist(),
     }
+
+
+def _by_class(counts: list[list[int]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each class that has images: how many, which share of them is right, and what most others are taken for."""
+    found = []
+    for label, row in enumerate(counts):
+        most = max((count, other) for other, count in enumerate(row) if other != label)
+        if sum(row):
+            line = {"class": names[label], "images": sum(row), "accuracy": row[label] / sum(row)}
+            found.append(line | {"taken_for": names[most[1]] if most[0] else None})
+    return found
 
 
 def report(result: dict[str, Any]) -> str:
@@ -126,7 +145,13 @@ def report(result: dict[str, Any]) -> str:
     wide = max(len(name) for name, _ in facts) + 2
     rows = [(str(row["depth"]), f"{row['images']:,}", f"{row['accuracy']:.2%}") for row in result["accuracy_by_depth"]]
     by_depth = table(("depth", "images", "accuracy"), rows, (True, True, True))
-    return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_depth])
+    worst = sorted(result["accuracy_by_class"], key=lambda row: row["accuracy"])[:WORST]
+    classes = [
+        (f"{row['images']:,}", f"{row['accuracy']:.2%}", printable(row["class"]), printable(row["taken_for"] or ""))
+        for row in worst
+    ]
+    by_class = table(("images", "accuracy", "class", "most taken for"), classes, (True, True, False, False))
+    return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_class, "", by_depth])
 
 
 def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:

@@ -1,6 +1,7 @@
 """The figures of a run, as PNG files."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ def draw(
     test: dict[str, np.ndarray],
     accuracy_by_depth: list[dict[str, Any]],
     max_depth: int,
+    confusion: np.ndarray,
+    class_names: Sequence[str],
+    kernels: dict[float, list[np.ndarray]],
 ) -> None:
-    """Draw all four figures into ``folder``.
+    """Draw all six figures into ``folder``.
 
     Args:
         evaluated: what the reported split is called, ``"test"`` or ``"validation"``.
         history: the lines of ``metrics.jsonl``.
-        train, test, accuracy_by_depth: of :mod:`train.steps.evaluation`; the last on the reported split.
+        train, test, accuracy_by_depth, confusion, kernels: of :mod:`train.steps.evaluation`; of the last four those of
+            the reported split.
     """
     with style():
         figures = {
@@ -37,6 +42,8 @@ def draw(
             "complexity.png": ("Complexity of the images, without augmentation", _complexity(evaluated, train, test)),
             "depth.png": ("Depth of the puppet", _depth(evaluated, train, test, max_depth)),
             "accuracy_by_depth.png": ("Accuracy by depth", _accuracy_by_depth(evaluated, accuracy_by_depth)),
+            "confusion.png": (f"What the {evaluated} images are taken for", _confusion(confusion, class_names)),
+            "kernels.png": ("Kernels by layer and complexity", _kernels(kernels)),
         }
         for name, (what, figure) in figures.items():
             # The legend, with the title, lies above the axes, where it covers no data. Two axes have the same curves.
@@ -118,6 +125,44 @@ def _accuracy_by_depth(evaluated: str, rows: list[dict[str, Any]]) -> Figure:
     axis.spines.left.set_bounds(0, 1)  # the room above is for the labels
     axis.grid(visible=False, axis="x")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def _confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(8, 7.4))
+    axis = figure.subplots()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, format=PercentFormatter(1), label="share of the class")
+    axis.set(xlabel="taken for", ylabel="class")
+    axis.grid(visible=False)
+    if len(names) <= 20:
+        labels = [plain(name)[:20] for name in names]
+        axis.set_xticks(range(len(names)), labels, rotation=45, ha="right")
+        axis.set_yticks(range(len(names)), labels)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[row, column] > 0.5 else "black"
+                axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+    return figure
+
+
+def _kernels(kernels: dict[float, list[np.ndarray]]) -> Figure:
+    """Of up to twelve layers the kernels from two channels to two: orange is above 0, purple below."""
+    layers = min(12, *map(len, kernels.values()))
+    figure = Figure(figsize=(1.2 * len(kernels) + 1.4, 1.2 * layers + 1.6))
+    axes = figure.subplots(layers, len(kernels), squeeze=False)
+    for column, (h, of_layers) in enumerate(kernels.items()):
+        for row, axis in enumerate(axes[:, column]):
+            some = of_layers[row][:2, :2]
+            some = some.reshape(*some.shape[:2], -1, some.shape[-1])  # one axis, or three
+            tiles = np.pad(some, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+            most = abs(some).max() or 1
+            axis.imshow(np.hstack([np.vstack(list(each)) for each in tiles]), cmap="PuOr_r", vmin=-most, vmax=most)
+            axis.set(xticks=[], yticks=[], ylabel=f"layer {row + 1}" if column == 0 else "")
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+            axis.set_title(f"{h:.2f} bits" if row == 0 else "", fontsize=9)
     return figure
 
 

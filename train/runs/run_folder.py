@@ -24,7 +24,14 @@ from train.data import Dataset
 from train.errors import UserError
 from train.runs.reading import Description, read_json
 
-FIGURES = ("learning_curves.png", "complexity.png", "depth.png", "accuracy_by_depth.png")
+FIGURES = (
+    "learning_curves.png",
+    "complexity.png",
+    "depth.png",
+    "accuracy_by_depth.png",
+    "confusion.png",
+    "kernels.png",
+)
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
 FOLDERS = ("checkpoints", "events")

@@ -17,7 +17,7 @@ from train.devices import BATCH, ROWS, on_each_device, own_rows, rows
 def evaluate(
     eval_step: Callable, params: nnx.State, rest: nnx.State, split: Split, batch_size: int, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and correctness of every image; every process gets all of them.
+    """Loss of every image, and the class that it is taken for; every process gets all of them.
 
     Args:
         eval_step: of :func:`train.steps.step.make_eval_step`.
@@ -25,11 +25,11 @@ def evaluate(
         mesh: what the images are divided over.
 
     Returns:
-        float32 cross-entropy in nats and bool, both ``(N,)``.
+        float32 cross-entropy in nats and an integer, both ``(N,)``.
     """
     both = zip(*(_batches(array, batch_size, mesh) for array in (split.images, split.labels)), strict=True)
-    loss, correct = _columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
-    return loss, correct
+    loss, taken = _columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
+    return loss, taken
 
 
 def measure(model: pj.PuppetCNN, split: Split, batch_size: int, mesh: Mesh) -> dict[str, np.ndarray]:
@@ -51,6 +51,21 @@ def accuracy_by(name: str, values: np.ndarray, correct: np.ndarray) -> list[dict
         {name: each.item(), "images": int(np.sum(values == each)), "accuracy": float(correct[values == each].mean())}
         for each in np.unique(values)
     ]
+
+
+def confusion(labels: np.ndarray, taken: np.ndarray, classes: int) -> np.ndarray:
+    """How many images of each class (row) are taken for each (column)."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, taken), 1)
+    return counts
+
+
+def kernels_by_bin(model: pj.PuppetCNN, complexity: np.ndarray) -> dict[float, list[np.ndarray]]:
+    """The kernels of every layer at up to six complexities from the least to the greatest that images have."""
+    levels = np.unique(complexity)
+    levels = levels[np.unique(np.linspace(0, len(levels) - 1, 6).astype(int))]
+    write = nnx.jit(lambda puppeteer, h: puppeteer(h))
+    return {h.item(): [np.asarray(kernel) for kernel in write(model.puppeteer, h)] for h in levels}
 
 
 def _batches(array: np.ndarray, batch_size: int, mesh: Mesh) -> Iterable[jax.Array]:

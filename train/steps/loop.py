@@ -26,7 +26,7 @@ from train.runs.checkpoint import DAMAGED, Checkpoints
 from train.runs.model_file import About, Trained
 from train.runs.origins import begin_with, teacher_of
 from train.steps import interrupt
-from train.steps.evaluation import accuracy_by, evaluate, measure
+from train.steps.evaluation import accuracy_by, confusion, evaluate, kernels_by_bin, measure
 from train.steps.optimiser import learning_rate, make_optimiser
 from train.steps.progress import Progress, compiling, means, say
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
@@ -173,7 +173,7 @@ def train(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        correct = None
+        taken = None
         recent: deque[Tally] = deque(maxlen=AHEAD + 1)
         shown = Progress(folder, config, at.tally, total_steps, steps_per_epoch)
         with contextlib.closing(batches), shown as progress, interrupt.noted() as asked:
@@ -198,8 +198,11 @@ def train(
                 if ends_epoch:
                     mean, seconds = means(tally.sums), time.perf_counter() - clock
                     train_seconds += seconds
-                    loss, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
-                    test_loss, accuracy = float(loss.mean(dtype=float)), float(correct.mean(dtype=float))
+                    loss, taken = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+                    test_loss, accuracy = (
+                        float(loss.mean(dtype=float)),
+                        float((taken == dataset.test.labels).mean(dtype=float)),
+                    )
                     if not math.isfinite(test_loss):
                         raise Diverged(_advice(f"the model is not finite after step {done}", checkpoints, config))
                     line = {
@@ -234,9 +237,10 @@ def train(
     loop_seconds = time.perf_counter() - loop_began
 
     # What the model measured in the images, and the figures.
-    if correct is None:  # all steps were done before; only the final files are missing
-        _, correct = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
+    if taken is None:  # all steps were done before; only the final files are missing
+        _, taken = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
         _save_parameters(folder, state.evaluated, planned.about, len(history), done)
+    correct = taken == dataset.test.labels
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     groups = pj.summary(model)
     accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
@@ -287,6 +291,9 @@ def train(
                 test=of_test,
                 accuracy_by_depth=accuracy_by_depth,
                 max_depth=model.max_depth,
+                confusion=confusion(dataset.test.labels, taken, dataset.num_classes),
+                class_names=dataset.class_names,
+                kernels=kernels_by_bin(nnx.merge(graphdef, state.evaluated, rest), of_test["complexity"]),
             )
         except Exception as error:  # a matplotlib that cannot draw here is no reason to lose the summary
             say(f"no figures: {type(error).__name__}: {error}")

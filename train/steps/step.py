@@ -156,14 +156,14 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
-    """The jitted function ``(params, rest, images, labels) -> (loss, correct)``, both per image ``(B,)``."""
+    """The jitted function ``(params, rest, images, labels) -> (loss, class)``, both per image ``(B,)``."""
 
     def evaluate(params, rest, images, labels):
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
         logits = model(images)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return lax.all_gather((loss, jnp.argmax(logits, -1) == labels), BATCH, tiled=True)
+        return lax.all_gather((loss, jnp.argmax(logits, -1)), BATCH, tiled=True)
 
     return jax.jit(on_each_device(evaluate, mesh, (SHARED, SHARED, ROWS, ROWS)))
 
