@@ -249,24 +249,6 @@ def test_an_image_of_one_grey_through_patches_is_not_answered_with_rounding():
         assert close(answer, jnp.arange(16.0))
 
 
-def test_a_kernel_that_the_forward_touches_is_kept_and_the_others_are_generated():
-    def masked(net, x):
-        first, kernel = net.layers[0], net.layers[0].kernel[...]
-        first.kernel[...] = kernel * (jnp.arange(3) < 2).reshape(3, 1, 1, 1)
-        x = first(x)
-        first.kernel[...] = kernel
-        return net.layers[2](nnx.tanh(net.layers[1](x)))
-
-    net = drawn(lambda: Net(masked, layers=three(lambda i: conv(4, 4))))
-    model = holding_its_own(net, batch_norm=None, blocks=())
-    assert model.puppet.names == ("stem", "layers.1", "layers.2")
-    ((name, reason),) = model.puppet.kept
-    assert name == "layers.0"
-    assert "reads or changes its kernel" in reason
-    images = images_of(3)
-    assert close(model(images), original(net, images / np.float32(255)))
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     widths: list

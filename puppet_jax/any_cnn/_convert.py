@@ -25,7 +25,7 @@ from puppet_jax.any_cnn._foreign import (
     use_running,
 )
 from puppet_jax.any_cnn._modules import Path, at, is_inside, modules_of, name_of
-from puppet_jax.any_cnn._trials import FLAGS, Trials
+from puppet_jax.any_cnn._trials import Trials
 from puppet_jax.puppeteers import KernelShape
 
 
@@ -81,8 +81,7 @@ def foreign_puppet(
     for path, least in level_of.items():
         if least > 1:
             gate(at(body, path), least, skipping.skips[path])
-    modules = modules_of(body, nnx.Module).values()
-    flags = [getattr(each, flag) for each in modules for flag in FLAGS if getattr(each, flag, None) is not None]
+    flags = [getattr(each, "deterministic", None) for each in modules_of(body, nnx.Module).values()]
     logits: tuple[int, ...] = getattr(trials.output, "shape", ())
     return ForeignPuppet(
         body=body,
@@ -99,7 +98,7 @@ def foreign_puppet(
         apply=apply,
         stream=rngs.fork().params if trials.draws or streams(body) or modules_of(body, nnx.Dropout) else None,
         # Whether it is in evaluation mode as it comes, or does not draw.
-        deterministic=(bool(flags) and all(flags)) or not trials.draws,
+        deterministic=not trials.draws or (True in flags and False not in flags),
     )
 
 

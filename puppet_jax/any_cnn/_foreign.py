@@ -138,7 +138,7 @@ class ForeignPuppet(Puppet):
 
     Attributes:
         body: the module, its kernels replaced by :class:`GeneratedKernel`, its blocks with a :func:`gate`.
-        kernel_shapes: (C_out, C_in / groups, K, K) of each convolution, in the order of their first calls.
+        kernel_shapes: (C_out, C_in / groups, K_h, K_w) of each convolution, in the order of their first calls.
         names: where each of them stands in the module, such as ``"stages.0.conv1"``.
         levels: the least depth D that uses each of them.
         sequences: of each sequence of blocks, the level of each block; ``()`` if no block is ever skipped.
@@ -182,7 +182,7 @@ class ForeignPuppet(Puppet):
 
         Args:
             image: float in [0, 1].
-            kernels: one (C_out, C_in / groups, K, K) a convolution, or choices from banks.
+            kernels: one (C_out, C_in / groups, K_h, K_w) a convolution, or choices from banks.
             depth: D. An array masks the blocks beyond; a Python integer leaves them out.
             deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
             sample: the image's number, which its random streams are made from in training mode; in evaluation mode they

@@ -21,7 +21,7 @@ ITSELF, ARGUMENT, ZERO, EXCHANGED = range(4)
 """What stands for a result in a trial: itself, the argument, zeros, or itself with the two images exchanged."""
 _NONE: Mapping[int, int] = {}
 _TOLERANCE = 1e-4
-FLAGS = ("deterministic", "use_running_average")
+_FLAGS = ("deterministic", "use_running_average")
 """Attributes that ``model.train()`` and ``model.eval()`` set."""
 
 
@@ -142,7 +142,7 @@ class Trials:
         # Those with such a flag of their own may do something else in training mode; flax's look at one image then too.
         modules = modules_of(self._body, nnx.Module).values()
         own = [vars(node) for node in modules if not type(node).__module__.startswith("flax.")]
-        if self._trains and any(flag in attributes for attributes in own for flag in FLAGS):
+        if self._trains and any(flag in attributes for attributes in own for flag in _FLAGS):
             self._check_alone(_in_training(self._body), " in training mode")
 
     def _check_alone(self, body: nnx.Module, when: str) -> None:
