@@ -4,6 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import own_cnn
 import small
 from flax import nnx
 
@@ -36,6 +37,7 @@ NETS = {
     "resnet": (lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
     "mobilenet": (lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
     "tutorial": (lambda: TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
+    "small": (lambda: own_cnn.Net(4, 3, (0.3, 0.3), nnx.Rngs(0)), 3),
 }
 
 
@@ -44,32 +46,6 @@ def images_of(channels):
     return np.asarray(small.images_of(channels, (256, 2, 1, 16, 4, 256)))
 
 
-class Block(nnx.Module):
-    def __init__(self, rngs):
-        self.conv = nnx.Conv(4, 4, (3, 3), feature_group_count=2, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.dropout = nnx.Dropout(0.3, rngs=rngs)
-
-    def __call__(self, x):
-        return x + self.dropout(nnx.tanh(self.norm(self.conv(x))))
-
-
-class Small(nnx.Module):
-    """Of everything a little: a strided stem, two residual blocks, dropout."""
-
-    def __init__(self, rngs):
-        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
-        self.blocks = nnx.List([Block(rngs) for _ in range(2)])
-        self.head = nnx.Linear(4, 4, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean((1, 2)))
-
-
-NETS["small"] = (lambda: Small(nnx.Rngs(0)), 3)
 original = nnx.jit(lambda net, x: net(x))
 
 

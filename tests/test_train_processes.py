@@ -189,4 +189,4 @@ def test_kills_end_as_an_undisturbed_run(tmp_path, begin, time_left):
     assert not reached[-1] or f"resumed after step {reached[-1]} of {STEPS}" in told
     assert same_parameters(killed, undisturbed)
     assert metrics(killed) == metrics(undisturbed)
-    assert len(metrics(killed)) == math.ceil(STEPS / (1442 // 64))
+    assert len(metrics(killed)) == math.ceil(STEPS / math.ceil(1442 / 64))
