@@ -241,8 +241,8 @@ def test_a_card_tells_the_recipe(run, tmp_path):
     assert main(["release", str(run.folder), "--name=of_noise", "--out", str(tmp_path)]) == 0
     named = {"adamw": "AdamW", "muon": "Muon"}[run.optimiser]
     assert (
-        f"9 epochs of batches of 5, {named}, peak learning rate {run.peak:g}, cosine decay after a warm-up of "
-        "10%, weight decay 0.3, gradients clipped to 1, augmentation flip-crop, label smoothing 0.1, moving "
+        f"9 epochs, at most 6 steps, of batches of 5, {named}, peak learning rate {run.peak:g}, cosine decay after a "
+        "warm-up of 10%, weight decay 0.3, gradients clipped to 1, augmentation flip-crop, label smoothing 0.1, moving "
         "average of parameters 0.5"
     ) in " ".join((tmp_path / "of_noise.md").read_text().split())
 

@@ -61,6 +61,8 @@ def test_two_epochs_of_digits_through_the_command_line(trained, summary):
     _, about = model_file.read(folder / "params.safetensors")
     assert (about.image_size, about.class_names) == ((8, 8), list("0123456789"))
     assert (about.epoch, about.step) == (2, summary["steps"])
+    _, best = model_file.read(folder / "best.safetensors")
+    assert [best.epoch, best.step] == [summary["best"][name] for name in ("epoch", "step")]
 
     # Without a terminal: one plain line an epoch and no bar; the result on standard output.
     assert "\r" not in done.stderr

@@ -53,6 +53,10 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self.last: int | None = None
 
+    def is_best(self, step: int) -> bool:
+        """Whether the parameters after so many steps are the best so far, of those saved."""
+        return self._best is not None and self._best["step"] == step
+
     @staticmethod
     def there(folder: Path) -> bool:
         """Whether a run has any."""

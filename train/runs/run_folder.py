@@ -32,7 +32,7 @@ FIGURES = (
     "confusion.png",
     "kernels.png",
 )
-FINAL = ("config.json", "metrics.jsonl", "params.safetensors", *FIGURES, "summary.json")
+FINAL = ("config.json", "metrics.jsonl", "params.safetensors", "best.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
 FOLDERS = ("checkpoints", "events")
 LOCK = "lock"
@@ -143,8 +143,8 @@ def described(folder: Path) -> Described:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has all its final files; figures it may lack."""
-    return all((folder / name).is_file() for name in FINAL if name not in FIGURES)
+    """Whether a run has all its final files; figures and the best parameters it may lack."""
+    return all((folder / name).is_file() for name in FINAL if name not in (*FIGURES, "best.safetensors"))
 
 
 def describe(

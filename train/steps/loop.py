@@ -229,7 +229,10 @@ def train(
                     so_far = time.perf_counter() - clock
                     now = resume.Position(state, tally, history, train_seconds, so_far)
                     if resume.save(checkpoints, config, now, accuracy):
-                        _save_parameters(folder, state.evaluated, planned.about, len(history), done)
+                        of_step = state.evaluated, planned.about, len(history), done
+                        _save_parameters(folder, *of_step)
+                        if accuracy is not None and checkpoints.is_best(done):
+                            _save_parameters(folder, *of_step, "best.safetensors")
                 if stop:
                     checkpoints.wait()
                     raise interrupt.Interrupted(stop)
@@ -321,11 +324,13 @@ def _resumed(
     return position
 
 
-def _save_parameters(folder: Path | None, params: nnx.State, about: About, epoch: int, step: int) -> None:
-    """Write ``params.safetensors``: the parameters of the last checkpoint, as they are evaluated."""
+def _save_parameters(
+    folder: Path | None, params: nnx.State, about: About, epoch: int, step: int, name: str = "params.safetensors"
+) -> None:
+    """Write the parameters of the last checkpoint, as they are evaluated."""
     if folder is not None:
         about = msgspec.structs.replace(about, epoch=epoch, step=step)
-        model_file.save(folder / "params.safetensors", flat(params), about)
+        model_file.save(folder / name, flat(params), about)
 
 
 def _advice(what: str, checkpoints: Checkpoints, config: ResolvedConfig) -> str:
