@@ -283,6 +283,7 @@ def train(
     }
     if folder is not None:
         try:
+            nnx.update(model, jax.tree.map(np.asarray, state.evaluated))  # on this process's device alone
             from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
 
             run_figures.draw(
@@ -296,7 +297,7 @@ def train(
                 max_depth=model.max_depth,
                 confusion=confusion(dataset.test.labels, taken, dataset.num_classes),
                 class_names=dataset.class_names,
-                kernels=kernels_by_bin(nnx.merge(graphdef, state.evaluated, rest), of_test["complexity"]),
+                kernels=kernels_by_bin(model, of_test["complexity"]),
             )
         except Exception as error:  # a matplotlib that cannot draw here is no reason to lose the summary
             say(f"no figures: {type(error).__name__}: {error}")
