@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import cond, varying_alike
-from puppet_jax.convolution import FactoredBank, joined
+from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
 
@@ -61,11 +61,14 @@ class Bank(NamedTuple):
         return Bank(kernels, tuple(first + skip for first, skip in zip(self.firsts, skipped, strict=True)))
 
 
-def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"]) -> Bank:
-    """Make the kernels for these complexities, or a single set where they do not depend on them."""
+def make_bank(
+    puppeteer: Puppeteer, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None
+) -> Bank:
+    """Make the kernels for these complexities, or for the first ``needed`` at least; a single set where they do not
+    depend on them."""
     if not puppeteer.conditioned:
         return Bank(puppeteer.bank(complexities[:1]), None)
-    kernels = puppeteer.bank(complexities)
+    kernels = puppeteer.bank(complexities, needed)
     return Bank(kernels, (0,) * len(kernels))
 
 
@@ -114,14 +117,14 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
     met = jnp.zeros(len(centres), bool).at[bin_of_image].set(True)
     number = (jnp.cumsum(met) - 1).astype(jnp.int32)[bin_of_image]
     count = jnp.sum(met)
-    (bins_met,) = jnp.nonzero(met, size=passes * slots, fill_value=len(centres) // 2)
+    bins_met = jnp.full(passes * slots, len(centres) // 2).at[number].set(bin_of_image)
     complexities = centres[bins_met].reshape(passes, slots)
 
     def run(bank, sets, depth):
         return logits_from_bank(puppet, bank, images, sets, depth, len(images))
 
     def in_one_pass():
-        return run(_bank_in_halves(puppeteer, complexities[0], count), number, depth)
+        return run(make_bank(puppeteer, complexities[0], needed=count), number, depth)
 
     @jax.checkpoint
     def one_of_several(which, complexities):
@@ -137,23 +140,6 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
         return lax.scan(add, varying_alike(zeros, count)[0], (jnp.arange(passes), complexities))[0]
 
     return in_one_pass() if passes == 1 else cond(count <= slots, in_one_pass, in_several_passes)
-
-
-def _bank_in_halves(puppeteer: Puppeteer, complexities: Float[Array, " slots"], needed: Int[Array, ""]) -> Bank:
-    """Make a bank of which the first ``needed`` sets at least are generated: its second half only if one of it is.
-
-    No loop over parts: its gradient would store, for every part, all that the generation of one needs.
-    """
-    half = -(-len(complexities) // 2)
-    first, rest = make_bank(puppeteer, complexities[:half]), complexities[half:]
-    if not len(rest):
-        return first
-
-    def zeros(rest):
-        return jax.tree.map(jnp.zeros_like, tuple(kernels[: len(rest)] for kernels in first.kernels))
-
-    second = cond(needed > half, lambda rest: make_bank(puppeteer, rest).kernels, zeros, rest)
-    return Bank(tuple(map(joined, first.kernels, second)), first.firsts)
 
 
 def logits_from_bank(

@@ -84,7 +84,7 @@ def test_coefficients_start_with_variance_one():
     @jax.jit
     def coefficients(key):
         made = pj.ContinuousPuppeteer(shapes, basis=64, hidden=64, rngs=nnx.Rngs(key))
-        return made.network(made._points(jnp.float32(6.7)))
+        return made.network(made._points(jnp.full(1, 6.7), list(range(8))))
 
     variance = np.mean([np.square(coefficients(jax.random.key(seed))).mean() for seed in range(8)])
     assert 0.6 < variance < 1.6
@@ -101,8 +101,7 @@ def test_frequencies_along_depth_have_a_scale_of_their_own():
 @pytest.mark.parametrize(("rank", "stored"), [(None, 64 * 120), (2, 64 * 2 * 22)])
 def test_channel_matrices(rank, stored):
     made = ChannelMatrices(64, 12, 10, scale=0.3, rank=rank, rngs=nnx.Rngs(0))
-    matrices = np.asarray(made(12, 10))
-    assert matrices.shape == (64, 12, 10)
+    matrices = np.asarray(made(12, 10, made.averaged([(12, 10, 3, 3)]), None)).reshape(64, 10, 12)
     assert np.sqrt(np.mean(matrices**2)) == pytest.approx(0.3, rel=0.3)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == stored
     assert all(np.linalg.matrix_rank(m, tol=1e-4) == (rank or 10) for m in matrices)

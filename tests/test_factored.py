@@ -12,7 +12,7 @@ from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
 
 import puppet_jax as pj
 from puppet_jax._batch import logits_of_batch, make_bank
-from puppet_jax.convolution import Choice, FactoredBank, convolve, joined, whole
+from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
 from puppet_jax.convolution._lowerings import Geometry
 from puppet_jax.convolution._primitives import depthwise_p
 from puppet_jax.puppeteers._grouped import GroupedPuppeteer
@@ -110,8 +110,6 @@ def test_bfloat16_keeps_its_type():
 def test_parts_of_banks():
     bank = FactoredBank(jnp.arange(5.0).reshape(5, 1, 1, 1), jnp.ones((5, 1, 2)), jnp.ones((3, 1)))
     assert len(bank) == 5
-    assert close(joined(bank[:2], bank[2:]).whole(), bank.whole(), 0)
-    assert close(joined(bank.whole()[:2], bank.whole()[2:]), bank.whole(), 0)
     assert close(bank[3:].whole(), bank.whole()[3:], 0)
 
 

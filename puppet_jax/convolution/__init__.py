@@ -1,5 +1,5 @@
 """The engine: convolutions of images that choose their kernels, and the layers made of them."""
 
-from puppet_jax.convolution._convolve import Choice, FactoredBank, convolve, joined, layer, whole
+from puppet_jax.convolution._convolve import Choice, FactoredBank, convolve, layer, whole
 
-__all__ = ["Choice", "FactoredBank", "convolve", "joined", "layer", "whole"]
+__all__ = ["Choice", "FactoredBank", "convolve", "layer", "whole"]

@@ -74,16 +74,6 @@ def whole(kernels: tuple[Array | FactoredBank, ...]) -> tuple[Array, ...]:
     return tuple(each.whole() if isinstance(each, FactoredBank) else each for each in kernels)
 
 
-def joined(first: Array | FactoredBank, second: Array | FactoredBank) -> Array | FactoredBank:
-    """Return one bank's kernels, then another's, as one bank; either of whole kernels or of the same ``factor_in``."""
-    if isinstance(first, FactoredBank) and isinstance(second, FactoredBank):
-        taps = jnp.concatenate([first.taps, second.taps])
-        return FactoredBank(taps, jnp.concatenate([first.factor_out, second.factor_out]), first.factor_in)
-    assert not isinstance(first, FactoredBank)
-    assert not isinstance(second, FactoredBank)
-    return jnp.concatenate([first, second])
-
-
 class Choice(NamedTuple):
     """A kernel that is one of a bank's, so that images with the same one can share it: ``bank[index]``.
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Real
+from jaxtyping import Array, Float, Int, Key, Real
 
+from puppet_jax._mesh import cond
 from puppet_jax.puppeteers._kernels import Kernels, KernelShape, check_standardisable, standardise
 
 _FEWEST_DRAWN = 4096
@@ -63,10 +64,28 @@ class Puppeteer(nnx.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, h), which returns the kernels")
 
-    def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
+    def bank(self, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None) -> tuple[Any, ...]:
         """Make the kernels of images of these complexities: (S, K_h, K_w, C_in, C_out) of each layer, or their factors,
-        a :class:`~puppet_jax.convolution.FactoredBank`. A subclass may have a faster way than ``vmap``."""
-        return tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(self)(complexities))
+        a :class:`~puppet_jax.convolution.FactoredBank`. A subclass may have a faster way than ``vmap``.
+
+        Where only the first ``needed`` sets are asked for, the others may be anything finite: here the second half is
+        zeros if none of it is. There is no loop over smaller parts: its gradient would store, for every part, all that
+        the generation of one needs.
+        """
+        half = -(-len(complexities) // 2)
+
+        def make(complexities):
+            return tuple(jnp.transpose(kernel, (0, 3, 4, 2, 1)) for kernel in jax.vmap(self)(complexities))
+
+        if needed is None or half == len(complexities):
+            return make(complexities)
+        first, rest = make(complexities[:half]), complexities[half:]
+
+        def zeros(rest):
+            return tuple(jnp.zeros_like(kernels[: len(rest)]) for kernels in first)
+
+        second = cond(needed > half, make, zeros, rest)
+        return tuple(jnp.concatenate(both) for both in zip(first, second, strict=True))
 
     @property
     def sizes(self) -> tuple[str, ...]:

@@ -9,23 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from puppet_jax._complexity import step_size
 from puppet_jax._integers import integer
 from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
-from puppet_jax.puppeteers._bilinear import combine
 from puppet_jax.puppeteers._kernels import (
     Kernels,
     KernelShape,
     adaptive_average,
+    averages,
     check_standardisable,
-    scale,
+    product,
     standard_of_factors,
+    standardised,
 )
 
 Conditioning = Literal["depth", "none"]
+
+Factors = tuple[dict[int, Float[Array, "b c_in rank"]], dict[int, Float[Array, "b rank c_out"]]]
+"""Of matrices that are products, the two factors by the number of channels that they were averaged to."""
 
 
 class ContinuousPuppeteer(Puppeteer):
@@ -94,25 +98,17 @@ class ContinuousPuppeteer(Puppeteer):
 
     def __call__(self, h: Real[ArrayLike, ""]) -> Kernels:
         """Make the kernels of one image; layers beyond D(h) continue the function past s = 1."""
-        kernels = self._made(self._scalar(h), (False,) * len(self.kernel_shapes))
-        return tuple(jnp.transpose(kernel, (3, 2, 0, 1)) for kernel in kernels)
+        made = self._made(self._scalar(h)[None], jnp.zeros(1, jnp.int32), (False,) * len(self.kernel_shapes))
+        return tuple(jnp.transpose(kernel[0], (3, 2, 0, 1)) for kernel in made)
 
     def bank(
-        self, complexities: Float[Array, " sets"]
+        self, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None
     ) -> tuple[Float[Array, "sets k_h k_w c_in c_out"] | FactoredBank, ...]:
-        """Make the kernels of images of these complexities: of each layer what its convolution takes fewest
-        multiplications with, (S, K_h, K_w, C_in, C_out) or their factors."""
-        factored = tuple(map(self._pays, self.kernel_shapes))
-        made = jax.vmap(lambda h: self._made(h, factored))(complexities)
-
-        def of_layer(kernels, shape, stays):
-            if not stays:
-                return kernels
-            taps, factor_out = kernels
-            factor_in, _ = self.matrices.factors(*shape[:2])
-            return FactoredBank(taps, factor_out, _with_ones(factor_in) if self.standardise else factor_in)
-
-        return tuple(map(of_layer, made, self.kernel_shapes, factored))
+        """Make the kernels of images of these complexities, or of the first ``needed``: of each layer what its
+        convolution takes fewest multiplications with, (S, K_h, K_w, C_in, C_out) or their factors."""
+        sets = jnp.arange(len(complexities), dtype=jnp.int32)
+        index = jnp.zeros_like(sets) if needed is None else jnp.where(sets < needed, 0, -1)
+        return self._made(complexities, index, tuple(map(self._pays, self.kernel_shapes)))
 
     def _pays(self, shape: KernelShape) -> bool:
         """Whether three convolutions with factors take clearly fewer multiplications than one with the kernel."""
@@ -123,45 +119,74 @@ class ContinuousPuppeteer(Puppeteer):
         whole = (4 if size == [3, 3] else taps) * c_in * c_out  # 3×3: Winograd's filtering
         return self.matrices.count * self.matrices.rank * (c_in + c_out + taps) < 0.75 * whole
 
-    def _made(self, h: Float[Array, ""], factored: tuple[bool, ...]) -> list[Any]:
-        """Make each layer's kernel (K_h, K_w, C_in, C_out); where it stays ``factored`` taps and output factor."""
-        sines = self.network.sines(self._points(h))
+    def _made(
+        self, h: Float[Array, " sets"], index: Int[Array, " sets"], factored: tuple[bool, ...]
+    ) -> tuple[Any, ...]:
+        """Make each layer's kernels (S, K_h, K_w, C_in, C_out), or factors where it is ``factored``; of the sets whose
+        ``index`` is −1 none."""
+        whole = [i for i, stays in enumerate(factored) if not stays]
+        # Layers that stay factors are made together for each kernel size, all others one by one.
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i in np.flatnonzero(factored).tolist():
+            groups.setdefault(self.kernel_shapes[i][2:], []).append(i)
+        order = whole + [i for layers in groups.values() for i in layers]
+        sines = self.network.sines(self._points(h, order))
+        coefficients = sines @ self.network.coefficients[...]
         # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
         # every image, are made first.
-        folded = self.network.hidden < self.matrices.count
-        coefficients = sines @ self.network.coefficients[...]  # left out by the compiler where only sines are used
+        fold = self.network.coefficients[...] if self.network.hidden < self.matrices.count else None
+        # Split, as the gradient of slices is a sum of padded arrays.
+        taps = [math.prod(self.kernel_shapes[i][2:]) for i in whole]
+        taps += [math.prod(size) * len(layers) for size, layers in groups.items()]
+        ends = np.cumsum(taps)[:-1].tolist()
+        rows, rest = (jnp.split(each, ends, axis=1) for each in (coefficients if fold is None else sines, coefficients))
+        factors = self.matrices.averaged([self.kernel_shapes[i] for i in order])
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
-        # a matrix product then writes the kernels in their final order.
-        whole = [shape[:2] for shape, stays in zip(self.kernel_shapes, factored, strict=True) if not stays]
-        pooled = {shape: jnp.swapaxes(self.matrices(*shape), 1, 2) for shape in whole}
-        if folded:
-            pooled = {shape: _plain(self.network.coefficients[...], matrices) for shape, matrices in pooled.items()}
-        generate = _standardised if self.standardise else _plain
-        made: list[Any] = []
-        start = 0
-        for (c_out, c_in, *size), stays in zip(self.kernel_shapes, factored, strict=True):
-            of_layer = slice(start, start + math.prod(size))
-            start = of_layer.stop
-            if stays:
-                taps, factor_out = self._factors(coefficients[of_layer], c_out, c_in)
-                made.append((taps.reshape(*size, -1), factor_out))
-            else:
-                kernel = generate((sines if folded else coefficients)[of_layer], pooled[c_out, c_in])
-                made.append(kernel.reshape(*size, c_in, c_out))
-        return made
+        # a product then writes the kernels in their final order.
+        pooled = {shape: self.matrices(*shape, factors, fold) for shape in {self.kernel_shapes[i][:2] for i in whole}}
+        made: dict[int, Any] = {}
+        for i, of_layer in zip(whole, rows, strict=False):
+            c_out, c_in, *size = self.kernel_shapes[i]
+            kernels = product(of_layer, pooled[c_out, c_in][None], index).reshape(len(h), -1, c_in, c_out)
+            kernels = standardised(kernels, index) if self.standardise else kernels
+            made[i] = kernels.reshape(-1, *size, c_in, c_out)
+        for layers, of_layers in zip(groups.values(), rest[len(whole) :], strict=True):
+            of_layers = of_layers.reshape(len(h), len(layers), -1, self.matrices.count)
+            shapes = [self.kernel_shapes[i] for i in layers]
+            made |= zip(layers, self._factored(of_layers, shapes, factors, index), strict=True)
+        return tuple(made[i] for i in range(len(factored)))
 
-    def _factors(
-        self, coefficients: Float[Array, "t b"], c_out: int, c_in: int
-    ) -> tuple[Float[Array, "t r"], Float[Array, "r c_out"]]:
-        """Make the two factors that belong to one kernel alone, so that the kernel is standardised."""
-        taps = jnp.repeat(coefficients, self.matrices.rank or 1, axis=1)
-        factor_in, factor_out = self.matrices.factors(c_out, c_in)
-        if not self.standardise:
-            return taps, factor_out
-        mean, factor = standard_of_factors(taps, factor_in, factor_out)
-        # One more product, of ones, takes the mean away.
-        return _with_ones(taps), jnp.concatenate([factor_out, -mean[None]]) * factor
+    def _factored(
+        self,
+        coefficients: Float[Array, "sets layers t b"],
+        shapes: list[KernelShape],
+        factors: Factors,
+        index: Int[Array, " sets"],
+    ) -> list[FactoredBank]:
+        """Make the factors of layers with kernels of one size; the two that belong to one kernel alone standardise it.
+
+        As one batch, channels filled up with zeros: a formula for each layer takes XLA half a second to compile.
+        """
+        sets, layers = coefficients.shape[:2]
+        most_out, most_in = (max(shape[axis] for shape in shapes) for axis in range(2))
+        ins, outs = factors
+        factor_in = jnp.stack([jnp.pad(ins[i], ((0, 0), (0, most_in - i), (0, 0))) for _, i, *_ in shapes])
+        factor_out = jnp.stack([jnp.pad(outs[o], ((0, 0), (0, 0), (0, most_out - o))) for o, *_ in shapes])
+        taps = jnp.repeat(coefficients, factor_in.shape[-1], axis=3)
+        factor_in = jnp.swapaxes(factor_in, 1, 2).reshape(layers, most_in, -1)
+        factor_out = factor_out.reshape(layers, -1, most_out)
+        below = jnp.broadcast_to(factor_out, (sets, *factor_out.shape))
+        if self.standardise:
+            mean, factor = standard_of_factors(taps, factor_in, factor_out, [c_in for _, c_in, *_ in shapes], index)
+            # One more product, of ones, takes the mean away.
+            taps, factor_in = _with_ones(taps), _with_ones(factor_in)
+            below = jnp.concatenate([below, -mean[:, :, None]], axis=2) * factor[:, :, None]
+        split = jnp.split(taps, layers, axis=1), jnp.split(below, layers, axis=1), jnp.split(factor_in, layers)
+        return [
+            FactoredBank(taps.reshape(sets, *size, -1), after[:, 0, :, :c_out], before[0, :c_in])
+            for taps, after, before, (c_out, c_in, *size) in zip(*split, shapes, strict=True)
+        ]
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -169,37 +194,19 @@ class ContinuousPuppeteer(Puppeteer):
         layers = len(self.kernel_shapes)
         return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, {self.network.hidden} sines",)
 
-    def _points(self, h: Float[Array, ""]) -> Float[Array, "taps 3"]:
-        positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
-        s = layers * step_size(h) if self.conditioned else jnp.asarray(layers / layers[-1])
-        return jnp.concatenate([jnp.asarray(positions), s[:, None]], axis=1)
+    def _points(self, h: Float[Array, " sets"], order: list[int]) -> Float[Array, "sets taps 3"]:
+        shapes, numbers = [self.kernel_shapes[i] for i in order], [self.numbers[i] for i in order]
+        positions, layers = _tap_coordinates(shapes, numbers)
+        steps = step_size(h) if self.conditioned else jnp.full(h.shape, 1 / self.numbers[-1])
+        s = steps[:, None] * layers
+        return jnp.concatenate([jnp.broadcast_to(positions, (*s.shape, 2)), s[..., None]], axis=2)
 
 
-def _with_ones(columns: Float[Array, "n r"]) -> Float[Array, "n r_and_one"]:
-    return jnp.pad(columns, ((0, 0), (0, 1)), constant_values=1)
+def _with_ones(columns: Float[Array, "*n r"]) -> Float[Array, "*n r_and_one"]:
+    return jnp.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, 1)], constant_values=1)
 
 
-def _plain(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:
-    """Make the kernel Σ_b taps[t, b] matrices[b]."""
-    return combine(taps, matrices.reshape(len(matrices), -1)).reshape(-1, *matrices.shape[1:])
-
-
-def _standardised(taps: Float[Array, "t b"], matrices: Float[Array, "b i o"]) -> Float[Array, "t i o"]:
-    """Make the same kernel, standardised (see :func:`standardise`), in fewer passes over what is large.
-
-    With B = B° + B̄, its mean over input channels apart, the kernel without its mean is Σ_b a_tb B°_b + Σ_b (a_tb − ā_b)
-    B̄_b. The first term sums to zero over input channels and the second is the same for all of them, so that the
-    variance is the sum of theirs, and nothing is subtracted from what is large.
-    """
-    means = jnp.mean(matrices, axis=1)
-    varying = _plain(taps, matrices - means[:, None])
-    level = (taps - jnp.mean(taps, axis=0, keepdims=True)) @ means
-    variance = jnp.mean(varying**2, axis=(0, 1)) + jnp.mean(level**2, axis=0)
-    factor = scale(variance, fan_in=len(taps) * matrices.shape[1])[None]
-    return varying * factor[None] + (level * factor)[:, None]
-
-
-def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _tap_coordinates(kernel_shapes: Sequence[KernelShape], numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (x, y) of every tap of every layer, at equal steps over [−1, 1], and the number of its layer."""
     positions, layers = [], []
     for layer, (_, _, *size) in zip(numbers, kernel_shapes, strict=True):
@@ -236,13 +243,13 @@ class CoordinateNetwork(nnx.Module):
         # A sine layer's outputs have mean square 1/2.
         self.coefficients = draw(math.sqrt(6.0 / hidden), hidden, outputs)
 
-    def __call__(self, points: Float[Array, "points inputs"]) -> Float[Array, "points outputs"]:
+    def __call__(self, points: Float[Array, "*n inputs"]) -> Float[Array, "*n outputs"]:
         """Return the coefficients at each point."""
         return self.sines(points) @ self.coefficients[...]
 
-    def sines(self, points: Float[Array, "points inputs"]) -> Float[Array, "points hidden"]:
+    def sines(self, points: Float[Array, "*n inputs"]) -> Float[Array, "*n hidden"]:
         """Return what the coefficients are sums of."""
-        return jnp.sin(points @ self.weight[...] + self.bias[...][None])
+        return jnp.sin(points @ self.weight[...] + self.bias[...])
 
 
 class ChannelMatrices(nnx.Module):
@@ -261,24 +268,26 @@ class ChannelMatrices(nnx.Module):
             self.factor_out = parameter(rngs, deviation, count, c_out, rank)
             self.factor_in = parameter(rngs, deviation, count, rank, c_in)
 
-    def __call__(self, c_out: int, c_in: int) -> Float[Array, "count c_out c_in"]:
-        """Return the matrices, averaged down to these channels; of products the factors are: it comes to the same."""
+    def __call__(
+        self, c_out: int, c_in: int, factors: Factors, fold: Float[Array, "n count"] | None
+    ) -> Float[Array, "n c_in_times_c_out"]:
+        """Return the matrices (C_in, C_out), averaged down to these channels, or ``n`` sums of them with weights
+        ``fold``."""
         if self.rank is None:
-            return adaptive_average(self.matrices[...], (self.count, c_out, c_in))
-        left, right = self._averaged(c_out, c_in)
-        return left @ right
+            matrices = jnp.swapaxes(adaptive_average(self.matrices[...], (self.count, c_out, c_in)), 1, 2)
+        else:
+            matrices = product(factors[0][c_in], factors[1][c_out], jnp.arange(self.count, dtype=jnp.int32))
+        matrices = matrices.reshape(self.count, -1)
+        return matrices if fold is None else product(fold[None], matrices[None], jnp.zeros(1, jnp.int32))[0]
 
-    def factors(self, c_out: int, c_in: int) -> tuple[Float[Array, "c_in r"], Float[Array, "r c_out"]]:
-        """Return the products' factors, averaged down to these channels, their R = count·rank columns side by side."""
-        left, right = self._averaged(c_out, c_in)
-        return jnp.moveaxis(right, 2, 0).reshape(c_in, -1), jnp.swapaxes(left, 1, 2).reshape(-1, c_out)
-
-    def _averaged(
-        self, c_out: int, c_in: int
-    ) -> tuple[Float[Array, "count c_out rank"], Float[Array, "count rank c_in"]]:
-        assert self.rank is not None
-        left = adaptive_average(self.factor_out[...], (self.count, c_out, self.rank))
-        return left, adaptive_average(self.factor_in[...], (self.count, self.rank, c_in))
+    def averaged(self, shapes: list[KernelShape]) -> Factors:
+        """Return the products' factors, averaged down to these layers' channels: those of averaged matrices."""
+        if self.rank is None:
+            return {}, {}
+        outs, ins = (sorted({shape[axis] for shape in shapes}) for axis in range(2))
+        of_ins = [jnp.swapaxes(each, 1, 2) for each in averages(self.factor_in[...], ins)]
+        of_outs = averages(jnp.swapaxes(self.factor_out[...], 1, 2), outs)
+        return dict(zip(ins, of_ins, strict=True)), dict(zip(outs, of_outs, strict=True))
 
     def __str__(self) -> str:
         what = "matrices" if self.rank is None else f"products of rank {self.rank}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from puppet_jax.puppeteers._base import Puppeteer
 from puppet_jax.puppeteers._continuous import ContinuousPuppeteer
@@ -61,9 +61,9 @@ class GroupedPuppeteer(Puppeteer):
         """Make the kernels of one image."""
         return self._in_order(part(h) for part in self.parts)
 
-    def bank(self, complexities: Float[Array, " sets"]) -> tuple[Any, ...]:
+    def bank(self, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None) -> tuple[Any, ...]:
         """Make the kernels of images of these complexities, as :meth:`ContinuousPuppeteer.bank` does."""
-        return self._in_order(part.bank(complexities) for part in self.parts)
+        return self._in_order(part.bank(complexities, needed) for part in self.parts)
 
     def _in_order(self, of_parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
         made = [

@@ -2,10 +2,14 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from puppet_jax.convolution._lowerings import Geometry
+from puppet_jax.convolution._primitives import finish_p, forward_p
 
 KernelShape = tuple[int, int, int, int]
 """(C_out, C_in, K_h, K_w) of one layer's kernel."""
@@ -23,35 +27,69 @@ def standardise(kernel: Float[Array, "c_out c_in k_h k_w"]) -> Float[Array, "c_o
     Weight standardisation (Qiao et al. 2019, arXiv:1903.10520) with the He scale folded in. For generated kernels it
     matters more than the generator, as it removes the large constant that P0 puts into every weight.
     """
-    fan_in = math.prod(kernel.shape[1:])
-    # Output channels last, as kernels are generated and convolved: sums then run down columns, whole vectors at a time
-    # (three times as fast on a CPU), and the two transpositions vanish in those of maker and user.
-    columns = jnp.transpose(kernel, (2, 3, 1, 0))
-    centred = columns - jnp.mean(columns, axis=(0, 1, 2), keepdims=True)
-    variance = jnp.mean(centred**2, axis=(0, 1, 2))
-    return jnp.transpose(centred * scale(variance, fan_in)[None, None, None], (3, 2, 0, 1))
+    c_out, c_in, *size = kernel.shape
+    rows = jnp.transpose(kernel, (2, 3, 1, 0)).reshape(1, -1, c_in, c_out)
+    made = standardised(rows, jnp.zeros(1, jnp.int32))
+    return jnp.transpose(made.reshape(*size, c_in, c_out), (3, 2, 0, 1))
 
 
-def scale(variance: Float[Array, " c_out"], fan_in: int) -> Float[Array, " c_out"]:
-    """Return what weights of a variance are multiplied by to have 2 / fan_in."""
-    return jnp.sqrt(2.0 / fan_in / (variance + _EPSILON))
+def standardised(kernels: Float[Array, "s t i o"], index: Int[Array, " s"]) -> Float[Array, "s t i o"]:
+    """Standardise S kernels, their output channels last; those of index −1 are zeros.
+
+    It is what a layer does after its convolution, with groups of one channel: taps and input channels are the pixels.
+    """
+    fan_in, c_out = kernels.shape[1] * kernels.shape[2], kernels.shape[3]
+    # Constants of NumPy, as JAX's own would be filled in by the program.
+    constants = (jnp.asarray(np.full(c_out, number, kernels.dtype)) for number in (math.sqrt(2.0 / fan_in), 0.0))
+    static = {"groups": c_out, "relu": False, "residual": False, "epsilon": _EPSILON, "lowering": None}
+    return finish_p.bind(kernels, index, kernels, *constants, **static)[0]
+
+
+def product(
+    rows: Float[Array, "s t b"], matrices: Float[Array, "n b c"], index: Int[Array, " s"]
+) -> Float[Array, "s t c"]:
+    """Σ_b rows[s, t, b] matrices[index[s], b, c]; zeros, which cost nothing on CPUs, for index −1.
+
+    It is a convolution with 1×1 kernels, each matrix one, and ``t`` an image's pixels.
+    """
+    geometry = Geometry((rows.shape[1], 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
+    operands = rows[:, :, None], index.astype(jnp.int32), matrices[:, None, None]
+    return forward_p.bind(*operands, geometry=geometry, sets=len(matrices), lowering=None)[:, :, 0]
 
 
 def standard_of_factors(
-    taps: Float[Array, "t r"], factor_in: Float[Array, "c_in r"], factor_out: Float[Array, "r c_out"]
-) -> tuple[Float[Array, " c_out"], Float[Array, " c_out"]]:
-    """Return the mean and the scale by which :func:`standardise` shifts and scales the output channels of the kernel
-    Σ_r factor_in[i, r] taps[t, r] factor_out[r, o], which is not formed.
+    taps: Float[Array, "sets layers t r"],
+    factor_in: Float[Array, "layers c_in r"],
+    factor_out: Float[Array, "layers r c_out"],
+    widths: Sequence[int],
+    index: Int[Array, " sets"],
+) -> tuple[Float[Array, "sets layers c_out"], Float[Array, "sets layers c_out"]]:
+    """Return the mean and the scale by which :func:`standardise` shifts and scales the output channels of the kernels
+    Σ_r factor_in[l, i, r] taps[s, l, t, r] factor_out[l, r, o], which are not formed; of sets whose ``index`` is −1
+    anything finite. Of layer l there are ``widths[l]`` input channels, the others are zeros.
 
     The variance is that of what varies over input channels, and of their mean over taps: both sums of squares, so that
     nothing cancels.
     """
-    of_taps, of_inputs = jnp.mean(taps, axis=0), jnp.mean(factor_in, axis=0)
-    varying, level = factor_in - of_inputs, taps - of_taps
-    gram = (taps.T @ taps) * (varying.T @ varying) / len(factor_in)
-    gram = (gram + (level.T @ level) * jnp.outer(of_inputs, of_inputs)) / len(taps)
-    variance = jnp.sum((gram @ factor_out) * factor_out, axis=0)
-    return (of_taps * of_inputs) @ factor_out, scale(variance, fan_in=len(taps) * len(factor_in))
+    sets, layers, t, r = taps.shape
+    width = jnp.asarray(np.asarray(widths, np.float32)[:, None])
+    inside = np.arange(factor_in.shape[1]) < np.asarray(widths)[:, None]
+    of_taps, of_inputs = jnp.mean(taps, axis=2), jnp.sum(factor_in, axis=1) / width
+    varying = jnp.where(inside[:, :, None], factor_in - of_inputs[:, None], 0)
+    level = taps - of_taps[:, :, None]
+
+    def gram(columns, index):
+        return product(jnp.swapaxes(columns, 1, 2), columns, jnp.where(index < 0, -1, jnp.arange(len(columns))))
+
+    own = jnp.repeat(index, layers)
+    of_layer = jnp.where(own < 0, -1, jnp.tile(jnp.arange(layers), sets))
+    grams = [gram(each.reshape(-1, t, r), own).reshape(sets, layers, r, r) for each in (taps, level)]
+    both = grams[0] * gram(varying, jnp.zeros(layers, jnp.int32)) / width[:, None]
+    both = (both + grams[1] * of_inputs[:, :, None] * of_inputs[:, None]) / t
+    sums = product(both.reshape(-1, r, r), factor_out, of_layer).reshape(sets, layers, r, -1)
+    variance = jnp.sum(sums * factor_out, axis=2)
+    mean = product((of_taps * of_inputs).reshape(-1, 1, r), factor_out, of_layer).reshape(sets, layers, -1)
+    return mean, jnp.sqrt(2.0 / (t * width) / (variance + _EPSILON))
 
 
 def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:
@@ -82,6 +120,17 @@ def adaptive_average(state: Float[Array, "..."], shape: tuple[int, ...]) -> Floa
         weights = jnp.asarray(_averaging_matrix(n, m), state.dtype)
         state = jnp.moveaxis(jnp.tensordot(weights, state, axes=(1, axis)), 0, axis)
     return state
+
+
+def averages(state: Float[Array, "*axes n"], lengths: Sequence[int]) -> list[Float[Array, "*axes m"]]:
+    """Average the last axis down to each of these lengths, as :func:`adaptive_average` does, in one product."""
+    n = state.shape[-1]
+    shorter = [m for m in lengths if m < n]
+    if not shorter:
+        return [state] * len(lengths)
+    matrices = np.concatenate([_averaging_matrix(n, m) for m in shorter])
+    made = jnp.split(jnp.tensordot(state, jnp.asarray(matrices).T, 1), np.cumsum(shorter)[:-1].tolist(), axis=-1)
+    return [made[shorter.index(m)] if m < n else state for m in lengths]
 
 
 @functools.cache
