@@ -17,7 +17,7 @@ def extensions() -> list[Extension]:
         Extension(
             "puppet_jax.convolution.native._program",
             sources=[str(_HERE / "convolution.cc")],
-            depends=[str(_HERE / name) for name in ("kernels.inc", "tiles.inc", "winograd.inc")],
+            depends=[str(_HERE / name) for name in ("factors.inc", "kernels.inc", "tiles.inc", "winograd.inc")],
             include_dirs=[str(Path(jaxlib.submodule_search_locations[0]) / "include")],
             extra_compile_args=["-std=c++20", "-O3", "-DNDEBUG", "-w"],
             language="c++",

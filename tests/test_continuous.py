@@ -84,7 +84,7 @@ def test_coefficients_start_with_variance_one():
     @jax.jit
     def coefficients(key):
         made = pj.ContinuousPuppeteer(shapes, basis=64, hidden=64, rngs=nnx.Rngs(key))
-        return made.network(made._points(jnp.full(1, 6.7), list(range(8))))
+        return made.network(made._points(jnp.full(1, 6.7)))
 
     variance = np.mean([np.square(coefficients(jax.random.key(seed))).mean() for seed in range(8)])
     assert 0.6 < variance < 1.6

@@ -46,7 +46,7 @@ EPSILON = 1e-5
 """Added to variances, unless a layer says otherwise."""
 
 
-def _primitive(name: str, abstract: Callable, formula: Callable, several: bool = True) -> Primitive:
+def primitive_of(name: str, abstract: Callable, formula: Callable, several: bool = True) -> Primitive:
     """Make a primitive, compiled also where it is evaluated on arrays.
 
     Args:
@@ -106,7 +106,7 @@ def _one_map(which: int, name: str, depthwise: bool) -> Primitive:
         operands = (first, *others)
         return formula_of(which, sets, depthwise)(*operands, sets, geometry)
 
-    primitive = _primitive(name, abstract, formula, several=False)
+    primitive = primitive_of(name, abstract, formula, several=False)
 
     def batch(operands, dims, *, sets, **static):
         size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
@@ -238,7 +238,7 @@ def _gradient(cotangents, maps, index, scale, shift, **static):
     return jax.vmap(of_image)(cotangents, maps, index)
 
 
-def _give_rules(primitive: Primitive, formula: Callable, shared: tuple[int, ...]) -> None:
+def give_rules(primitive: Primitive, formula: Callable, shared: tuple[int, ...]) -> None:
     """Let a primitive of a batch of images be batched again, to a larger batch, and differentiated, as its formula.
 
     Args:
@@ -283,8 +283,8 @@ def _after_convolution(name: str, formula: Callable, shared: tuple[int, ...], ve
         vector = maps.update(shape=(maps.shape[0], maps.shape[-1]), dtype=jnp.dtype(jnp.float32))
         return [maps, *[vector] * vectors]
 
-    primitive = _primitive(name, abstract, formula)
-    _give_rules(primitive, formula, shared)
+    primitive = primitive_of(name, abstract, formula)
+    give_rules(primitive, formula, shared)
     return primitive
 
 
@@ -330,5 +330,5 @@ def _layer_shapes(images, index, bank, scale, shift, *, geometry, **static):
     ]
 
 
-layer_p = _primitive("layer", _layer_shapes, _layer)
-_give_rules(layer_p, _layer, shared=(2, 3, 4))
+layer_p = primitive_of("layer", _layer_shapes, _layer)
+give_rules(layer_p, _layer, shared=(2, 3, 4))

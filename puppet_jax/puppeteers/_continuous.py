@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -15,6 +14,7 @@ from puppet_jax._complexity import step_size
 from puppet_jax._integers import integer
 from puppet_jax.convolution import FactoredBank
 from puppet_jax.puppeteers._base import Puppeteer, parameter, uniform
+from puppet_jax.puppeteers._factors import standardised_factors
 from puppet_jax.puppeteers._kernels import (
     Kernels,
     KernelShape,
@@ -22,7 +22,6 @@ from puppet_jax.puppeteers._kernels import (
     averages,
     check_standardisable,
     product,
-    standard_of_factors,
     standardised,
 )
 
@@ -124,69 +123,49 @@ class ContinuousPuppeteer(Puppeteer):
     ) -> tuple[Any, ...]:
         """Make each layer's kernels (S, K_h, K_w, C_in, C_out), or factors where it is ``factored``; of the sets whose
         ``index`` is −1 none."""
-        whole = [i for i, stays in enumerate(factored) if not stays]
-        # Layers that stay factors are made together for each kernel size, all others one by one.
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i in np.flatnonzero(factored).tolist():
-            groups.setdefault(self.kernel_shapes[i][2:], []).append(i)
-        order = whole + [i for layers in groups.values() for i in layers]
-        sines = self.network.sines(self._points(h, order))
-        coefficients = sines @ self.network.coefficients[...]
+        # Split, as the gradient of slices is a sum of padded arrays.
+        ends = np.cumsum([math.prod(size) for _, _, *size in self.kernel_shapes])[:-1].tolist()
+        points = self._points(h)
+        sines, coefficients = (jnp.split(f(points), ends, axis=1) for f in (self.network.sines, self.network))
         # Σ_b φ_b B_b = Σ_k sin(w_k · (x, y, s)) (Σ_b c_kb B_b): where sines are fewer, their matrices, the same for
         # every image, are made first.
         fold = self.network.coefficients[...] if self.network.hidden < self.matrices.count else None
-        # Split, as the gradient of slices is a sum of padded arrays.
-        taps = [math.prod(self.kernel_shapes[i][2:]) for i in whole]
-        taps += [math.prod(size) * len(layers) for size, layers in groups.items()]
-        ends = np.cumsum(taps)[:-1].tolist()
-        rows, rest = (jnp.split(each, ends, axis=1) for each in (coefficients if fold is None else sines, coefficients))
-        factors = self.matrices.averaged([self.kernel_shapes[i] for i in order])
         # One set of matrices for each distinct channel shape, averaged before the product: pooling is linear and they
         # are the same for every image. Taps and input channels before output channels, as the convolution reads them:
         # a product then writes the kernels in their final order.
-        pooled = {shape: self.matrices(*shape, factors, fold) for shape in {self.kernel_shapes[i][:2] for i in whole}}
-        made: dict[int, Any] = {}
-        for i, of_layer in zip(whole, rows, strict=False):
-            c_out, c_in, *size = self.kernel_shapes[i]
-            kernels = product(of_layer, pooled[c_out, c_in][None], index).reshape(len(h), -1, c_in, c_out)
+        factors = self.matrices.averaged(self.kernel_shapes)
+        whole = {shape[:2] for shape, stays in zip(self.kernel_shapes, factored, strict=True) if not stays}
+        pooled = {shape: self.matrices(*shape, factors, fold) for shape in whole}
+
+        def of_layer(layer):
+            c_out, c_in, *size = self.kernel_shapes[layer]
+            if factored[layer]:
+                return self._factors(coefficients[layer], factors[0][c_in], factors[1][c_out], index, size)
+            rows = (coefficients if fold is None else sines)[layer]
+            kernels = product(rows, pooled[c_out, c_in][None], index).reshape(len(h), -1, c_in, c_out)
             kernels = standardised(kernels, index) if self.standardise else kernels
-            made[i] = kernels.reshape(-1, *size, c_in, c_out)
-        for layers, of_layers in zip(groups.values(), rest[len(whole) :], strict=True):
-            of_layers = of_layers.reshape(len(h), len(layers), -1, self.matrices.count)
-            shapes = [self.kernel_shapes[i] for i in layers]
-            made |= zip(layers, self._factored(of_layers, shapes, factors, index), strict=True)
-        return tuple(made[i] for i in range(len(factored)))
+            return kernels.reshape(-1, *size, c_in, c_out)
 
-    def _factored(
+        return tuple(map(of_layer, range(len(factored))))
+
+    def _factors(
         self,
-        coefficients: Float[Array, "sets layers t b"],
-        shapes: list[KernelShape],
-        factors: Factors,
-        index: Int[Array, " sets"],
-    ) -> list[FactoredBank]:
-        """Make the factors of layers with kernels of one size; the two that belong to one kernel alone standardise it.
-
-        As one batch, channels filled up with zeros: a formula for each layer takes XLA half a second to compile.
-        """
-        sets, layers = coefficients.shape[:2]
-        most_out, most_in = (max(shape[axis] for shape in shapes) for axis in range(2))
-        ins, outs = factors
-        factor_in = jnp.stack([jnp.pad(ins[i], ((0, 0), (0, most_in - i), (0, 0))) for _, i, *_ in shapes])
-        factor_out = jnp.stack([jnp.pad(outs[o], ((0, 0), (0, 0), (0, most_out - o))) for o, *_ in shapes])
-        taps = jnp.repeat(coefficients, factor_in.shape[-1], axis=3)
-        factor_in = jnp.swapaxes(factor_in, 1, 2).reshape(layers, most_in, -1)
-        factor_out = factor_out.reshape(layers, -1, most_out)
-        below = jnp.broadcast_to(factor_out, (sets, *factor_out.shape))
+        coefficients: Float[Array, "s t b"],
+        factor_in: Float[Array, "b c_in rank"],
+        factor_out: Float[Array, "b rank c_out"],
+        index: Int[Array, " s"],
+        size: list[int],
+    ) -> FactoredBank:
+        """Make the factors of one layer's kernels; the two that belong to one kernel alone standardise it."""
+        sets, c_in, c_out = len(coefficients), factor_in.shape[1], factor_out.shape[2]
+        taps = jnp.repeat(coefficients, factor_in.shape[2], axis=2)
+        factor_in, factor_out = jnp.swapaxes(factor_in, 0, 1).reshape(c_in, -1), factor_out.reshape(-1, c_out)
         if self.standardise:
-            mean, factor = standard_of_factors(taps, factor_in, factor_out, [c_in for _, c_in, *_ in shapes], index)
-            # One more product, of ones, takes the mean away.
+            outs = standardised_factors(taps, index, factor_in, factor_out)
             taps, factor_in = _with_ones(taps), _with_ones(factor_in)
-            below = jnp.concatenate([below, -mean[:, :, None]], axis=2) * factor[:, :, None]
-        split = jnp.split(taps, layers, axis=1), jnp.split(below, layers, axis=1), jnp.split(factor_in, layers)
-        return [
-            FactoredBank(taps.reshape(sets, *size, -1), after[:, 0, :, :c_out], before[0, :c_in])
-            for taps, after, before, (c_out, c_in, *size) in zip(*split, shapes, strict=True)
-        ]
+        else:
+            outs = jnp.broadcast_to(factor_out, (sets, *factor_out.shape))
+        return FactoredBank(taps.reshape(sets, *size, -1), outs, factor_in)
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -194,10 +173,9 @@ class ContinuousPuppeteer(Puppeteer):
         layers = len(self.kernel_shapes)
         return (f"{layers} layer{'s' * (layers > 1)}: {self.matrices}, {self.network.hidden} sines",)
 
-    def _points(self, h: Float[Array, " sets"], order: list[int]) -> Float[Array, "sets taps 3"]:
-        shapes, numbers = [self.kernel_shapes[i] for i in order], [self.numbers[i] for i in order]
-        positions, layers = _tap_coordinates(shapes, numbers)
-        steps = step_size(h) if self.conditioned else jnp.full(h.shape, 1 / self.numbers[-1])
+    def _points(self, h: Float[Array, " sets"]) -> Float[Array, "sets taps 3"]:
+        positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
+        steps = step_size(h) if self.conditioned else jnp.full(h.shape, 1 / layers[-1])
         s = steps[:, None] * layers
         return jnp.concatenate([jnp.broadcast_to(positions, (*s.shape, 2)), s[..., None]], axis=2)
 
@@ -206,7 +184,7 @@ def _with_ones(columns: Float[Array, "*n r"]) -> Float[Array, "*n r_and_one"]:
     return jnp.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, 1)], constant_values=1)
 
 
-def _tap_coordinates(kernel_shapes: Sequence[KernelShape], numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _tap_coordinates(kernel_shapes: tuple[KernelShape, ...], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return (x, y) of every tap of every layer, at equal steps over [−1, 1], and the number of its layer."""
     positions, layers = [], []
     for layer, (_, _, *size) in zip(numbers, kernel_shapes, strict=True):
@@ -280,7 +258,7 @@ class ChannelMatrices(nnx.Module):
         matrices = matrices.reshape(self.count, -1)
         return matrices if fold is None else product(fold[None], matrices[None], jnp.zeros(1, jnp.int32))[0]
 
-    def averaged(self, shapes: list[KernelShape]) -> Factors:
+    def averaged(self, shapes: Sequence[KernelShape]) -> Factors:
         """Return the products' factors, averaged down to these layers' channels: those of averaged matrices."""
         if self.rank is None:
             return {}, {}

@@ -17,8 +17,8 @@ KernelShape = tuple[int, int, int, int]
 Kernels = tuple[Float[Array, "_ _ _ _"], ...]
 """One kernel (C_out, C_in, K_h, K_w) a layer, from the first layer to the last; each layer has widths of its own."""
 
-# Added to the variance: keeps a constant kernel (H = 0) at zero with a finite gradient.
-_EPSILON = 1e-6
+EPSILON = 1e-6
+"""Added to the variance: keeps a constant kernel (H = 0) at zero with a finite gradient."""
 
 
 def standardise(kernel: Float[Array, "c_out c_in k_h k_w"]) -> Float[Array, "c_out c_in k_h k_w"]:
@@ -41,7 +41,7 @@ def standardised(kernels: Float[Array, "s t i o"], index: Int[Array, " s"]) -> F
     fan_in, c_out = kernels.shape[1] * kernels.shape[2], kernels.shape[3]
     # Constants of NumPy, as JAX's own would be filled in by the program.
     constants = (jnp.asarray(np.full(c_out, number, kernels.dtype)) for number in (math.sqrt(2.0 / fan_in), 0.0))
-    static = {"groups": c_out, "relu": False, "residual": False, "epsilon": _EPSILON, "lowering": None}
+    static = {"groups": c_out, "relu": False, "residual": False, "epsilon": EPSILON, "lowering": None}
     return finish_p.bind(kernels, index, kernels, *constants, **static)[0]
 
 
@@ -55,41 +55,6 @@ def product(
     geometry = Geometry((rows.shape[1], 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
     operands = rows[:, :, None], index.astype(jnp.int32), matrices[:, None, None]
     return forward_p.bind(*operands, geometry=geometry, sets=len(matrices), lowering=None)[:, :, 0]
-
-
-def standard_of_factors(
-    taps: Float[Array, "sets layers t r"],
-    factor_in: Float[Array, "layers c_in r"],
-    factor_out: Float[Array, "layers r c_out"],
-    widths: Sequence[int],
-    index: Int[Array, " sets"],
-) -> tuple[Float[Array, "sets layers c_out"], Float[Array, "sets layers c_out"]]:
-    """Return the mean and the scale by which :func:`standardise` shifts and scales the output channels of the kernels
-    Σ_r factor_in[l, i, r] taps[s, l, t, r] factor_out[l, r, o], which are not formed; of sets whose ``index`` is −1
-    anything finite. Of layer l there are ``widths[l]`` input channels, the others are zeros.
-
-    The variance is that of what varies over input channels, and of their mean over taps: both sums of squares, so that
-    nothing cancels.
-    """
-    sets, layers, t, r = taps.shape
-    width = jnp.asarray(np.asarray(widths, np.float32)[:, None])
-    inside = np.arange(factor_in.shape[1]) < np.asarray(widths)[:, None]
-    of_taps, of_inputs = jnp.mean(taps, axis=2), jnp.sum(factor_in, axis=1) / width
-    varying = jnp.where(inside[:, :, None], factor_in - of_inputs[:, None], 0)
-    level = taps - of_taps[:, :, None]
-
-    def gram(columns, index):
-        return product(jnp.swapaxes(columns, 1, 2), columns, jnp.where(index < 0, -1, jnp.arange(len(columns))))
-
-    own = jnp.repeat(index, layers)
-    of_layer = jnp.where(own < 0, -1, jnp.tile(jnp.arange(layers), sets))
-    grams = [gram(each.reshape(-1, t, r), own).reshape(sets, layers, r, r) for each in (taps, level)]
-    both = grams[0] * gram(varying, jnp.zeros(layers, jnp.int32)) / width[:, None]
-    both = (both + grams[1] * of_inputs[:, :, None] * of_inputs[:, None]) / t
-    sums = product(both.reshape(-1, r, r), factor_out, of_layer).reshape(sets, layers, r, -1)
-    variance = jnp.sum(sums * factor_out, axis=2)
-    mean = product((of_taps * of_inputs).reshape(-1, 1, r), factor_out, of_layer).reshape(sets, layers, -1)
-    return mean, jnp.sqrt(2.0 / (t * width) / (variance + _EPSILON))
 
 
 def check_standardisable(kernel_shapes: tuple[KernelShape, ...], caller: str) -> None:

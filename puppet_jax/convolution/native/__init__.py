@@ -22,8 +22,12 @@ LANES = {"native": 32, "native_16": 16, "native_8": 8, "native_4": 4}
 processor may have shorter ones."""
 
 _MAPS = ("forward", "image_gradient", "kernel_gradient")
-NAMES = (*_MAPS, *(f"depthwise_{name}" for name in _MAPS), "layer", "finish", "finish_gradient")
-"""Of the program's functions, each of which is the primitive of that name in ``_primitives.py``."""
+NAMES = (
+    *_MAPS,
+    *(f"depthwise_{name}" for name in _MAPS),
+    *("layer", "finish", "finish_gradient", "factors", "factors_gradient"),
+)
+"""Of the program's functions, each of which is the primitive of that name in ``_primitives.py`` or ``_factors.py``."""
 _MAY_BE_BFLOAT16 = {
     **dict.fromkeys(("forward", "image_gradient", "depthwise_forward", "depthwise_image_gradient", "layer"), (0,)),
     "finish": (0, 2),

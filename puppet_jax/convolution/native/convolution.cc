@@ -63,6 +63,19 @@ inline T RoundTo(float x) {
   }
 }
 
+// What the factored kernels of a layer share (factors.inc). R and O are filled up with zeros to multiples of the lanes.
+struct Factors {
+  int64_t t, i, products, outs, r, o;  // products and outs as given, r and o filled up
+  float epsilon;
+  const float *u, *turned, *mean, *varying, *gram;  // u (r, o), u^T, v's mean over i, v without it, and of that v^T v
+};
+
+// How many floats that takes, and what is done for one set.
+int64_t SharedFactorsRoom(int64_t i, int64_t r, int64_t o) { return 2 * r * o + r + 2 * i * r + r * r; }
+int64_t FactorsRoom(int64_t t, int64_t r, int64_t o) {
+  return 4 * t * r + 3 * r * r + 3 * r * o + 2 * r + 6 * o;
+}
+
 #ifdef SEVERAL_INSTRUCTION_SETS
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
@@ -71,6 +84,7 @@ namespace avx512 {
 #define WIDE 12
 #include "kernels.inc"
 #include "winograd.inc"
+#include "factors.inc"
 #undef LANES
 #undef WIDE
 #ifdef TILES
@@ -86,6 +100,7 @@ namespace avx2 {
 #define WIDE 6
 #include "kernels.inc"
 #include "winograd.inc"
+#include "factors.inc"
 #undef LANES
 #undef WIDE
 }  // namespace avx2
@@ -97,6 +112,7 @@ namespace baseline {
 #define WIDE 6
 #include "kernels.inc"
 #include "winograd.inc"
+#include "factors.inc"
 #undef LANES
 #undef WIDE
 }  // namespace baseline
@@ -119,6 +135,10 @@ struct InnerLoops {
   decltype(&baseline::Finish<BFloat16>) finish_rounded;
   decltype(&baseline::RoundAll) round;
   decltype(&baseline::PairRows) pair_rows;
+  decltype(&baseline::Share) share;
+  decltype(&baseline::FactorsOfSet) factors;
+  decltype(&baseline::FactorsGradientOfSet) factors_gradient;
+  decltype(&baseline::FactorsGradientOfInput) factors_gradient_of_input;
   // Of bfloat16, where there is AMX.
   bool (*tiles_fit)(Pair taps, int64_t c_in) = [](Pair, int64_t) { return false; };
   void (*forward_by_tiles)(const float* padded, int64_t padded_width, int64_t c_in, const float* kernel, Pair taps,
@@ -136,7 +156,8 @@ constexpr int64_t kLaidOut = 1 << 24;  // floats of kernels that are laid out at
   InnerLoops {                                                                                                      \
     instructions, n::kLanes, n::kWide, &n::Forward, &n::KernelGradient, &n::TransformKernel,                        \
         &n::KernelFromTransform, &n::WinogradRoom, &n::WinogradForward, &n::TilesAtOnce, n::kWinogradGradients,     \
-        &n::Depthwise, &n::Finish<float>, &n::FinishGradient, &n::Finish<BFloat16>, &n::RoundAll, &n::PairRows      \
+        &n::Depthwise, &n::Finish<float>, &n::FinishGradient, &n::Finish<BFloat16>, &n::RoundAll, &n::PairRows, \
+        &n::Share, &n::FactorsOfSet, &n::FactorsGradientOfSet, &n::FactorsGradientOfInput      \
   }
 
 #ifdef TILES
@@ -822,6 +843,60 @@ ffi::Error KernelGradientHandler(ffi::ThreadPool pool, Array images, Array cotan
   return ffi::Error::Success();
 }
 
+using Sets = ffi::Buffer<ffi::F32, 3>;
+
+// Standardised kernels that stay factors (factors.inc); a set whose index is -1 gets zeros.
+ffi::Error FactorsHandler(ffi::ThreadPool pool, Sets taps, Index index, Vectors v, Vectors u, ffi::Result<Sets> out,
+                          int64_t lanes, float epsilon) {
+  const InnerLoops loops = FastestLoops(lanes);
+  const auto shape = taps.dimensions();
+  const int64_t sets = shape[0], t = shape[1], products = shape[2], i = v.dimensions()[0], outs = u.dimensions()[1];
+  const int64_t r = Ceil(products, loops.lanes) * loops.lanes, o = Ceil(outs, loops.lanes) * loops.lanes;
+  const int64_t size = (products + 1) * outs;
+  Workspace shared(SharedFactorsRoom(i, r, o));
+  const auto factors = loops.share(v.typed_data(), u.typed_data(), t, i, products, outs, epsilon, shared.data());
+  Parallel(pool, sets, [&](int64_t s) {
+    float* to = out->typed_data() + s * size;
+    if (index.typed_data()[s] < 0) {
+      std::memset(to, 0, size * sizeof(float));
+    } else {
+      float* room = Scratch(0, FactorsRoom(t, r, o));
+      loops.factors(factors, taps.typed_data() + s * t * products, room, to);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error FactorsGradientHandler(ffi::ThreadPool pool, Sets cotangents, Sets taps, Index index, Vectors v, Vectors u,
+                                  ffi::Result<Sets> of_taps, ffi::Result<Vectors> of_v, ffi::Result<Vectors> of_u,
+                                  int64_t lanes, float epsilon) {
+  const InnerLoops loops = FastestLoops(lanes);
+  const auto shape = taps.dimensions();
+  const int64_t sets = shape[0], t = shape[1], products = shape[2], i = v.dimensions()[0], outs = u.dimensions()[1];
+  const int64_t r = Ceil(products, loops.lanes) * loops.lanes, o = Ceil(outs, loops.lanes) * loops.lanes;
+  const int64_t part = r * o + r * r + r, shared_room = SharedFactorsRoom(i, r, o);
+  Workspace workspace(shared_room + sets * part + i * r);
+  float *parts = workspace.data() + shared_room, *room = parts + sets * part;
+  const auto factors = loops.share(v.typed_data(), u.typed_data(), t, i, products, outs, epsilon, workspace.data());
+  std::vector<int64_t> used;
+  for (int64_t s = 0; s < sets; ++s)
+    if (index.typed_data()[s] >= 0) used.push_back(s);
+  std::memset(of_taps->typed_data(), 0, of_taps->size_bytes());
+  Parallel(pool, used.size(), [&](int64_t n) {
+    float* to = parts + n * part;
+    loops.factors_gradient(factors, taps.typed_data() + used[n] * t * products,
+                           cotangents.typed_data() + used[n] * (products + 1) * outs,
+                           Scratch(0, FactorsRoom(t, r, o)), of_taps->typed_data() + used[n] * t * products,
+                           to, to + r * o, to + r * o + r * r);
+  });
+  if (used.empty()) std::memset(parts, 0, part * sizeof(float));
+  for (int64_t n = 1; n < static_cast<int64_t>(used.size()); ++n)  // in their order, whichever thread made them
+    for (int64_t at = 0; at < part; ++at) parts[at] += parts[n * part + at];
+  for (int64_t k = 0; k < products; ++k) std::memcpy(of_u->typed_data() + k * outs, parts + k * o, outs * sizeof(float));
+  loops.factors_gradient_of_input(factors, parts + r * o, parts + r * o + r * r, room, of_v->typed_data());
+  return ffi::Error::Success();
+}
+
 auto WithGeometry(auto binding) {
   return std::move(binding)
       .template Attr<int64_t>("stride_h")
@@ -896,3 +971,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_finish_gradient, FinishGradientHandler,
                                                     .Ret<Vectors>()
                                                     .Ret<Vectors>()
                                                     .Attr<int64_t>("lanes")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    puppet_jax_factors, FactorsHandler,
+    Bind().Arg<Sets>().Arg<Index>().Arg<Vectors>().Arg<Vectors>().Ret<Sets>().Attr<int64_t>("lanes").Attr<float>(
+        "epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(puppet_jax_factors_gradient, FactorsGradientHandler,
+                              Bind()
+                                  .Arg<Sets>()
+                                  .Arg<Sets>()
+                                  .Arg<Index>()
+                                  .Arg<Vectors>()
+                                  .Arg<Vectors>()
+                                  .Ret<Sets>()
+                                  .Ret<Vectors>()
+                                  .Ret<Vectors>()
+                                  .Attr<int64_t>("lanes")
+                                  .Attr<float>("epsilon"));
