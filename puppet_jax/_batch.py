@@ -61,9 +61,7 @@ class Bank(NamedTuple):
         return Bank(kernels, tuple(first + skip for first, skip in zip(self.firsts, skipped, strict=True)))
 
 
-def make_bank(
-    puppeteer: Puppeteer, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None
-) -> Bank:
+def make_bank(puppeteer: Puppeteer, complexities: Float[Array, " sets"], needed: Int[Array, ""] | None = None) -> Bank:
     """Make the kernels for these complexities, or for the first ``needed`` at least; a single set where they do not
     depend on them."""
     if not puppeteer.conditioned:
