@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from puppet_jax._mesh import cond
-from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
+from puppet_jax.convolution import Choice, FactoredBank, whole
+from puppet_jax.convolution._grouped import convolve_grouped
 from puppet_jax.convolution._primitives import finish_p
 from puppet_jax.puppeteers._base import Kernels, KernelShape
 from puppet_jax.puppets._base import Puppet
@@ -386,10 +387,9 @@ def convolution(
 ) -> Float[Array, "n *space_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
-    The project's per-sample convolution where it applies (no groups, no dilated kernel, no precision asked for); else a
-    sum over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Both are as fast backwards
-    as forwards under ``vmap`` over kernels, where XLA's grouped convolution is not. Of three spatial axes the frames
-    that meet one of the result's become channels, as which the kernel has them.
+    The project's per-sample convolutions, which cost images nothing that skip them; where a precision is asked for, a
+    sum over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Of three spatial axes the
+    frames that meet one of the result's become channels, as which the kernel has them.
     """
     del unused, dimension_numbers, out_sharding  # always channels last
     groups, (_, c_in, *size) = feature_group_count, _shape(kernel)
@@ -409,10 +409,17 @@ def convolution(
     elif space == 3:
         inputs, frames = _frames_as_channels(inputs, size[0], strides[0], padding[0], rhs_dilation[0], groups)
         strides, padding, rhs_dilation = strides[1:], padding[1:], rhs_dilation[1:]
-    if groups == 1 and precision is None and {*rhs_dilation} == {1}:
-        own = kernel.astype(inputs.dtype)
-        stride = strides[0], strides[1]
-        run = functools.partial(convolve, kernel=own, stride=stride, padding=padding, lowering=lowering)
+    if precision is None:
+        own = kernel if isinstance(kernel, Choice) else Choice(jnp.int32(0), jnp.transpose(kernel, (2, 3, 1, 0))[None])
+        run = functools.partial(
+            convolve_grouped,
+            kernel=own.astype(inputs.dtype),
+            stride=(strides[0], strides[1]),
+            padding=padding,
+            dilation=(rhs_dilation[0], rhs_dilation[1]),
+            groups=groups,
+            lowering=lowering,
+        )
         out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
     else:
         if isinstance(kernel, Choice):
