@@ -102,7 +102,8 @@ def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin
 def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, monkeypatch):
     """Counted at the convolution: images with a kernel to be convolved with, and branches that run at all."""
     model, images, chosen = model_of(puppet), images_of(), []
-    where, name = {"plain": (plain, "layer"), "foreign": (foreign, "convolve")}[puppet]
+    levels = model.puppet.levels
+    where, name = {"plain": (plain, "layer"), "foreign": (foreign, "convolve_grouped")}[puppet]
     convolve = getattr(where, name)
 
     def counting(image, kernel, *arguments, **options):
@@ -115,9 +116,6 @@ def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, m
     place = model.measurement.index(h)
     jax.jit(lambda d: logits_from_bank(model.puppet, bank, images, place, d, chunk))(d).block_until_ready()
     jax.effects_barrier()
-    names = getattr(model.puppet, "names", model.puppet.levels)
-    # A grouped convolution is none of ``convolve``'s.
-    levels = [level for level, name in zip(model.puppet.levels, names, strict=True) if name != "grouped"]
     assert sum(chosen) == sum(int((d >= level).sum()) for level in levels)
     deepest = max(d) if chunk == 10 else None
     if chunk == 1:

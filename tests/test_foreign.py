@@ -24,51 +24,34 @@ CASES = [
 ]
 
 
-def both(size, groups, c_in, c_out, strides, padding, lhs_dilation, rhs_dilation):
+@pytest.mark.parametrize("case", CASES)
+def test_is_laxs_for_every_choice_with_its_gradients(case, rng):
+    size, groups, c_in, c_out, strides, padding, lhs_dilation, rhs_dilation = case
+    x = jnp.asarray(rng.standard_normal((3, 2, 9, 11, c_in)), jnp.float32)
+    bank = jnp.asarray(rng.standard_normal((2, size, size, c_in // groups, c_out)), jnp.float32)
+    index = jnp.array([1, 0, -1])
     options = {
         "lhs_dilation": lhs_dilation,
         "rhs_dilation": rhs_dilation,
         "feature_group_count": groups,
-        "dimension_numbers": lax.conv_dimension_numbers((1, 9, 11, c_in), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")),
-        "precision": None,
+        "dimension_numbers": lax.conv_dimension_numbers(x.shape[1:], bank.shape[1:], ("NHWC", "HWIO", "NHWC")),
     }
 
-    def ours(x, k):
-        return convolution(k, x, None, strides, padding, **options)
+    @jax.jit
+    def ours(x, bank):
+        run = lambda x, i: convolution(Choice(i, bank), x, None, strides, padding, **options)  # noqa: E731
+        return jax.vmap(run)(x, index)
 
-    def theirs(x, k):
-        return lax.conv_general_dilated(x, jnp.transpose(k, (2, 3, 1, 0)), strides, padding, **options)
+    def theirs(x, bank):
+        kernels = [bank[i] * (i >= 0) for i in index]
+        return jnp.stack(
+            [lax.conv_general_dilated(*each, strides, padding, **options) for each in zip(x, kernels, strict=True)]
+        )
 
-    return ours, theirs
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_is_laxs_for_every_sample_with_its_gradients(case, rng):
-    size, groups, c_in, c_out = case[:4]
-    ours, theirs = both(*case)
-    x = jnp.asarray(rng.standard_normal((3, 2, 9, 11, c_in)), jnp.float32)
-    k = jnp.asarray(rng.standard_normal((3, c_out, c_in // groups, size, size)), jnp.float32)
-    found = jax.jit(jax.vmap(ours))(x, k)
-    np.testing.assert_allclose(
-        found, jnp.stack([theirs(a, b) for a, b in zip(x, k, strict=True)]), rtol=2e-4, atol=2e-4
-    )
-    g = jnp.asarray(rng.standard_normal(found.shape[1:]), jnp.float32)
-    back = jax.jit(lambda x, k: jax.vjp(ours, x, k)[1](g))(x[0], k[0])
-    for a, b in zip(back, jax.vjp(theirs, x[0], k[0])[1](g), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
-
-
-@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[6], CASES[7]])
-def test_choices_and_types(case, rng):
-    size, groups, c_in, c_out = case[:4]
-    ours, theirs = both(*case)
-    x = jnp.asarray(rng.standard_normal((3, 1, 9, 11, c_in)), jnp.float32)
-    bank = jnp.asarray(rng.standard_normal((2, size, size, c_in // groups, c_out)), jnp.float32)
-    index = jnp.array([1, 0, -1])
-    kernels = bank.transpose(0, 4, 3, 1, 2)
-    expected = jnp.stack([theirs(a, kernels[i] * (i >= 0)) for a, i in zip(x, index, strict=True)])
-    run = jax.jit(jax.vmap(ours, in_axes=(0, Choice(0, None))))
-    np.testing.assert_allclose(run(x, Choice(index, bank)), expected, rtol=2e-4, atol=2e-4)
-    half = run(x.astype(jnp.bfloat16), Choice(index, bank))
+    (found, back), (expected, their_back) = jax.vjp(ours, x, bank), jax.vjp(theirs, x, bank)
+    g = jnp.asarray(rng.standard_normal(found.shape), jnp.float32)
+    for a, b in zip((found, *back(g)), (expected, *their_back(g)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-4)
+    half = ours(x.astype(jnp.bfloat16), bank)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.1, atol=0.2)

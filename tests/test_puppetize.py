@@ -64,7 +64,7 @@ class Odd(nnx.Module):
         self.k_stack = stacked(rngs.split(2))
         self.j_read = nnx.Conv(6, 6, (3, 3), rngs=rngs)
         self.i_param = nnx.Param(jax.random.normal(rngs.params(), (3, 3, 6, 6)) / 8)
-        self.h_up = nnx.ConvTranspose(6, 6, (3, 2), (2, 1), padding="VALID", transpose_kernel=True, rngs=rngs)
+        self.h_up = nnx.ConvTranspose(6, 6, (3, 2), (2, 1), padding="VALID", rngs=rngs)
         self.a_last = nnx.Conv(6, 6, (3, 3), precision="highest", rngs=rngs)
         self.head = nnx.Linear(6, 4, rngs=rngs)
 
@@ -282,5 +282,5 @@ def test_refusals_say_what_why_and_the_way_out():
     model = puppet_of(good, stored)
     with pytest.raises(ValueError, match="image_shape="):
         model(np.zeros((8, 8, 1), np.uint8))
-    with pytest.raises(ValueError, match="types its author gave"):
+    with pytest.raises(ValueError, match="a type of its own"):
         pj.compile_predict(model, dtype=jnp.bfloat16)

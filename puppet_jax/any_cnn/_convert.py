@@ -120,15 +120,10 @@ def _batch_norms(body: nnx.Module, choice: str | None) -> list[nnx.BatchNorm]:
             "the module in evaluation mode)"
         )
     for path, norm in found.items() if choice == "group" else ():
-        if norm.axis not in (-1, (-1,)):
+        if norm.axis not in (-1, (-1,)) or type(norm).__call__ is not nnx.BatchNorm.__call__:
             raise ValueError(
-                f'puppetize: batch_norm="group" needs channels on the last axis, {name_of(path)} has axis={norm.axis}; '
-                'use "running", or write the layer with axis=-1'
-            )
-        if type(norm).__call__ is not nnx.BatchNorm.__call__:
-            raise ValueError(
-                f'puppetize: batch_norm="group" needs layers that compute as nnx.BatchNorm does, {name_of(path)} is a '
-                f'{type(norm).__name__} with a __call__ of its own; use "running"'
+                f'puppetize: batch_norm="group" needs layers that compute as nnx.BatchNorm does, channels last, '
+                f'{name_of(path)} is a {type(norm).__name__} with axis={norm.axis}; use "running"'
             )
     return list(found.values())
 
@@ -182,6 +177,7 @@ def _reason(conv: Any) -> str | None:
     if isinstance(conv, nnx.Conv):
         own = conv.conv_general_dilated is not lax.conv_general_dilated
         return "has a conv_general_dilated of its own" if own else None
-    if stack or conv.padding == "CIRCULAR" or type(conv).__call__ is not nnx.ConvTranspose.__call__:
-        return "a transposed convolution that is stacked, circular, or has a __call__ of its own"
-    return None
+    plain = type(conv).__call__ is nnx.ConvTranspose.__call__ and conv.padding != "CIRCULAR"
+    if plain and not stack and not conv.transpose_kernel:
+        return None
+    return "a transposed convolution that is stacked, circular, with transpose_kernel, or has a __call__ of its own"

@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from flax.nnx.nn.linear import canonicalize_padding
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from puppet_jax._mesh import cond
@@ -139,16 +138,12 @@ class ForeignPuppet(Puppet):
 
     Attributes:
         body: the module, its kernels replaced by :class:`GeneratedKernel`, its blocks with a :func:`gate`.
-        kernel_shapes: (C_out, C_in / groups, K_h, K_w) of each convolution, in the order of their first calls.
-        names: where each of them stands in the module, such as ``"stages.0.conv1"``.
-        levels: the least depth D that uses each of them.
+        names: where the convolution of each kernel stands in the module, such as ``"stages.0.conv1"``.
         sequences: of each sequence of blocks, the level of each block; ``()`` if no block is ever skipped.
         blocks: of each of these blocks, its name and its level.
         always: convolutions that every image runs: (name, reason).
-        max_depth: L, the number of depths.
         kept: convolutions that stay stored: (name, reason).
         image_shape: (H, W, C) the module was tried on.
-        num_classes: number of logits; ``None`` if the module returns something else than logits (1, num_classes).
         apply: how the module is called.
         stream: random stream for modules that draw, else ``None``.
         deterministic: whether random streams stand still from one call to the next.
@@ -179,27 +174,24 @@ class ForeignPuppet(Puppet):
         sample: Int[Array, ""] | int = 0,
         lowering: str | None = None,
     ) -> Any:
-        """What the module returns for one image, without the batch's axis; floats are float32. Logits, mostly.
+        """What the module returns for one image, without the batch's axis; floats are float32.
 
-        Args:
-            image: float in [0, 1].
-            kernels: one (C_out, C_in / groups, K_h, K_w) a convolution, or choices from banks.
-            depth: D. An array masks the blocks beyond; a Python integer leaves them out.
-            deepest: the greatest depth among images that are mapped together: blocks beyond it are not computed.
-            sample: the image's number, which its random streams are made from in training mode; in evaluation mode they
-                are made from the image.
-            lowering: of the convolutions with generated kernels, as :func:`convolve` takes it.
+        A ``depth`` that is an array masks the blocks beyond, a Python integer leaves them out. Those beyond
+        ``deepest``, the greatest depth among images that are mapped together, are not computed. In evaluation mode
+        random streams are made from the image, else from its number ``sample``.
 
         Raises:
             ValueError: the kernels or the image's channels do not fit.
         """
-        self.check(image.shape, [_shape(kernel) for kernel in kernels], self.max_depth)
+        chosen = [_chosen(kernel) for kernel in kernels]
+        banks = [choice.bank.shape for choice in chosen]
+        self.check(image.shape, [(c_out, c_in, k_h, k_w) for _, k_h, k_w, c_in, c_out in banks], self.max_depth)
         # A copy for this call: neither what is set here nor what the module changes in itself outlives it.
         body = nnx.clone(self.body)
         modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(body)
         for _, module in modules:
             if isinstance(module, CONVOLUTIONS) and isinstance(module.kernel, GeneratedKernel):
-                _drive(module, module.kernel, kernels, depth, lowering)
+                _drive(module, module.kernel, chosen, depth, lowering)
             if "puppet_lowering" in vars(module):
                 module.puppet_lowering = lowering
             if "puppet_gate" in vars(module):
@@ -222,27 +214,18 @@ class ForeignPuppet(Puppet):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Any:
-        kernels = tuple(map(Choice, indices, bank))
-        one = functools.partial(self._one_of_batch, jnp.max(depths), lowering)
-        of_all: Any = None  # the bank is shared, the index an image's own
-        along: Any = 0
-        axes = (0, (Choice(along, of_all),) * len(kernels), 0, 0)
-        return jax.vmap(one, in_axes=axes)(images, kernels, depths, samples)
+        deepest = jnp.max(depths)
 
-    def _one_of_batch(self, deepest, lowering, image, kernels, depth, sample):
-        return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
+        def one(image, own, depth, sample):
+            kernels = tuple(map(Choice, own, bank))
+            return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
+
+        return jax.vmap(one)(images, indices, depths, samples)
 
     def advance(self) -> None:
         """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""
         if self.stream is not None and not self.deterministic:
             self.stream.count[...] += 1
-
-    def compute_in(self, dtype: DTypeLike) -> None:
-        """Always refused: the module's layers have types of their own."""
-        raise ValueError(
-            f"a puppetized model computes in the types its author gave its layers, got dtype {jnp.dtype(dtype)}; leave "
-            "dtype out, and puppetize the model with dtype=... in its own nnx.Conv"
-        )
 
     def normalisation_count(self) -> int:
         """Stored parameters of normalisation layers, flax's and those in a batch normalisation's place."""
@@ -284,19 +267,9 @@ def _first(output: Array) -> Array:
     return output[0].astype(jnp.float32) if jnp.issubdtype(output.dtype, jnp.floating) else output[0]
 
 
-def _shape(kernel):
-    if isinstance(kernel, Choice):
-        _, k_h, k_w, c_in, c_out = kernel.bank.shape
-        return c_out, c_in, k_h, k_w
-    return kernel.shape
-
-
-def convolved_kernel(conv: Any) -> Float[Array, "*stack_and_space c_in c_out"]:
-    """A layer's own kernel as it is convolved with: a transposed convolution may hold it the other way round."""
-    kernel, rank = conv.kernel[...], len(conv.kernel_size)
-    if not getattr(conv, "transpose_kernel", False):
-        return kernel
-    return jnp.swapaxes(jnp.flip(kernel, range(kernel.ndim - 2 - rank, kernel.ndim - 2)), -1, -2)
+def _chosen(kernel: Float[Array, "c_out c_in k_h k_w"] | Choice) -> Choice:
+    """A kernel as a choice from a bank, of itself alone unless it is one already."""
+    return kernel if isinstance(kernel, Choice) else Choice(jnp.int32(0), jnp.transpose(kernel, (2, 3, 1, 0))[None])
 
 
 def kernel_shape(conv: Any) -> KernelShape:
@@ -304,31 +277,23 @@ def kernel_shape(conv: Any) -> KernelShape:
     channels; one axis is the second of two."""
     size, (c_in, c_out) = conv.kernel_size, conv.kernel_shape[-2:]
     *depth, k_h, k_w = size if len(size) > 1 else (1, *size)
-    if getattr(conv, "transpose_kernel", False):
-        c_in, c_out = c_out, c_in
     return c_out, math.prod(depth) * c_in, k_h, k_w
 
 
 def _drive(conv, stands: GeneratedKernel, kernels, depth, lowering):
     """Give a layer its generated kernel, for one image of this depth."""
-    own = list(kernels[stands.index : stands.index + math.prod(stands.stack)])
-    skipped = stands.level > 1 and isinstance(own[0], Choice)
-    if isinstance(own[0], Choice):
-        own = [Choice(jnp.where(depth >= stands.level, index, -1), bank) for index, bank in own]
-    run = functools.partial(convolution, lowering=lowering, may_be_skipped=skipped)
+    own = kernels[stands.index : stands.index + math.prod(stands.stack)]
+    index = jnp.where(depth >= stands.level, own[0].index, -1)
+    run = functools.partial(convolution, lowering=lowering, may_be_skipped=stands.level > 1)
     if not stands.stack:
-        conv.conv_general_dilated = functools.partial(run, own[0])
+        conv.conv_general_dilated = functools.partial(run, Choice(index, own[0].bank))
         return
-    # The kernels, or banks of them, stacked as they were, for nnx.scan to cut up; all have one index.
-    if isinstance(own[0], Choice):
-        stacked, index = jnp.stack(whole(tuple(choice.bank for choice in own))), own[0].index
-    else:
-        stacked, index = jnp.stack([jnp.transpose(kernel, (2, 3, 1, 0)) for kernel in own]), None
-    conv.kernel = nnx.data(nnx.Param(stacked.reshape(*stands.stack, *stacked.shape[1:])))
+    # The banks stacked as the kernels were, for nnx.scan to cut up; all have one index.
+    banks = jnp.stack(whole(tuple(choice.bank for choice in own)))
+    conv.kernel = nnx.data(nnx.Param(banks.reshape(*stands.stack, *banks.shape[1:])))
 
-    def of_stack(inputs, kernel, *args, **kwargs):
-        kernel = jnp.transpose(kernel, (3, 2, 0, 1)) if index is None else Choice(index, kernel)
-        return run(kernel, inputs, None, *args, **kwargs)
+    def of_stack(inputs, bank, *args, **kwargs):
+        return run(Choice(index, bank), inputs, None, *args, **kwargs)
 
     conv.conv_general_dilated = of_stack
 
@@ -369,7 +334,7 @@ def transposed(conv, own, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def convolution(
-    kernel: Float[Array, "c_out c_in k_h k_w"] | Choice,
+    kernel: Choice,
     inputs: Float[Array, "n *space c"],
     unused,
     strides: tuple[int, ...],
@@ -377,22 +342,19 @@ def convolution(
     *,
     lhs_dilation: tuple[int, ...],
     rhs_dilation: tuple[int, ...],
-    dimension_numbers,
     feature_group_count: int,
-    precision,
     preferred_element_type=None,
-    out_sharding=None,
     lowering: str | None = None,
     may_be_skipped: bool = False,
+    **unused_options,
 ) -> Float[Array, "n *space_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
-    The project's per-sample convolutions, which cost images nothing that skip them; where a precision is asked for, a
-    sum over the kernel's taps, each an elementwise product (depthwise) or a matrix product. Of three spatial axes the
-    frames that meet one of the result's become channels, as which the kernel has them.
+    It is computed as the project's per-sample convolutions are, which cost images nothing that skip them. Of three
+    spatial axes the frames that meet one of the result's become channels, as which the kernel has them.
     """
-    del unused, dimension_numbers, out_sharding  # always channels last
-    groups, (_, c_in, *size) = feature_group_count, _shape(kernel)
+    del unused, unused_options  # always channels last
+    groups, (_, *size, c_in, _) = feature_group_count, kernel.bank.shape
     space = inputs.ndim - 2
     size = [c_in * groups // inputs.shape[-1], *size][-space:] if space > 2 else size[-space:]
     if isinstance(padding, str):  # as lax does: the kernel with its dilation, the image without
@@ -409,28 +371,19 @@ def convolution(
     elif space == 3:
         inputs, frames = _frames_as_channels(inputs, size[0], strides[0], padding[0], rhs_dilation[0], groups)
         strides, padding, rhs_dilation = strides[1:], padding[1:], rhs_dilation[1:]
-    if precision is None:
-        own = kernel if isinstance(kernel, Choice) else Choice(jnp.int32(0), jnp.transpose(kernel, (2, 3, 1, 0))[None])
-        run = functools.partial(
-            convolve_grouped,
-            kernel=own.astype(inputs.dtype),
-            stride=(strides[0], strides[1]),
-            padding=padding,
-            dilation=(rhs_dilation[0], rhs_dilation[1]),
-            groups=groups,
-            lowering=lowering,
-        )
-        out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
-    else:
-        if isinstance(kernel, Choice):
-            (bank,) = whole((kernel.bank,))
-            taps = bank[kernel.index]
-        else:
-            taps = jnp.transpose(kernel, (2, 3, 1, 0))
-        out = _by_taps(inputs, taps.astype(inputs.dtype), strides, padding, rhs_dilation, groups, precision)
-    if not any(map(any, padding)) and math.prod(_shape(kernel)[2:]) > 1:
+    run = functools.partial(
+        convolve_grouped,
+        kernel=kernel.astype(inputs.dtype),
+        stride=(strides[0], strides[1]),
+        padding=padding,
+        dilation=(rhs_dilation[0], rhs_dilation[1]),
+        groups=groups,
+        lowering=lowering,
+    )
+    out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
+    if not any(map(any, padding)) and math.prod(size) > 1:
         out = jnp.where(jnp.abs(out) <= _rounding(kernel, inputs).astype(out.dtype), jnp.zeros((), out.dtype), out)
-    if may_be_skipped and isinstance(kernel, Choice):
+    if may_be_skipped:
         out = _harmless(out, kernel.index)
     out = out[:, 0] if space == 1 else out.reshape(*frames, *out.shape[1:])
     return out if preferred_element_type is None else out.astype(preferred_element_type)
@@ -442,13 +395,12 @@ def _rounding(kernel, inputs) -> Float[Array, " c_out"]:
     A standardised kernel answers an image of one grey with nothing, where no border of zeros meets it: with rounding,
     which layers of normalisation after it would make large, another one for each way to compute it.
     """
-    index, bank = kernel if isinstance(kernel, Choice) else (0, jnp.transpose(kernel, (2, 3, 1, 0))[None])
-    sizes = jax.tree.map(jnp.abs, bank)
+    sizes = jax.tree.map(jnp.abs, kernel.bank)
     if isinstance(sizes, FactoredBank):
         taps, inner = sizes.taps.sum((1, 2), keepdims=True), sizes.factor_in.sum(0, keepdims=True)
         sizes = FactoredBank(taps, sizes.factor_out, inner).whole()
     largest = jnp.max(jnp.abs(inputs)).astype(jnp.float32)
-    return lax.stop_gradient(2.0**-20 * sizes.sum((1, 2, 3), dtype=jnp.float32)[index] * largest)
+    return lax.stop_gradient(2.0**-20 * sizes.sum((1, 2, 3), dtype=jnp.float32)[kernel.index] * largest)
 
 
 def _frames_as_channels(inputs, size, stride, padding, dilation, groups):
@@ -480,27 +432,6 @@ def _harmless_derivative(primals, tangents):
     places = enumerate(np.indices(y.shape[1:], np.float32, sparse=True), 1)
     waves = sum((jnp.asarray(np.sin(axis * place), y.dtype) for axis, place in places), start=jnp.asarray(2, y.dtype))
     return jnp.where(index >= 0, y, waves), jnp.where(index >= 0, tangents[0], 0)
-
-
-def _by_taps(inputs, kernel, strides, padding, rhs_dilation, groups, precision):
-    wide = jnp.promote_types(inputs.dtype, jnp.float32)
-    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0))).astype(wide)
-    batch, *spans, c_in = padded.shape
-    k_h, k_w, each, c_out = kernel.shape
-    kernel = kernel.astype(wide).reshape(k_h, k_w, each, groups, c_out // groups)
-    h, w = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(spans, (k_h, k_w), rhs_dilation, strides, strict=True))
-    out = jnp.zeros((batch, h, w, groups, c_out // groups), wide)
-    for i in range(k_h):
-        for j in range(k_w):
-            top, left = i * rhs_dilation[0], j * rhs_dilation[1]
-            last = top + (h - 1) * strides[0] + 1, left + (w - 1) * strides[1] + 1
-            pixels = lax.slice(padded, (0, top, left, 0), (batch, *last, c_in), (1, *strides, 1))
-            pixels = pixels.reshape(batch, h, w, groups, each)
-            if each == 1:
-                out = out + pixels * kernel[i, j, 0]
-            else:
-                out = out + jnp.einsum("nhwgi,igo->nhwgo", pixels, kernel[i, j], precision=precision)
-    return out.reshape(batch, h, w, c_out).astype(inputs.dtype)
 
 
 _GROUPS = 8  # of channels; a width that they do not divide uses their greatest common divisor

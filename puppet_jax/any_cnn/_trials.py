@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, convolved_kernel, stand_in, transposed
+from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, stand_in, transposed
 from puppet_jax.any_cnn._modules import Path, at, modules_of, name_of
 from puppet_jax.any_cnn._traced import Uses, own_kernel
 
@@ -120,7 +120,7 @@ class Trials:
         convolutions = [at(self._body, path) for path in generated]
         # Those that nnx.vmap stacked have them where they are.
         convolutions = [conv for conv in convolutions if conv.kernel.shape == conv.kernel_shape]
-        self._kernels = [convolved_kernel(conv) for conv in convolutions]
+        self._kernels = [conv.kernel[...] for conv in convolutions]
         for index, conv in enumerate(convolutions):
             conv.kernel = nnx.static(GeneratedKernel(index, conv.param_dtype))
             if isinstance(conv, nnx.ConvTranspose):
