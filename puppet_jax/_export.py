@@ -95,7 +95,6 @@ def export(
         "version": VERSION,
         "puppet_jax": __version__,
         "jax": jax.__version__,
-        "calling_convention": exported.calling_convention_version,
         "platforms": list(platforms),
         "images": {"shape": list(shape), "dtype": dtype, "values": _VALUES[dtype]},
         "preprocessing": preprocessing,
@@ -211,10 +210,6 @@ def _serialized(exported: jax.export.Exported) -> bytes:
         raise ValueError(
             f"export: a file cannot hold what the model returns ({str(error)[:200]}); let it return an array, or "
             "dicts, lists and tuples of them"
-        ) from error
-    except ImportError as error:
-        raise ImportError(
-            "export: jax writes exports with flatbuffers, which is missing; pip install flatbuffers"
         ) from error
 
 

@@ -18,7 +18,6 @@ import math
 import operator
 import os
 import re
-import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMAT, VERSION = "puppet-jax export", 2
-_LAST_OF_VERSION_1 = "0.1.0"
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
 
 _DTYPES = ("uint8", "float32")
@@ -163,7 +161,7 @@ class TakesPictures:
         if self.image_shape is None:
             raise ValueError(
                 "predict_images: the model does not know which size its images have; set model.image_shape = (height, "
-                "width, channels), and model.classes if you like, before compile_predict(model)"
+                "width, channels) before compile_predict(model)"
             )
         one = hasattr(pictures, "convert") or (hasattr(pictures, "ndim") and pictures.ndim < 4)
         levels = [_fitted(each, tuple(self.image_shape)) for each in ([pictures] if one else pictures)]
@@ -335,9 +333,9 @@ def as_levels(image, size: Sequence[int] | None) -> np.ndarray:
 def load(path: str | os.PathLike) -> LoadedModel:
     """A model that :func:`puppet_jax.export` wrote, ready to run; it is compiled at its first call.
 
-    Everything is checked before it is used: the file's format and version, each part's size and checksum, that the
-    program fits what the file says of it, that it calls no function of the process, and that this process's platform is
-    one that it was exported for. The file may come from anybody, at the price of any computation it asks for.
+    Format, version and checksums are checked before anything is used, and that the program fits what the file says of
+    it, is for this platform and calls no function of the process. The file may come from anybody, at the price of any
+    computation it asks for.
 
     Raises:
         OSError: the file is not there or cannot be read.
@@ -360,7 +358,7 @@ def load(path: str | os.PathLike) -> LoadedModel:
 
 def _read(path: Path) -> dict[str, bytes]:
     """The contents of a zip file's members, none of which is compressed."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for its writer
+    if path.exists() and not path.is_file():  # a named pipe would wait for its writer
         raise ValueError(f"not a regular file, expected one that puppet_jax.export wrote; {_OTHERS}")
     content = path.read_bytes()
     try:
@@ -387,13 +385,11 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
         raise ValueError(f"{METADATA} is damaged ({error}); copy the file anew, or {_AGAIN}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"a zip file of another program, {METADATA} does not name the format {FORMAT!r}; {_AGAIN}")
-    version = metadata.get("version")
-    if version != VERSION:
-        newer = isinstance(version, int) and version > VERSION
-        way_out = "install a newer puppet-jax, or export the model again with this one" if newer else _AGAIN
-        if version == 1:
-            way_out = f"read it with puppet-jax {_LAST_OF_VERSION_1}, or train and export the model again with this one"
-        raise ValueError(f"format version {version!r}, this puppet-jax reads {VERSION}; {way_out}")
+    if metadata.get("version") != VERSION:
+        raise ValueError(
+            f"format version {metadata.get('version')!r}, of puppet-jax {metadata.get('puppet_jax')}; this one reads "
+            f"{VERSION}; load it with that puppet-jax, or {_AGAIN}"
+        )
     for name in sorted({*metadata["files"], PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])}):
         said, content = metadata["files"].get(name), contents.get(name)
         if said is None or content is None:
@@ -404,27 +400,22 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _deserialize(program: bytes, metadata: dict[str, Any]) -> jax.export.Exported:
-    convention, written = metadata["calling_convention"], metadata["jax"]
-    least = jax.export.minimum_supported_calling_convention_version
-    most = jax.export.maximum_supported_calling_convention_version
-    if not least <= convention <= most:
-        raise ValueError(
-            f"written with jax {written} for its calling convention {convention}, jax {jax.__version__} runs {least} "
-            f"to {most}; install jax {written}, or export the model again with this one"
-        )
+    written = metadata["jax"]
     here = jax.export.default_export_platform()
     if here not in metadata["platforms"]:
         raise ValueError(
             f"exported for {', '.join(metadata['platforms'])}, and this process computes on {here}; set "
             f"JAX_PLATFORMS, or export the model again with platforms=({here!r},)"
         )
+    least = jax.export.minimum_supported_calling_convention_version
+    most = jax.export.maximum_supported_calling_convention_version
     try:
         exported = jax.export.deserialize(bytearray(program))
+        if not least <= exported.calling_convention_version <= most:
+            raise ValueError(f"its calling convention is none of {least} to {most}")
         text = exported.mlir_module()
-    except ImportError as error:
-        raise ImportError(
-            "load: jax reads exports with flatbuffers, which is missing; pip install flatbuffers"
-        ) from error
+    except ImportError:  # flatbuffers is missing: jax says so
+        raise
     except Exception as error:  # whoever wrote it may have meant to confuse the parsers
         raise ValueError(
             f"jax {jax.__version__} cannot read the program, which jax {written} wrote ({type(error).__name__}: "
@@ -447,33 +438,27 @@ def custom_calls(text: str) -> list[str]:
 def _array(content: bytes, name: str) -> np.ndarray:
     """The array of a .npy file of numbers, none of which is made before its size is known to be there."""
     file = io.BytesIO(content)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of its format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.kind not in "fiub" or fortran or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-            raise ValueError("no array of numbers, or not a whole one")
-    except ValueError as error:
-        raise ValueError(f"damaged, array {name!r}: {error}; copy the file anew, or {_AGAIN}") from error
+    version = np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    whole = math.prod(shape) * dtype.itemsize == len(content) - file.tell()
+    if version != (1, 0) or dtype.kind not in "fiub" or fortran or not whole:
+        raise ValueError(f"array {name!r} is no array of numbers, or not a whole one; {_AGAIN}")
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
 def _check_fit(exported: jax.export.Exported, metadata: dict[str, Any], arrays: list[np.ndarray]) -> None:
     """Refuse a program that takes or returns something else than its file says."""
-    numbers, names = metadata["complexities"], metadata["classes"]
-    images, *own = [(each.shape, each.dtype) for each in exported.in_avals] or [((), None)]
+    (low, high), names, classes = metadata["complexities"], metadata["classes"], metadata["num_classes"]
     structure: Any = exported.in_tree
-    logits: Any = exported.out_avals[0] if exported.out_avals else None
-    classes = metadata["num_classes"]
+    logits, *others = exported.out_avals
     fits = (
         structure == jax.tree.structure(((0, [0] * len(arrays)), {}))
-        and images == ((images[0][0], *metadata["images"]["shape"]), metadata["images"]["dtype"])
-        and own == [(each.shape, each.dtype) for each in arrays]
-        and len(exported.out_avals) >= 3
-        and (classes is None or (len(exported.out_avals) == 3 and logits.shape[1:] == (classes,)))
+        and exported.in_avals[0].shape[1:] == tuple(metadata["images"]["shape"])
+        and exported.in_avals[0].dtype == metadata["images"]["dtype"]
+        and [(each.shape, each.dtype) for each in exported.in_avals[1:]] == [(a.shape, a.dtype) for a in arrays]
+        and (classes is None or (len(others) == 2 and logits.shape[1:] == (classes,)))
         and set(exported.platforms) >= set(metadata["platforms"])
-        and len(numbers) == 2
-        and all(isinstance(each, int | float) for each in numbers)
+        and low <= high
         and (names is None or (len(names) == classes and all(isinstance(each, str) for each in names)))
     )
     if not fits:

@@ -103,11 +103,9 @@ def test_trains_what_is_missing(options, train_at_once, capsys):
     assert [line[key] for key in ("accuracy", "least", "greatest")] == pytest.approx([0.55, 0.5, 0.6])
     assert (line["kernel_compression"], line["compression"]) == (100 / 50, 130 / 80)
     # A row whose flags change is another measurement, in place of the old one.
-    started = len(list(options.folder.glob("*.log")))
     assert accuracy.run(options) == 0
-    assert (started, len(list(options.folder.glob("*.log")))) == (2, 3)
+    assert len(list(options.folder.glob("*.log"))) == 3
     train_at_once(a=((0, 1),), b=((0,), "--width=10"))
-    capsys.readouterr()
     assert accuracy.run(options) == 0
     assert "1 of 3 runs are missing" in capsys.readouterr().err
     assert len(result(options)["runs"]) == 3

@@ -101,13 +101,6 @@ def test_a_command_that_is_none_would_be_noticed(line, understand):
         understand(*line.split(maxsplit=1))
 
 
-def test_commands_were_found():
-    found = commands()
-    assert {page for page, _, _ in found} >= {"README.md", "docs/training.md", "docs/devices.md", "docs/deploying.md"}
-    ways = " ".join(line for page, _, line in found if page == "docs/devices.md")
-    assert "--distributed" in ways
-
-
 def test_cluster_files_can_be_read():
     (block,) = [block for text in TEXTS.values() for block in blocks("yaml", text)]
     service, job = yaml.safe_load_all(block)

@@ -242,7 +242,7 @@ PICKLED = (
 )
 
 
-def rewritten(file, path, change=lambda metadata, contents: None, compression=zipfile.ZIP_STORED, digests=True):
+def rewritten(file, path, change, digests=True):
     """The file with something changed and every checksum right again, but for the ``digests`` if told so."""
     with zipfile.ZipFile(file) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -253,7 +253,7 @@ def rewritten(file, path, change=lambda metadata, contents: None, compression=zi
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in contents.items()
         }
-    with zipfile.ZipFile(path, "w", compression) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, content in {"metadata.json": json.dumps(metadata), **contents}.items():
             archive.writestr(name, content)
     return path
@@ -279,12 +279,6 @@ def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="damaged, truncated, or no export at all"):
             pj.load(path)
-    with zipfile.ZipFile(file) as archive:  # of a part's header, not all is read: its date, for one
-        parts = [(each.header_offset + 30 + len(each.filename), each.file_size) for each in archive.infolist()]
-    for at in (start + offset for start, size in parts for offset in (0, size // 2, size - 1)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(ValueError, match=r"load: .*a'"):
-            pj.load(path)
     for name in ("program.stablehlo", "arrays/puppet.head.npy"):
         other = lambda _, contents, name=name: contents.update({name: contents[name][:-1] + b"?"})  # noqa: E731
         with pytest.raises(ValueError, match=f"damaged, '{name}' is not what was written"):
@@ -297,7 +291,7 @@ def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
             pj.load(other)
 
 
-def test_other_zip_files_are_refused(file, tmp_path):
+def test_other_zip_files_are_refused(tmp_path):
     path = tmp_path / "a"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "")
@@ -308,8 +302,6 @@ def test_other_zip_files_are_refused(file, tmp_path):
     assert path.stat().st_size < 2**16
     with pytest.raises(ValueError, match="compressed"):  # a zip bomb
         pj.load(path)
-    with pytest.raises(ValueError, match="compressed"):
-        pj.load(rewritten(file, path, compression=zipfile.ZIP_DEFLATED))
 
 
 HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
@@ -318,17 +310,13 @@ HUGE = PICKLED.replace(b"'|O'", b"'<f4'").replace(b"(1,)", b"(99999999999999,)")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry("version", 3), "install a newer puppet-jax"),
-        (entry("version", 1), r"read it with puppet-jax 0\.1\.0, or train"),
+        (entry("version", 3), rf"format version 3, of puppet-jax {re.escape(pj.__version__)}; this one reads 2"),
         (entry("format", "x"), "another program"),
-        (entry("calling_convention", 99), "install jax"),
         (entry("platforms", ["tpu"]), "exported for tpu, and this process computes on cpu"),
-        (entry("images", {"shape": [8, 8, "2"], "dtype": "uint8"}), "something else"),
         (entry("images", {"shape": [8, 8, 2]}), r"damaged \(KeyError\('dtype'\)\)"),
-        (entry("images", None), r"damaged \(TypeError"),
         (entry("classes", ["one"]), "something else"),
         (entry("images", {"shape": [9, 8, 2], "dtype": "uint8"}), "something else"),
-        (entry("complexities", [1.0]), "something else"),
+        (entry("complexities", [1.0]), "not enough values"),
         (entry("arrays", ["none"]), "'arrays/none.npy' is missing"),
         (lambda metadata, contents: contents.pop("program.stablehlo"), "'program.stablehlo' is missing"),
         (part("program.stablehlo", b"\x10" * 400), "cannot read the program"),
@@ -343,6 +331,12 @@ def test_a_file_that_contradicts_itself_is_refused(file, tmp_path, change, words
         pj.load(rewritten(file, tmp_path / "a", change))
 
 
+def test_a_program_of_another_calling_convention_is_refused(file, monkeypatch):
+    monkeypatch.setattr(jax.export, "minimum_supported_calling_convention_version", 99)
+    with pytest.raises(ValueError, match=r"convention is none of 99 to .*; install jax"):
+        pj.load(file)
+
+
 def test_every_function_outside_of_a_program_is_named():
     text = """
       %0 = stablehlo.custom_call @shape_assertion(%1) {backend_config = ""} : (tensor<i1>) -> ()
@@ -351,12 +345,3 @@ def test_every_function_outside_of_a_program_is_named():
       %3 = "stablehlo.custom_call"(%0) <{call_target_name = "hidden"}> : (tensor<f32>) -> tensor<f32>
     """
     assert artifact.custom_calls(text) == ["a function without a name", "with.dots", "xla_ffi_python_cpu_callback"]
-
-
-def test_without_flatbuffers_it_says_what_to_install(file, monkeypatch):
-    def missing(*_):
-        raise ImportError("Please install 'flatbuffers'")
-
-    monkeypatch.setattr(jax.export, "deserialize", missing)
-    with pytest.raises(ImportError, match="pip install flatbuffers"):
-        pj.load(file)

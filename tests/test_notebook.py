@@ -60,10 +60,3 @@ def test_it_is_committed_as_executed_from_top_to_bottom():
     cells = [cell for cell in COMMITTED.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.output_type in ("error", "stream")]
-
-
-def test_text_cells_hold_no_measured_number():
-    # They come from cells that compute them or read them from a file.
-    for cell in COMMITTED.cells:
-        if cell.cell_type == "markdown":
-            assert not re.search(r"\d[\d.,]*\s*(%|times|ms|MB|percentage points)", cell.source), cell.source
