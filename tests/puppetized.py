@@ -11,33 +11,12 @@ from flax import nnx
 import puppet_jax as pj
 from bench import nets
 
-
-class TutorialCNN(nnx.Module):
-    """The CNN of Flax's NNX MNIST tutorial; ``pixels`` is 28 there."""
-
-    def __init__(self, pixels=28, *, rngs: nnx.Rngs):
-        self.conv1 = nnx.Conv(1, 32, kernel_size=(3, 3), rngs=rngs)
-        self.conv2 = nnx.Conv(32, 64, kernel_size=(3, 3), rngs=rngs)
-        self.avg_pool = functools.partial(nnx.avg_pool, window_shape=(2, 2), strides=(2, 2))
-        self.linear1 = nnx.Linear(64 * (pixels // 4) ** 2, 256, rngs=rngs)
-        self.linear2 = nnx.Linear(256, 10, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.avg_pool(nnx.relu(self.conv1(x)))
-        x = self.avg_pool(nnx.relu(self.conv2(x)))
-        x = x.reshape(x.shape[0], -1)  # flatten
-        x = nnx.relu(self.linear1(x))
-        x = self.linear2(x)
-        return x
-
-
 SMALL = {"basis": 4, "hidden": 8}
 FULL = pj.Measure(depth="full")
 NETS = {
-    "resnet": (lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)), 3),
-    "mobilenet": (lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)), 3),
-    "tutorial": (lambda: TutorialCNN(8, rngs=nnx.Rngs(0)), 1),
-    "small": (lambda: own_cnn.Net(4, 3, (0.3, 0.3), nnx.Rngs(0)), 3),
+    "resnet": lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)),
+    "mobilenet": lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)),
+    "small": lambda: own_cnn.Net(4, 3, (0.3, 0.3), nnx.Rngs(0)),
 }
 
 
@@ -52,7 +31,7 @@ original = nnx.jit(lambda net, x: net(x))
 @functools.cache
 def net_of(name):
     """A net in evaluation mode whose running averages, scales and shifts are not those they start from."""
-    net = small.drawn(NETS[name][0])
+    net = small.drawn(NETS[name])
     net.eval()
     return net
 
@@ -78,14 +57,12 @@ def holding_its_own(net, **options):
                 part = int(key)  # of a stack
             else:
                 conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
-        kernel.set_value(as_made(np.asarray(conv.kernel[part]), getattr(conv, "transpose_kernel", False)))
+        kernel.set_value(as_made(np.asarray(conv.kernel[part])))
     return model
 
 
-def as_made(kernel, turned):
+def as_made(kernel):
     """A kernel (*space, C_in, C_out) as puppeteers make it, the first of three axes a part of the input channels."""
-    if turned:
-        kernel = np.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
     *space, c_in, c_out = kernel.shape
     k_h, k_w = (1, *space)[-2:]
     by_depth = kernel.reshape(-1, k_h, k_w, c_in, c_out)

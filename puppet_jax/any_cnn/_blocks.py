@@ -27,14 +27,12 @@ class Blocks:
     the module returns. Any other block always runs.
 
     Args:
-        body: the module.
-        trials: of it; they watch its convolutions and everything in ``families``.
+        body, trials: the module, and its trials, which watch its convolutions and everything in ``families``.
         families: modules that may be blocks, side by side.
         named: whether these are the sequences that the caller wants, as they are.
 
     Attributes:
-        sequences: of blocks that may be skipped.
-        skips: what stands for each block's result.
+        sequences, skips: of blocks that may be skipped, and what stands for each one's result.
 
     Raises:
         ValueError: a named block that cannot be skipped, or one that is named twice.
@@ -204,9 +202,9 @@ def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
     in_lists = {name: path for name, path in by_name.items() if path and isinstance(path[-1], int)}
     for name in [entry] if isinstance(entry, str) else entry:
         if name not in by_name:
+            members = ", ".join(list(in_lists)[:20]) or "none"
             raise ValueError(
-                f"puppetize: blocks names {name!r}, which is not in the module; members of its lists are "
-                f"{', '.join(list(in_lists)[:20]) or 'none'}{', …' if len(in_lists) > 20 else ''}"
+                f"puppetize: blocks names {name!r}, which is not in the module; in its lists are {members}"
             )
     if not isinstance(entry, str):
         return [by_name[name] for name in entry]

@@ -35,60 +35,44 @@ def puppetize(
     model = pj.puppetize(net, "continuous", image_shape=(32, 32, 3), batch_norm="group", rngs=nnx.Rngs(1))
     logits = model(images)  # as any PuppetCNN: own kernels and depth for each image; jit, grad, vmap
     print(pj.summary(model), model.puppet.kept)  # parameters before and after; what stays stored, and why
-    predict = pj.compile_predict(model)  # kernels baked for each bin, no generation left
+    print(model.puppet.blocks, model.puppet.always)  # the least depth that runs each block; what always runs, and why
     ```
 
-    **Kernels.** Generated are the kernels of every ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls: of
-    one to three spatial axes, with any size, stride, padding, dilation and number of groups. A kernel that layers share
-    is one, of a stack (``nnx.vmap``, ``nnx.scan``) each is one. They are ordered by their first calls, and have shapes
-    (C_out, C_in / groups, K_h, K_w); of three axes the first is a part of C_in. Kernels that the forward reads, changes
-    or convolves with by itself stay stored; ``model.puppet.kept`` lists them with the reason, ``model.puppet.names``
-    those that are generated. Biases, normalisation and dense layers stay stored.
+    **Kernels.** Generated are those of every ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls, ordered by
+    their first calls, with shapes (C_out, C_in / groups, K_h, K_w); of three spatial axes the first is a part of C_in.
+    Kernels that the forward reads, changes or convolves with by itself stay stored, and all other parameters do.
 
-    **Depth.** Modules that stand side by side, in a list (``nnx.List``, ``nnx.Sequential``) or as numbered attributes
-    (``block1``, ``block2``), of one class and with parameters of equal shapes, that contain a generated convolution,
-    are called once and may be skipped, are a *sequence of blocks*; an image skips the blocks beyond its depth. The
-    rest always runs. Single convolutions are blocks in lists only. Whether a block may be skipped, and what then stands
-    for its result, is tried: what is left should be as if the block's branch were zero. A block whose result meets its
-    argument otherwise than in a sum, appended to it, or in its place, always runs.
-    ``model.puppet.blocks`` lists blocks with the least depth that runs them, ``model.puppet.always`` convolutions that
-    every image runs, with the reason. With n blocks in all sequences and depths D in 1 … L = ``max_depth``, ⌈n·D / L⌉
-    blocks run at depth D, and at least the first of each sequence. Sequences fill up evenly, a deeper image runs what a
-    shallower one does, and D = L runs everything.
+    **Depth.** Modules side by side that are alike are a *sequence of blocks*, of which an image skips those beyond its
+    depth, if a trial shows what stands for a skipped one's result. With n blocks in all sequences and depths D in
+    1 … L = ``max_depth``, ⌈n·D / L⌉ blocks run at depth D, and at least the first of each sequence. A deeper image runs
+    what a shallower one does, and D = L runs everything.
 
-    **Check.** Before it returns, the forward runs on random images, with random parameters of the module's shapes: as
-    it is, and with stand-ins for all that is replaced. Both must give the same, and no image look at another, in
-    evaluation and in training mode. What it does with its variables is read off its program in both.
+    **Check.** The forward runs on random images, with random parameters of the module's shapes: as it is, and with
+    stand-ins for all that is replaced. Both must give the same, and no image may look at another, in evaluation and in
+    training mode. Each image goes through a copy of the module, and what that writes is lost: a variable that the
+    forward changes and reads again, such as a counter, is named in a warning.
 
-    **State.** Each image goes through a copy of the module, and what that writes is lost. A variable that it changes
-    and reads again, such as a counter, is named in a warning; one that is written anew in every call does no harm.
+    **Normalisation.** ``batch_norm="group"`` normalises over groups of channels of one image, with the layer's scale,
+    shift and epsilon; for training. ``"running"`` takes the running averages, never updated, for kernels that are the
+    model's own or are trained to fit them. Fresh averages (0 and 1) normalise nothing.
 
-    **Normalisation with batch statistics** cannot be kept: a batch's statistics would make an image's logits depend on
-    its neighbours, which have other kernels. So a model with ``nnx.BatchNorm`` needs a choice. ``"group"``:
-    normalisation over groups of channels of one image, with the layer's scale, shift and epsilon; for training.
-    ``"running"``: its running averages, in training too, never updated; exactly the model in evaluation mode, for
-    kernels that are the model's own or are trained to fit its averages. Fresh averages (0 and 1) normalise nothing.
-
-    **Random streams** (``nnx.Dropout``, layers of your own) are made from each image's number in the batch. In training
-    mode (``model.train()``; ``model.eval()`` ends it) every call moves them on by one, which changes ``model``'s state:
-    under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. A model that draws is in training mode unless
-    the module comes in evaluation mode. Then they stand still, and what is drawn nevertheless follows from the image.
+    **Random streams** are made from each image's number in the batch. In training mode every call moves them on by one,
+    which changes ``model``'s state: under ``jax.jit`` carry it, as for any NNX model, or use ``nnx.jit``. A model that
+    draws is in training mode unless the module comes in evaluation mode, in which what is drawn follows from the image.
 
     Args:
         module: takes images (N, H, W, C) and returns logits (N, num_classes), or any tree of arrays (N, …).
-        puppeteer: a name or a function, as in :func:`create`. Layers are numbered by the order of their calls;
-            ``"continuous"`` gets ``omega_depth`` 10 · 8 / layers beyond eight layers, unless told otherwise.
+        puppeteer: a name or a function, as in :func:`create`; ``"continuous"`` gets ``omega_depth`` 10 · 8 / layers
+            beyond eight layers, unless told otherwise.
         image_shape: (H, W, C) of the images; the module is tried on two.
         batch_norm: ``"group"`` or ``"running"``, see above.
         blocks: instead of the sequences found: each entry the name of a list of blocks, such as ``"stage1"``, or a
             list of blocks' names, such as ``["block1", "features.layers.2"]``. ``()``: every image runs everything.
         max_depth: L; the default is n, but at most 8: for H in bits D(H) is at most 8.
-        apply: how to call the module, ``apply(module, images, rngs)``: for images (1, H, W, C) that it wants
-            normalised otherwise than float in [0, 1], for further arguments, for random streams that it takes as an
-            argument. The default is ``module(images)``. A lambda made anew compiles anew.
+        apply: how to call the module, ``apply(module, images, rngs)``, if not by ``module(images)``: images (1, H, W,
+            C) are float in [0, 1]. A lambda made anew compiles anew.
         compression: the module's kernel parameters over those of the ``"continuous"`` puppeteer, at least: its basis,
-            rank and network are solved for (see :class:`GroupedPuppeteer`), unless ``puppeteer_options`` name one of
-            them. :func:`summary` tells what came out.
+            rank and network are solved for, unless ``puppeteer_options`` name one of them.
         puppeteer_options: arguments for the puppeteer's constructor.
         measurement: which complexity, and whether depth follows it.
         rngs: Flax random streams.
