@@ -29,8 +29,6 @@ class Accuracy:
 
     study: str = "cifar10"
     """Which one, by the name of its file in bench/studies."""
-    data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps CIFAR-10 (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     rows: tuple[str, ...] = ()
     """Names of rows or of parts to run; none: all."""
     jobs: int = 1
@@ -118,8 +116,6 @@ def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subproce
     if (folder / "config.json").exists() and begun.exists() and begun.read_text() == _key(row, seed):
         command = [sys.executable, "-m", "train", "--resume", str(folder)]
     begun.write_text(_key(row, seed))
-    if options.data_dir is not None:
-        command += ["--data-dir", str(options.data_dir)]
     # A session of its own: Ctrl-C is for this process, which hands it on.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
     where["preexec_fn"] = machine.keep_to(cores)

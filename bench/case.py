@@ -92,6 +92,7 @@ def prepare(folder: Path, size: Size) -> None:
     measured, _ = nnx.jit(lambda model, images: model.measure(images))(model, images)
     config, exported = weights.export(model)
     _, stored = weights.export(twin)
+    stored |= {f"baked/{layer}": np.asarray(kernel) for layer, kernel in enumerate(twin.puppeteer(0.0))}
     logits = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
     static_logits = np.asarray(_at_full_depth(twin, images))
     arrays = {"images": images, "labels": labels, "h": np.asarray(measured)}

@@ -14,7 +14,6 @@ import pathlib
 import shlex
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -42,9 +41,7 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the figures to")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU instead, to try the script")
     parser.add_argument("--quick", action="store_true", help="one tiny size, two rounds, few checks and contenders")
-    parser.add_argument("--seconds", type=float, default=420.0, help="begin no further size after this long")
     arguments = parser.parse_args()
-    began = time.perf_counter()
     device = find_device(arguments.cpu)
     if device is None:
         print("no GPU: jax sees only", ", ".join(map(str, jax.devices())), "- install jax with CUDA, or use --cpu")
@@ -64,9 +61,6 @@ def main() -> int:
     result["speed"] = []
     with jax.default_device(device):
         for size in [TINY] if arguments.quick else SIZES:
-            if time.perf_counter() - began > arguments.seconds:
-                print(f"left out for lack of time: {size}")
-                continue
             rounds = 2 if arguments.quick else 15
             result["speed"] += measure(size, QUICK if arguments.quick else CONTENDERS, rounds)
     if arguments.output:

@@ -83,7 +83,7 @@ def read(folder: Path) -> SimpleNamespace:
     """Each result by its file's name, ``None`` where there is none.
 
     Raises:
-        ValueError: a file that is no JSON object.
+        ValueError: a file that is no JSON.
     """
     found: dict[str, Any] = dict.fromkeys(RESULTS)
     for path in sorted(folder.glob("*.json")):
@@ -91,8 +91,6 @@ def read(folder: Path) -> SimpleNamespace:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path.name}: damaged, measure it again ({error})") from error
-        if not isinstance(found[path.stem], dict):
-            raise ValueError(f"{path.name}: expected a JSON object; measure it again")
     return SimpleNamespace(**found)
 
 

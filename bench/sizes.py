@@ -1,14 +1,8 @@
-"""``python -m bench speed sizes``: what training costs by preset and size of image, and README's first command.
+"""``python -m bench speed sizes``: what training costs by preset and size of image.
 
 The images are pieces of scikit-learn's two photographs, at many scales; every case is a process of its own.
 """
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 from bench import results_file, target
@@ -63,8 +57,6 @@ print(json.dumps(train(config, dataset, None)))
 def measure(options: Options, result: dict, path: Path | None) -> None:
     """One row a case: seconds for 1,000 images; with the time before the first step and the memory at the peak."""
     result |= {"steps": STEPS, "cases": [], "rows": []}
-    if not options.quick:
-        result["first_run"] = _first_run()
     here = {**_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parent.parent)}
     for preset, side, batch in QUICK if options.quick else CASES:
         summary = ask(_SCRIPT, preset, str(side), str(batch), str(STEPS), **here)
@@ -73,15 +65,3 @@ def measure(options: Options, result: dict, path: Path | None) -> None:
         result["cases"].append({"preset": preset, "side": side, "batch": batch, "seconds_of_1000": seconds, **kept})
         result["rows"].append(target.row(f"{preset}, {side}×{side}: s for 1,000 images", target.spread([seconds])))
         results_file.write(path, result)
-
-
-def _first_run() -> dict:
-    """``python -m train`` as a newcomer gives it: seconds of the process, and what its summary says."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "train", "--out", folder]
-        subprocess.run(command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=True)
-        seconds = time.perf_counter() - began
-        summary = json.loads((Path(folder) / "summary.json").read_text())
-    kept = ("compile_seconds", "train_seconds", "peak_memory_bytes", "test_accuracy", "test_images", "test_correct")
-    return {"seconds": seconds, **{name: summary[name] for name in kept}}

@@ -31,7 +31,6 @@ import numpy as np
 FORMAT, VERSION = "puppet-jax export", 2
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays/"
 
-_DTYPES = ("uint8", "float32")
 _ROUNDING = 1e-6  # how far beyond [0, 1] floats may lie, as a resize leaves them
 _AGAIN = "export the model again with puppet_jax.export"
 _OTHERS = "puppet_jax.load_pretrained opens runs, .safetensors files and pretrained models"
@@ -225,7 +224,6 @@ class LoadedModel(TakesPictures):
             values = "levels 0 to 255" if self.dtype == "uint8" else "in [0, 1]"
             raise TypeError(
                 f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them"
-                + (f", or export the model with dtype={str(images.dtype)!r}" if images.dtype in _DTYPES else "")
             )
         if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
             raise ValueError(

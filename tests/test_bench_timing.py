@@ -72,8 +72,6 @@ def test_plan_covers_every_target_of_speed(quick):
     assert {row["number"] for one in measurements for row in one.rows} == set(range(1, 13))
     assert {name for one in measurements for name in one.contenders} <= set(contenders.CONTENDERS)
     assert len({one.name for one in measurements}) == len(measurements)
-    of_static = {one.size.channels: row["target"] for one in measurements for row in one.rows if row["number"] == 7}
-    assert of_static == ({12: 1.0} if quick else {64: 1.0, 128: 1.25, 32: 1.0})
 
 
 def test_of_several_rivals_the_fastest_of_each_round_counts():

@@ -95,12 +95,6 @@ def test_commands_are_understood(page, program, line, understand):
         assert len(understand(program, line)) == 1
 
 
-@pytest.mark.parametrize("line", ["bench speeds", "bench speed --sizes 3", "train --epoch-count 3", "train eval"])
-def test_a_command_that_is_none_would_be_noticed(line, understand):
-    with pytest.raises(SystemExit, match=r"^2$"):
-        understand(*line.split(maxsplit=1))
-
-
 def test_cluster_files_can_be_read():
     (block,) = [block for text in TEXTS.values() for block in blocks("yaml", text)]
     service, job = yaml.safe_load_all(block)

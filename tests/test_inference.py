@@ -113,17 +113,14 @@ def test_its_arrays_can_be_arguments(predict):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_input_is_refused(predict):
-    for images, error, words in (
-        (np.zeros((8, 8), np.uint8), ValueError, "height, width, channels"),
-        (np.zeros((0, 8, 8, 2), np.uint8), ValueError, "empty"),
-        (np.zeros((1, 2, 8, 8, 2), np.uint8), ValueError, r"got shape \(1, 2, 8, 8, 2\); .* jax\.vmap"),
-        (np.full((2, 8, 8, 2), np.nan, np.float32), ValueError, "NaN"),
-        (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "in_channels=3"),
-        (np.zeros((2, 3, 8, 2), np.uint8), ValueError, "smaller than"),
-        (np.zeros((2, 8, 8, 2), np.int32), TypeError, "uint8"),
+    for images, words in (
+        (np.zeros((1, 2, 8, 8, 2), np.uint8), r"got shape \(1, 2, 8, 8, 2\); .* jax\.vmap"),
+        (np.full((2, 8, 8, 2), np.nan, np.float32), "NaN"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "in_channels=3"),
+        (np.zeros((2, 3, 8, 2), np.uint8), "smaller than"),
     ):
         for answer in (predict, model_of()):
-            with pytest.raises(error, match=words):
+            with pytest.raises(ValueError, match=words):
                 answer(images)
     for options, words in (
         ({"chunk": 0}, "chunk must be at least 1"),

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 def parameters(config: dict, weights: dict, *, baked: bool) -> dict:
     """Parameters from what ``peers/weights.py`` exports of a model with stored kernels; kernels as (K, K, C_in, C_out).
 
-    With ``baked`` (inference) the kernels are standardised here, once; :func:`forward` does it otherwise.
+    With ``baked`` (inference) the kernels are standardised already; :func:`forward` does it otherwise.
     """
     layers = range(len(config["strides"]))
-    kernels = [jnp.asarray(weights[f"stored/{layer}"]).transpose(2, 3, 1, 0) for layer in layers]
+    kind = "baked" if baked else "stored"
     return {
-        "kernels": [standardise(k) for k in kernels] if baked else kernels,
+        "kernels": [jnp.asarray(weights[f"{kind}/{layer}"]).transpose(2, 3, 1, 0) for layer in layers],
         "scale": [jnp.asarray(weights[f"norm_scale/{layer}"]) for layer in layers],
         "shift": [jnp.asarray(weights[f"norm_shift/{layer}"]) for layer in layers],
         "head": jnp.asarray(weights["head"]),

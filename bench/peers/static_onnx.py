@@ -42,7 +42,7 @@ def graph(
     x = add("Sub", add("Mul", x, constant(np.float32(4.0 / 255.0))), constant(np.float32(2.0)))
     side, channels = shape[-1], shape[1]
     for layer, stride in enumerate(config["strides"]):
-        kernel = standardise(weights[f"stored/{layer}"])
+        kernel = weights[f"baked/{layer}"]
         side = -(-side // stride)
         y = add("Conv", x, constant(kernel), strides=[stride, stride], auto_pad="SAME_UPPER")
         y = add("Relu", normalised(y, weights[f"norm_scale/{layer}"], weights[f"norm_shift/{layer}"], side))
@@ -59,10 +59,3 @@ def graph(
     whole = helper.make_graph(nodes, "static", [images], [logits], constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(whole, opset_imports=opsets, ir_version=IR).SerializeToString()
-
-
-def standardise(kernels: np.ndarray) -> np.ndarray:
-    """(C_out, C_in, K, K) to mean 0 and variance 2 / fan_in of every output channel."""
-    axes, fan_in = (1, 2, 3), math.prod(kernels.shape[1:])
-    variance = kernels.var(axes, keepdims=True)
-    return (kernels - kernels.mean(axes, keepdims=True)) * np.sqrt(2.0 / fan_in / (variance + 1e-6), dtype=np.float32)

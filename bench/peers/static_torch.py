@@ -10,7 +10,7 @@ from bench.peers import layers_torch
 class StaticPuppet(nn.Module):
     """From the configuration and weights that ``peers/weights.py`` exports of a model with stored kernels.
 
-    With ``baked`` (inference) the kernels are standardised once, else (training) before every use.
+    With ``baked`` (inference) the kernels are standardised already, else (training) before every use.
     """
 
     def __init__(self, config: dict, weights: dict, *, baked: bool, channels_last: bool):
@@ -19,9 +19,8 @@ class StaticPuppet(nn.Module):
         self.baked = baked
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         count = len(config["strides"])
-        stored = [torch.from_numpy(weights[f"stored/{layer}"].copy()) for layer in range(count)]
-        if baked:
-            stored = [layers_torch.standardise(kernel) for kernel in stored]
+        kind = "baked" if baked else "stored"
+        stored = [torch.from_numpy(weights[f"{kind}/{layer}"].copy()) for layer in range(count)]
         self.kernels = nn.ParameterList([nn.Parameter(k.contiguous(memory_format=self.layout)) for k in stored])
         copy = lambda name: nn.Parameter(torch.from_numpy(weights[name].copy()))  # noqa: E731
         self.norm_scale = nn.ParameterList([copy(f"norm_scale/{layer}") for layer in range(count)])
