@@ -11,6 +11,7 @@ result is the same, the price some time. Images are sorted by depth and bin, so 
 its images, and images that have left a layer cost nothing in it.
 """
 
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -23,11 +24,14 @@ from puppet_jax._complexity import as_unit
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import cond, varying_alike
 from puppet_jax.convolution import FactoredBank
+from puppet_jax.convolution._lowerings import default_lowering
 from puppet_jax.puppeteers import Puppeteer
 from puppet_jax.puppets import Puppet
 
 SLOTS = 16
-"""Kernel sets that a batch generates at most at a time."""
+"""Kernel sets that a batch generates at most at a time, where those that it does not need cost something."""
+_SMALL = 1 << 24
+"""Numbers in a bank whose sets that are not needed, zeros, cost next to nothing."""
 
 
 class Bank(NamedTuple):
@@ -109,7 +113,7 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
     centres = jnp.asarray(measurement.centres)
     bin_of_image = measurement.index(complexity)
     most_bins = min(len(images), len(centres))
-    slots = min(most_bins, SLOTS)
+    slots = most_bins if _skips(puppeteer, most_bins) else min(most_bins, SLOTS)
     passes = -(-most_bins // slots)
     # The bins that are met are numbered from 0, in order; those of a number beyond them stand for nothing.
     met = jnp.zeros(len(centres), bool).at[bin_of_image].set(True)
@@ -138,6 +142,13 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
         return lax.scan(add, varying_alike(zeros, count)[0], (jnp.arange(passes), complexities))[0]
 
     return in_one_pass() if passes == 1 else cond(count <= slots, in_one_pass, in_several_passes)
+
+
+def _skips(puppeteer: Puppeteer, sets: int) -> bool:
+    """Tell whether a bank of so many sets costs hardly more than those of them that are needed. Then no second way
+    through a batch has to be compiled, for one that meets many bins."""
+    numbers = sum(math.prod(shape) for shape in puppeteer.kernel_shapes)
+    return puppeteer.skips and default_lowering(jax.default_backend()) == "native" and sets * numbers <= _SMALL
 
 
 def logits_from_bank(

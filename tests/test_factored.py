@@ -15,7 +15,9 @@ from puppet_jax._batch import logits_of_batch, make_bank
 from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
 from puppet_jax.convolution._lowerings import Geometry
 from puppet_jax.convolution._primitives import depthwise_p
+from puppet_jax.puppeteers import _factors
 from puppet_jax.puppeteers._grouped import GroupedPuppeteer
+from puppet_jax.puppeteers._kernels import EPSILON, standardise
 
 
 def diagonal(taps):
@@ -155,3 +157,31 @@ def test_a_model_is_the_same_with_factors_and_without(make, options, bin_, monke
     monkeypatch.setattr(pj.ContinuousPuppeteer, "_pays", lambda self, shape: False)
     expected = jax.jit(lambda params: jax.value_and_grad(run)(params))(params)
     assert close(jax.tree.leaves(found), jax.tree.leaves(expected), 2e-3)
+
+
+@pytest.mark.parametrize("lowering", EVERY_LOWERING)
+@pytest.mark.parametrize("shape", [(3, 9, 7, 5, 6), (2, 1, 19, 40, 33)])
+def test_standardised_factors_and_their_gradients_are_those_of_the_formed_kernels(shape, lowering):
+    (s, t, r, i, o), rng = shape, np.random.default_rng(0)
+    index = jnp.asarray([0] * (s - 1) + [-1])
+    taps, ins, outs = (jnp.float32(0.3 + rng.standard_normal(each)) for each in ((s, t, r), (i, r), (r, o)))
+    weights = jnp.float32(rng.standard_normal((s, t, i, o))) * (index >= 0)[:, None, None, None]
+
+    def by_factors(taps, ins, outs):
+        (made,) = _factors.factors_p.bind(taps, index, ins, outs, epsilon=EPSILON, lowering=lowering)
+        one = functools.partial(jnp.pad, constant_values=1)
+        return jnp.einsum("ir,str,sro->stio", one(ins, ((0, 0), (0, 1))), one(taps, ((0, 0), (0, 0), (0, 1))), made)
+
+    def formed(taps, ins, outs):
+        kernels = jnp.einsum("ir,str,ro->soit", ins, taps, outs)[..., None]
+        return jnp.transpose(jax.vmap(standardise)(kernels)[..., 0], (0, 3, 2, 1))
+
+    def answers(function):
+        loss = lambda *factors: jnp.sum(weights * function(*factors))  # noqa: E731
+        value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(taps, ins, outs)
+        along = jax.jvp(loss, (taps, ins, outs), (taps, ins[::-1], outs[::-1]))[1]
+        each = jax.vmap(jax.grad(loss), (None, None, 0))(taps, ins, jnp.stack([outs, 2 * outs]))
+        return function(taps, ins, outs)[:-1], value, gradients, along, each
+
+    for found, expected in zip(*(jax.tree.leaves(answers(f)) for f in (by_factors, formed)), strict=True):
+        assert close(found, expected, 1e-3)  # of sums that nearly cancel, too

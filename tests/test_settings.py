@@ -51,6 +51,7 @@ def test_images_on_a_mesh_of_explicit_axes():
 
 @pytest.mark.parametrize("kind", ["plain continuous", "plain ode", "foreign stored"])
 def test_a_model_and_its_gradient_within_shard_map(kind, monkeypatch):
+    monkeypatch.setattr("puppet_jax._batch._SMALL", 0)
     monkeypatch.setattr("puppet_jax._batch.SLOTS", 2)  # several passes
     mesh, images = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,)), images_of()
     graphdef, parameters, rest = nnx.split(model_of(*kind.split(), bin=None if "ode" in kind else 0.5), nnx.Param, ...)

@@ -260,7 +260,9 @@ def _folded(keys: Array, number: Int[Array, ""] | UInt32[Array, ""] | int) -> Ar
 def _fingerprint(image: Float[Array, "h w c"]) -> UInt32[Array, ""]:
     """A number made of an image's levels and where they are: the same one wherever the image stands in a batch."""
     levels = jnp.round(image * 255).astype(jnp.uint32).reshape(-1)
-    return jnp.sum((levels + 1) * (jnp.arange(1, levels.size + 1, dtype=jnp.uint32) * np.uint32(2654435761)))
+    return jnp.sum(
+        (levels + 1) * (jnp.arange(1, levels.size + 1, dtype=jnp.uint32) * np.uint32(2654435761)), dtype=jnp.uint32
+    )
 
 
 def _first(output: Array) -> Array:

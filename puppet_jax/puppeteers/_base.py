@@ -27,6 +27,7 @@ class Puppeteer(nnx.Module):
     Attributes:
         kernel_shapes: (C_out, C_in, K_h, K_w) of each layer.
         conditioned: whether kernels depend on complexity. Where it is false one set serves all images.
+        skips: whether :meth:`bank` leaves out each set that is not needed, on CPUs.
         sizes: what the puppeteer consists of, in words, a line for each group of layers.
 
     Args:
@@ -38,6 +39,7 @@ class Puppeteer(nnx.Module):
 
     kernel_shapes: tuple[KernelShape, ...]
     conditioned: bool = True
+    skips: bool = False
 
     def __init__(self, kernel_shapes: Sequence[KernelShape]):
         name, shapes = type(self).__name__, tuple(tuple(map(operator.index, shape)) for shape in kernel_shapes)

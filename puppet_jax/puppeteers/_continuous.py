@@ -58,6 +58,8 @@ class ContinuousPuppeteer(Puppeteer):
         ValueError: malformed shapes or an option outside its range.
     """
 
+    skips = True
+
     def __init__(
         self,
         kernel_shapes: Sequence[KernelShape],
@@ -176,7 +178,7 @@ class ContinuousPuppeteer(Puppeteer):
     def _points(self, h: Float[Array, " sets"]) -> Float[Array, "sets taps 3"]:
         positions, layers = _tap_coordinates(self.kernel_shapes, self.numbers)
         steps = step_size(h) if self.conditioned else jnp.full(h.shape, 1 / layers[-1])
-        s = steps[:, None] * layers
+        s = steps[:, None] * layers[None]
         return jnp.concatenate([jnp.broadcast_to(positions, (*s.shape, 2)), s[..., None]], axis=2)
 
 
@@ -227,7 +229,7 @@ class CoordinateNetwork(nnx.Module):
 
     def sines(self, points: Float[Array, "*n inputs"]) -> Float[Array, "*n hidden"]:
         """Return what the coefficients are sums of."""
-        return jnp.sin(points @ self.weight[...] + self.bias[...])
+        return jnp.sin(points @ self.weight[...] + jnp.expand_dims(self.bias[...], range(points.ndim - 1)))
 
 
 class ChannelMatrices(nnx.Module):

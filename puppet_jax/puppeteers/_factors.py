@@ -33,16 +33,16 @@ def _factors(taps, index, factor_in, factor_out, *, epsilon, lowering=None):
     del lowering
     fan_in = taps.shape[1] * len(factor_in)
     of_inputs = jnp.mean(factor_in, axis=0)
-    varying = factor_in - of_inputs
+    varying = factor_in - of_inputs[None]
     of_inputs_gram = varying.T @ varying / len(factor_in)
 
     def of_set(taps):
         of_taps = jnp.mean(taps, axis=0)
-        level = taps - of_taps
+        level = taps - of_taps[None]
         gram = (taps.T @ taps) * of_inputs_gram + (level.T @ level) * jnp.outer(of_inputs, of_inputs)
         variance = jnp.sum((gram @ factor_out) * factor_out, axis=0) / len(taps)
         mean = (of_taps * of_inputs) @ factor_out
-        return jnp.concatenate([factor_out, -mean[None]]) * jnp.sqrt(2.0 / fan_in / (variance + epsilon))
+        return jnp.concatenate([factor_out, -mean[None]]) * jnp.sqrt(2.0 / fan_in / (variance + epsilon))[None]
 
     return [jnp.where((index >= 0)[:, None, None], jax.vmap(of_set)(taps), 0)]
 
