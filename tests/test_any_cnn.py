@@ -145,13 +145,14 @@ def test_gradients_with_skipped_blocks_of_infinite_slope_are_those_of_each_image
 
 
 def test_what_always_runs_is_told_with_the_reason():
-    puppet = puppet_of(Net(multiplied, layers=three(lambda i: Branch())), stored, batch_norm=None).puppet
+    net = Net(multiplied, layers=three(lambda i: Branch()))
+    puppet = puppet_of(net, stored, batch_norm=None).puppet
     assert puppet.blocks == ()
     reasons = dict(puppet.always)
     assert "no list" in reasons["stem"]
     assert "layers.1: neither its argument nor zeros" in reasons["layers.1.conv"]
     with pytest.raises(ValueError, match=r"'layers.0' in blocks cannot be skipped: neither its argument"):
-        puppet_of(Net(multiplied, layers=three(lambda i: Branch())), stored, blocks=["layers"])
+        puppet_of(net, stored, blocks=["layers"])
 
 
 def by_class(net, x):
@@ -222,17 +223,14 @@ def test_layers_of_ones_own_draw_for_each_call_or_for_each_image(always):
     net = Net(in_turn, layers=nnx.List([conv(4, 4), DropPath(always)]))
     model = puppet_of(net, "stored", batch_norm=None)
     images = np.concatenate([images_of(3)[:3]] * 2)
-    first, second = model(images), model(images)
+    first = model(images)
     assert not close(first[:3], first[3:], 1e-2)
-    assert not close(first, second, 1e-2)
-    assert close(nnx.clone(puppet_of(net, "stored", batch_norm=None))(images), first)
+    assert not close(first, model(images), 1e-2)
     model.eval()
     still = model(images)
     assert close(still, model(images), 1e-6)
     assert close(still[:3], still[3:], 1e-6)
-    predict = pj.compile_predict(model)
-    for order in (slice(None), slice(None, None, -1), slice(2, 5)):
-        assert close(predict(images[order]).logits, still[order], 1e-5)
+    assert close(pj.compile_predict(model)(images[::-1]).logits, still[::-1], 1e-5)
     assert bool((still[0] == 0).any()) == always  # a channel that is dropped
 
 
@@ -295,14 +293,9 @@ def call(module, images, rngs):
     return module(images, rngs.params() if rngs else None)
 
 
-@pytest.fixture(scope="module")
-def pixels():
+def test_any_output_and_static_state_that_does_not_hash(tmp_path):
     net = drawn(lambda: Pixels(Config([4, 4])))
-    return net, holding_its_own(net, batch_norm=None, apply=call, measurement=FULL)
-
-
-def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
-    net, model = pixels
+    model = holding_its_own(net, batch_norm=None, apply=call, measurement=FULL)
     images = images_of(3)[:3]
     expected = nnx.jit(lambda net, x: call(net, x, None))(net, images / np.float32(255))
     found = model(images)
@@ -310,7 +303,6 @@ def test_any_output_and_static_state_that_does_not_hash(pixels, tmp_path):
     assert found["mask"].shape == (3, 8, 8, 2)
     assert found["heads"][1].dtype == jnp.int32
     assert (model.puppet.num_classes, model.max_depth, len(model.puppet.blocks)) == (None, 2, 2)
-    assert close(model(images[0]), jax.tree.map(lambda rows: rows[0], expected))
     assert close(jax.vmap(model)(images), expected)
     predict = pj.compile_predict(model, chunk=2)
     assert close(predict(images).logits, expected)

@@ -202,10 +202,8 @@ def named_paths(body: nnx.Module, entry: str | Sequence[str]) -> list[Path]:
     in_lists = {name: path for name, path in by_name.items() if path and isinstance(path[-1], int)}
     for name in [entry] if isinstance(entry, str) else entry:
         if name not in by_name:
-            members = ", ".join(list(in_lists)[:20]) or "none"
-            raise ValueError(
-                f"puppetize: blocks names {name!r}, which is not in the module; in its lists are {members}"
-            )
+            some = ", ".join(list(in_lists)[:20]) or "none"
+            raise ValueError(f"puppetize: blocks names {name!r}, which is not in the module; in its lists are {some}")
     if not isinstance(entry, str):
         return [by_name[name] for name in entry]
     parents = by_name[entry], (*by_name[entry], "layers")  # an nnx.Sequential's

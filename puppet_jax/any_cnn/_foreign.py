@@ -397,12 +397,9 @@ def _rounding(kernel, inputs) -> Float[Array, " c_out"]:
     A standardised kernel answers an image of one grey with nothing, where no border of zeros meets it: with rounding,
     which layers of normalisation after it would make large, another one for each way to compute it.
     """
-    sizes = jax.tree.map(jnp.abs, kernel.bank)
-    if isinstance(sizes, FactoredBank):
-        taps, inner = sizes.taps.sum((1, 2), keepdims=True), sizes.factor_in.sum(0, keepdims=True)
-        sizes = FactoredBank(taps, sizes.factor_out, inner).whole()
+    (bank,) = whole((kernel.bank,))
     largest = jnp.max(jnp.abs(inputs)).astype(jnp.float32)
-    return lax.stop_gradient(2.0**-20 * sizes.sum((1, 2, 3), dtype=jnp.float32)[kernel.index] * largest)
+    return lax.stop_gradient(2.0**-20 * jnp.abs(bank).sum((1, 2, 3), dtype=jnp.float32)[kernel.index] * largest)
 
 
 def _frames_as_channels(inputs, size, stride, padding, dilation, groups):

@@ -49,19 +49,15 @@ class Call:
 class Trials:
     """A module in evaluation mode, its parameters drawn at random, so that no zero among its own hides anything.
 
-    Args:
-        body: the module. Of its parameters, which may be tracers, only shapes are used.
-        apply: how it is called.
-        image_shape: (H, W, C).
+    Of the module's parameters, which may be tracers, only shapes are used. Its uses are those in evaluation and in
+    training mode together.
 
     Attributes:
-        convolutions: paths of each ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls, in the order of their
-            first calls.
+        convolutions: paths of the layers that the forward calls, in the order of their first calls.
         read: names of variables that the forward does more with than to convolve with them as those layers do.
         kernels: names of those that it convolves with otherwise.
-        written: names of those that it changes and reads, in training or evaluation mode, but for parameters and what
-            flax's batch normalisation and random streams do.
-        draws: whether it draws random numbers, in training or evaluation mode.
+        written: names of those that it changes and reads, but for parameters, batch normalisation and random streams.
+        draws: whether it draws random numbers.
         output: what the module returns for two images, (2, …) each.
         calls: of the watched modules, in order.
         norms: paths of batch normalisation, watched too.
