@@ -53,7 +53,7 @@ def load(folder: Path, size: Size) -> Case:
     return Case(size, arrays, config)
 
 
-def make_model(size: Size, puppeteer: str = "ode", measurement=None, **options):
+def make_model(size: Size, puppeteer: str = "ode", measurement=None):
     """The model that everything is measured on, with parameters away from their special initial values."""
     import jax
     from flax import nnx
@@ -64,7 +64,7 @@ def make_model(size: Size, puppeteer: str = "ode", measurement=None, **options):
     layers += [pj.LayerSpec(size.channels)] * (size.layers - 1)
     puppet = pj.PlainPuppet(layers, in_channels=3, num_classes=10, rngs=nnx.Rngs(1))
     source = {"ode": pj.OdePuppeteer, "continuous": pj.ContinuousPuppeteer, "stored": pj.StoredPuppeteer}[puppeteer]
-    model = pj.PuppetCNN(source(puppet.kernel_shapes, **options, rngs=nnx.Rngs(0)), puppet, measurement)
+    model = pj.PuppetCNN(source(puppet.kernel_shapes, rngs=nnx.Rngs(0)), puppet, measurement)
     state = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree.flatten(state)
     rng = np.random.default_rng(2)

@@ -39,8 +39,8 @@ def measure(options: Speed, result: dict, path: Path | None) -> None:
 def in_turns(crew: Crew, one: plan.Measurement, options: Speed, folder: Path) -> dict:
     """Set up contenders, hold each to the answer it must give, and time them; those that had to be left out with the
     reason. Each has a process of its own; in a quick run those of a framework share one."""
-    workers, described, left_out = {}, {}, {name: "not asked for" for name in one.contenders if name in options.without}
-    for name in [name for name in one.contenders if name not in left_out]:
+    workers, described, left_out = {}, {}, {}
+    for name in one.contenders:
         _say(f"{one.name}: setting up {name}")
         worker = contenders.CONTENDERS[name][0] + ("" if options.quick else f": {name}")
         found = set_up(crew, worker, name, one.size, folder)

@@ -76,8 +76,7 @@ def find_device(cpu: bool):
 
 
 def line(what: str, found, expected, limit: float) -> dict:
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    error = float(np.abs(found - expected).max() / (np.abs(expected).max() + 1e-12))
+    error = case.relative_error(found, np.asarray(expected))
     return {"what": what, "error": error, "limit": limit, "ok": bool(error <= limit)}
 
 

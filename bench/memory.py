@@ -31,7 +31,7 @@ def measure(options: Memory, result: dict, path: Path | None) -> None:
     found: dict[str, dict] = {}
     result |= {"size": str(size), "contenders": found, "left_out": {}, "rows": []}
     with tempfile.TemporaryDirectory() as folder, Crew(options.quick) as crew:
-        for name in [name for name in CONTENDERS if name not in options.without]:
+        for name in CONTENDERS:
             worker = f"{contenders.CONTENDERS[name][0]}: {name}"
             reply = comparison.set_up(crew, worker, name, size, Path(folder))
             if "unavailable" not in reply:

@@ -31,8 +31,6 @@ class Options:
 
     rounds: int = 5
     """Turns of every contender."""
-    without: tuple[str, ...] = ()
-    """Contenders to leave out, by name."""
     quick: bool = False
     """Tiny sizes, two rounds at most: shows that it runs, measures nothing, writes only where --output says."""
     output: Path | None = None

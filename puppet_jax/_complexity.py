@@ -135,18 +135,9 @@ def initial_value(h: Real[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
 
 
 def check_images(images: Num[ArrayLike, "*batch h w c"], caller: str) -> Num[Array, "*batch h w c"]:
-    """Return ``images`` as an array, or raise with the reason.
+    """Return ``images`` as an array, or raise what :func:`complexity` says, in the name of the caller.
 
-    Shape and dtype are checked always, at trace time under ``jit``; values (NaN, infinity, outside [0, 1]) only
-    where they exist, that is on concrete arrays.
-
-    Args:
-        images: ``(*batch, H, W, C)``, uint8 or floating.
-        caller: the public function to name in the error.
-
-    Raises:
-        TypeError: the dtype is neither uint8 nor floating.
-        ValueError: fewer than three axes, an empty axis, or floats that are not finite or not in [0, 1].
+    Shape and dtype are checked always, at trace time under ``jit``; values only on concrete arrays.
     """
     given, images = images, copied_array(images)
     if images.ndim < 3:

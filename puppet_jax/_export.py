@@ -81,13 +81,13 @@ def export(
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
     stored = pack(arrays, weights)
-    exported = _exported(
+    program = _program(
         lambda images, held: function(images, list(unpack(dict(zip(stored, held, strict=True))).values())),
         platforms,
         images,
         list(stored.values()),
     )
-    contents = {PROGRAM: _serialized(exported)} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in stored.items()}
+    contents = {PROGRAM: program} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in stored.items()}
     from puppet_jax import __version__  # not before the package is whole
 
     metadata = {
@@ -193,17 +193,13 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
         raise ValueError(f"export: path must name a file in a folder that exists, got {os.fspath(path)!r}")
 
 
-def _exported(function: Callable, platforms: Sequence[str], *arguments) -> jax.export.Exported:
+def _program(function: Callable, platforms: Sequence[str], *arguments) -> bytes:
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     except NotImplementedError as error:  # what jax raises of a callback to Python
         raise ValueError(f"export: {_MODEL_CALLS} ({error})") from error
     if unsafe := custom_calls(exported.mlir_module()):
         raise ValueError(f"export: {_MODEL_CALLS} ({', '.join(unsafe)})")
-    return exported
-
-
-def _serialized(exported: jax.export.Exported) -> bytes:
     try:
         return bytes(exported.serialize())
     except ValueError as error:  # a type that jax.export has no name for

@@ -362,23 +362,21 @@ def _read(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             members = file.infolist()
-            plain = all(each.compress_type == zipfile.ZIP_STORED and not each.flag_bits & 1 for each in members)
             # Neither compressed nor laid one over another, it unpacks to no more than is there.
+            plain = all(each.compress_type == zipfile.ZIP_STORED for each in members)
             plain = plain and sum(each.file_size for each in members) <= len(content)
             contents = {each.filename: file.read(each) for each in members} if plain else {}
     except Exception as error:  # a damaged directory of a zip file makes zipfile raise nearly anything
         raise ValueError(f"damaged, truncated, or no export at all ({error}); copy it anew; {_OTHERS}") from error
     if len(contents) < len(members):
-        raise ValueError(f"compressed, encrypted or doubled, which puppet_jax.export does not write; {_AGAIN}")
-    if METADATA not in contents:
-        raise ValueError(f"a zip file of another program, {METADATA} is missing in it; {_AGAIN}")
+        raise ValueError(f"compressed or doubled, which puppet_jax.export does not write; {_AGAIN}")
     return contents
 
 
 def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
     """What the file says about itself, once all parts are found to be as it says."""
     try:
-        metadata = json.loads(contents[METADATA])
+        metadata = json.loads(contents.get(METADATA, "{}"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{METADATA} is damaged ({error}); copy the file anew, or {_AGAIN}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -389,11 +387,9 @@ def _metadata(contents: dict[str, bytes]) -> dict[str, Any]:
             f"{VERSION}; load it with that puppet-jax, or {_AGAIN}"
         )
     for name in sorted({*metadata["files"], PROGRAM, *(f"{ARRAYS}{each}.npy" for each in metadata["arrays"])}):
-        said, content = metadata["files"].get(name), contents.get(name)
-        if said is None or content is None:
-            raise ValueError(f"incomplete, {name!r} is missing; copy the file anew, or {_AGAIN}")
-        if said != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
-            raise ValueError(f"damaged, {name!r} is not what was written; copy the file anew, or {_AGAIN}")
+        content = contents.get(name, b"")
+        if metadata["files"].get(name) != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
+            raise ValueError(f"damaged, {name!r} is missing or not what was written; copy the file anew, or {_AGAIN}")
     return metadata
 
 

@@ -55,22 +55,3 @@ def test_pytorch_conventional_puppet_gives_our_logits_kernels_and_gradient(torch
     assert [len(kernels) for kernels in generated] == [3, 3, 2, 1]
     for kernels, of_ours in zip(generated, jax.vmap(model.puppeteer)(h[[2, 0, 1]]), strict=False):
         assert relative(kernels, np.asarray(of_ours)[: len(kernels)]) < 1e-4
-
-
-def test_pytorch_complexity_and_schedule_are_ours(torch, images):
-    from bench.peers import complexity_torch
-
-    flat = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (0, 7)])
-    images = np.concatenate([images, flat])
-    h = complexity_torch.complexity(torch_images(torch, images))
-    np.testing.assert_allclose(h.numpy(), pj.complexity(images), atol=2e-3)
-    h = np.array([0.0, 0.01, 0.3, 1.0, 4.4, 6.6, 8.0], np.float32)
-    given = torch.from_numpy(h)
-    np.testing.assert_allclose(complexity_torch.step_size(given), pj.step_size(h), rtol=1e-6)
-    np.testing.assert_allclose(complexity_torch.initial_value(given), pj.initial_value(h), rtol=1e-5)
-    np.testing.assert_array_equal(complexity_torch.depth(given, 7), pj.depth(h, 7))
-
-
-def test_export_refuses_what_the_peers_cannot_compute():
-    with pytest.raises(ValueError, match="Euler's method"):
-        weights.export(case.make_model(SIZE, steps_per_layer=2))

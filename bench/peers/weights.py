@@ -6,11 +6,7 @@ _PUPPETEER = ("depthwise", "depthwise_bias", "pointwise", "pointwise_bias", "ini
 
 
 def export(model) -> tuple[dict, dict[str, np.ndarray]]:
-    """Configuration and weights of a ``PuppetCNN`` that has a plain puppet and an ODE or stored puppeteer.
-
-    Raises:
-        ValueError: an option that the peers do not have: they compute what :func:`bench.case.make_model` makes.
-    """
+    """Configuration and weights of what :func:`bench.case.make_model` makes with an ODE or stored puppeteer."""
     puppet, puppeteer = model.puppet, model.puppeteer
     config = {
         "strides": [layer.stride for layer in puppet.layers],
@@ -18,16 +14,11 @@ def export(model) -> tuple[dict, dict[str, np.ndarray]]:
         "norm_groups": puppet.norm_groups,
         "bin": model.measurement.bin,
     }
-    known = puppet.residual and puppeteer.standardise and all(layer.pool == 1 for layer in puppet.layers)
     arrays = {"head": puppet.head, "head_bias": puppet.head_bias}
     for layer, (scale, shift) in enumerate(zip(puppet.norm_scale, puppet.norm_shift, strict=True)):
         arrays |= {f"norm_scale/{layer}": scale, f"norm_shift/{layer}": shift}
     if hasattr(puppeteer, "kernels"):
         arrays |= {f"stored/{layer}": kernel for layer, kernel in enumerate(puppeteer.kernels)}
     else:
-        known &= (type(puppeteer.solver).__name__, puppeteer.steps_per_layer) == ("Euler", 1)
-        known &= puppeteer.initial == "low_rank"
-        arrays |= {name: getattr(puppeteer, name) for name in _PUPPETEER if known}
-    if not known:
-        raise ValueError("export: expected residuals, no pooling, standardised kernels and Euler's method")
+        arrays |= {name: getattr(puppeteer, name) for name in _PUPPETEER}
     return config, {name: np.asarray(array[...]) for name, array in arrays.items()}
