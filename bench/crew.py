@@ -1,6 +1,5 @@
 """Worker processes, started when first asked for, stopped together."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -27,10 +26,8 @@ class Crew:
     def __enter__(self):
         return self
 
-    def __exit__(self, error, *_):
+    def __exit__(self, *_):
         for name in list(self._workers):
-            if error is not None:  # a worker may be in the middle of something long
-                self._workers[name].kill()
             self.dismiss(name)
 
     def ask(self, worker: str, do: str, **request) -> dict:
@@ -43,22 +40,16 @@ class Crew:
         except BrokenPipeError:
             line = ""
         if not line:
+            process.wait()
             self.dismiss(worker)
             return {"unavailable": f"its process ended with exit code {process.returncode} (-9: out of memory?)"}
         return json.loads(line)
 
     def dismiss(self, worker: str) -> None:
-        process = self._workers.pop(worker, None)
-        if process is None:
-            return
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+        """End a worker, which has nothing to save."""
+        if process := self._workers.pop(worker, None):
             process.kill()
-            process.wait()
-        process.stdout.close()
+            process.communicate()
 
     def _start(self, worker: str) -> subprocess.Popen:
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

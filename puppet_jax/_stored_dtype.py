@@ -14,15 +14,10 @@ _HALF = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
 
 
 def pack(arrays: Mapping[str, np.ndarray], dtype: StoredDtype) -> dict[str, np.ndarray]:
-    """Arrays as they are stored.
+    """Arrays, by name, as they are stored; those of other types than float32 stay as they are.
 
-    Args:
-        arrays: by name. Those of other types than float32 stay as they are.
-        dtype: ``"int8"`` stores an array of two axes or more as :func:`quantised` has it, the scales as
-            ``NAME/scales``; other arrays as float16.
-
-    Raises:
-        ValueError: a number that float16 cannot hold.
+    ``"int8"`` stores an array of two axes or more as :func:`quantised` has it, the scales as ``NAME/scales``, and other
+    arrays as float16. ``ValueError`` if float16 cannot hold a number.
     """
     packed: dict[str, np.ndarray] = {}
     for name, array in arrays.items():

@@ -280,15 +280,8 @@ def png_mode(image) -> str:
 
 def in_channels(image, channels: int, stored: str):
     """As a Pillow image of mode L or RGB: 16 bits a channel scaled to 8; what is transparent laid over white; palettes,
-    CMYK and the like converted to RGB, and RGB to grey by its luma (ITU-R 601).
-
-    Args:
-        image: a Pillow image.
-        channels: 1 or 3.
-        stored: what :func:`png_mode` said of it before it was loaded.
-
-    Raises:
-        ValueError: pixels of 32 bits, or a transparent colour of 16 bits a channel.
+    CMYK and the like converted to RGB, and RGB to grey by its luma (ITU-R 601). ``stored`` is what :func:`png_mode`
+    said before the image was loaded. ``ValueError`` for pixels of 32 bits or a transparent colour of 16 bits a channel.
     """
     wanted = "L" if channels == 1 else "RGB"
     if image.mode == wanted and not image.has_transparency_data:

@@ -48,16 +48,14 @@ def complexity(case: Case) -> Contender:
 # Training steps.
 
 
-def train_ode(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size), "loss")
+def _train_model(case: Case, puppeteer: str = "ode", measurement=None, answer: str | None = None) -> Contender:
+    graphdef, params, rest = nnx.split(make_model(case.size, puppeteer, measurement), nnx.Param, ...)
+    return _train(case, params, lambda params, images: nnx.merge(graphdef, params, rest)(images), answer)
 
 
-def train_continuous(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size, "continuous"), None)
-
-
-def train_exact(case: Case) -> Contender:
-    return _train_model(case, make_model(case.size, measurement=pj.Measure(bin=None)), None)
+train_ode = partial(_train_model, answer="loss")
+train_continuous = partial(_train_model, puppeteer="continuous")
+train_exact = partial(_train_model, measurement=pj.Measure(bin=None))
 
 
 def train_static_jax(case: Case) -> Contender:
@@ -92,11 +90,6 @@ def _static(case: Case, baked: bool):
 def _on_images(case: Case, run, answer: str | None) -> Contender:
     images = jnp.asarray(case.arrays["images"])
     return Contender(lambda: jax.block_until_ready(run(images)), _error(case, answer))
-
-
-def _train_model(case: Case, model, answer: str | None) -> Contender:
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    return _train(case, params, lambda params, images: nnx.merge(graphdef, params, rest)(images), answer)
 
 
 def _train(case: Case, params, forward, answer: str | None) -> Contender:
