@@ -145,14 +145,14 @@ def _finish(options: Accuracy, row: Row, seed: int, done: dict[str, dict]) -> st
     for old in [key for key, each in done.items() if each["row"] == row.name and key not in current]:
         del done[old]
     summary, described = (json.loads((folder / name).read_text()) for name in ("summary.json", "config.json"))
-    kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "accuracy_by_depth")
+    kept = ("test_accuracy", "evaluated_on", "test_images", "epochs", "steps", "parameters", "train_seconds")
     done[_key(row, seed)] = {
         **{"row": row.name, "part": row.part, "what": row.what, "puppeteer": row.puppeteer},
         "width": described["config"]["width"],
         "seed": seed,
         "command": _key(row, seed),
         "accuracy": summary["test_accuracy"],
-        **{name: summary[name] for name in (*kept, "train_seconds")},
+        **{name: summary[name] for name in kept},
         **json.loads(evaluated.stdout),
         "revision": described["git_revision"],
     }
@@ -164,7 +164,7 @@ def _read(output: Path) -> dict[str, dict]:
     if not output.exists():
         return {}
     runs = json.loads(output.read_text(encoding="utf-8"))["runs"]
-    return {each["command"]: each for each in runs if "row" in each}
+    return {each["command"]: each for each in runs}
 
 
 def _write(output: Path, study: Study, done: dict[str, dict]) -> None:

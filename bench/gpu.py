@@ -42,9 +42,10 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="run on the CPU instead, to try the script")
     parser.add_argument("--quick", action="store_true", help="one tiny size, two rounds, few checks and contenders")
     arguments = parser.parse_args()
-    device = find_device(arguments.cpu)
-    if device is None:
-        print("no GPU: jax sees only", ", ".join(map(str, jax.devices())), "- install jax with CUDA, or use --cpu")
+    try:
+        device = jax.devices("cpu" if arguments.cpu else "gpu")[0]
+    except RuntimeError as error:
+        print(f"no GPU: {error}; install jax with CUDA, or use --cpu")
         return 3
     command = shlex.join(["python", "bench/gpu.py", *sys.argv[1:]])
     result = {**machine.describe(), "command": command, "device": str(device.device_kind), "jax": jax.__version__}
@@ -53,7 +54,8 @@ def main() -> int:
             models = {"continuous": case.make_model(TINY, "continuous")}
         else:
             names = ("continuous", "ode", "printed", "stored")
-            models = {name: preset("puppet_s", name) for name in names} | {"factored": preset("puppet_s", width=128)}
+            models = {name: pj.create("puppet_s", puppeteer=name, rngs=nnx.Rngs(0)) for name in names}
+            models["factored"] = pj.create("puppet_s", width=128, rngs=nnx.Rngs(0))
         result["correct"] = check_models(models)
     failed = [line for line in result["correct"] if not line["ok"]]
     for line in result["correct"]:
@@ -68,13 +70,6 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def find_device(cpu: bool):
-    try:
-        return jax.devices("cpu" if cpu else "gpu")[0]
-    except RuntimeError:
-        return None
-
-
 def line(what: str, found, expected, limit: float) -> dict:
     error = case.relative_error(found, np.asarray(expected))
     return {"what": what, "error": error, "limit": limit, "ok": bool(error <= limit)}
@@ -84,10 +79,6 @@ def on_cpu(function, *arguments):
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         return jax.tree.map(np.asarray, function(*jax.device_put(arguments, cpu)))
-
-
-def preset(name: str, puppeteer: str = "continuous", width: int | None = None) -> pj.PuppetCNN:
-    return pj.create(name, puppeteer=puppeteer, width=width, rngs=nnx.Rngs(0))
 
 
 def check_models(models: dict[str, pj.PuppetCNN]) -> list[dict]:

@@ -35,11 +35,8 @@ def quantised(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """A float32 array rounded to integers of so many bits, with a scale for each index of its first axis.
 
     A row's scale is, of 21 from half to all of what its greatest number asks for, that of the least squared error: a
-    few clipped numbers may cost less than coarser steps for all.
-
-    Returns:
-        int8 of the array's shape, within ±(2**(bits - 1) - 1); and the scales that they are multiplied by, float16, one
-        for each index of the first axis.
+    few clipped numbers may cost less than coarser steps for all. Returns int8 of the array's shape, within
+    ±(2**(bits - 1) - 1), and the scales that they are multiplied by, float16.
     """
     rows, most = array.reshape(len(array), -1), 2 ** (bits - 1) - 1
     integers, scales = np.zeros(rows.shape, np.int8), np.zeros(len(rows), np.float16)
