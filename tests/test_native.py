@@ -93,6 +93,7 @@ WATCHED = """
 import ctypes, functools, itertools, sys
 import jax, jax.numpy as jnp, numpy as np
 from puppet_jax.convolution import _lowerings as lowerings, _primitives as maps, native
+from puppet_jax.puppeteers import _factors
 
 library = ctypes.CDLL(sys.argv[1])
 native.register(library)
@@ -151,6 +152,10 @@ for (image, kernel, stride, pad, c_in, c_out), lowering, dtype in itertools.prod
             except Exception as error:
                 assert not good and "is no kernel of a bank of 3" in str(error), error
                 refused += 1
+for (t, r, i, o), lowering in itertools.product([(9, 7, 5, 6), (1, 19, 40, 33)], native.LANES):
+    factors = map(jnp.asarray, (draw(3, t, r), np.int32([0, -1, 0]), draw(i, r), draw(r, o)))
+    _, back = jax.vjp(lambda *a: _factors.factors_p.bind(*a, epsilon=1e-6, lowering=lowering)[0], *factors)
+    assert all(np.isfinite(each).all() for each in back(jnp.ones((3, r + 1, o))) if each.dtype == jnp.float32)
 print(ran, refused)
 """
 
