@@ -1,17 +1,14 @@
-"""``python -m train`` as a shell sees it: help, commands, flags and their values, exit codes, pipes, signals."""
+"""``python -m train`` as a shell sees it: help, commands, flags and their values, exit codes, signals."""
 
 import dataclasses
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from trained_runs import ENVIRONMENT, python
+from trained_runs import python
 
 import puppet_jax as pj
 import train.__main__ as program
@@ -177,15 +174,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code, said):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_leaves_gets_no_traceback_and_a_terminal_without_unicode_escapes(tmp_path):
-    command = [sys.executable, "-u", "-m", "train", "plot", "--help"]
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=120)
-    finally:
-        os.close(write)
-    assert (done.returncode, done.stderr) == (141, "")
+def test_a_terminal_without_unicode_escapes(tmp_path):
     done = python("-m", "train", "eval", tmp_path / "猫", PYTHONIOENCODING="ascii")
     assert done.returncode == 2
     assert "\\u732b does not exist" in done.stderr

@@ -141,14 +141,6 @@ def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split
     batches.close()
     assert threads() == 0
     assert list(batches) == []
-
-    def interrupted():
-        for _ in data.train_batches(split, BATCH, seed=SEED, stop_step=10**9):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert threads() == 0
     with pytest.raises(IndexError):
         run(data.Split(split.images[:9], split.labels), 0, 6)
     assert threads() == 0

@@ -1,4 +1,4 @@
-"""What cannot be divided among devices, processes that do not agree, and how one ends when another is lost.
+"""Processes that do not agree, and how one ends when another is lost.
 
 That several devices train as one: see test_train_processes.py, and test_settings.py of gradients within shard_map.
 """
@@ -12,13 +12,6 @@ import pytest
 from train import devices
 from train.config import Config, Measurement, resolve
 from train.errors import UserError
-
-
-def test_what_cannot_be_divided_is_refused():
-    with pytest.raises(UserError, match=r"--batch-size: got 32, expected a multiple of 5 \(1 devices times --accumul"):
-        devices.make_mesh(resolve(Config(accumulate=5, devices=1)))
-    with pytest.raises(UserError, match="--devices: got 99, expected 1 to the"):
-        devices.make_mesh(resolve(Config(devices=99)))
 
 
 def test_processes_agree_on_all_that_changes_numbers(monkeypatch):

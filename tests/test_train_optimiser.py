@@ -1,17 +1,19 @@
 """The learning rate against its closed form, Muon's updates, what is decayed. Steps: see test_train_by_hand.py."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_train_by_hand import orthogonal
 
 from puppet_jax._pretrained import flat
 from train.build import build
 from train.config import Config, resolve
-from train.steps.optimiser import MUON_RMS, averaged, decayed, learning_rate, make_optimiser, orthogonalised
+from train.steps.optimiser import MUON_RMS, decayed, learning_rate, make_optimiser, orthogonalised
 
 
 @pytest.mark.parametrize(("steps", "rising"), [(100, 10), (37, 4), (10, 1), (4, 0), (1, 0)])
@@ -23,17 +25,6 @@ def test_the_learning_rate_is_its_closed_form(steps, rising):
         assert float(schedule(k)) == pytest.approx(expected, rel=1e-5, abs=1e-8), k
     assert float(schedule(0)) > 0  # the first step is not wasted
     assert float(schedule(steps)) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])
-def test_the_average_of_parameters_is_their_weighted_mean(rng, decay):
-    values = rng.normal(size=(40, 3)).astype(np.float32) + 5
-    average = {"w": jnp.full(3, 1e3)}  # the initial ones, of which nothing may be left
-    for count, value in enumerate(values):
-        average = averaged(average, {"w": jnp.asarray(value)}, decay, jnp.int32(count))
-        weights = decay ** np.arange(count, -1, -1.0)
-        expected = weights @ values[: count + 1].astype(float) / weights.sum()
-        np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +49,8 @@ def test_muon_gives_every_matrix_of_the_puppeteer_an_orthogonal_update(rng, shap
     )
     _, rows, columns = as_matrices
     for each, update in zip(given, got, strict=True):
-        u, singular, v = np.linalg.svd(each, full_matrices=False)
-        # Five Newton-Schulz steps take singular values to between 0.7 and 1.2 in place of 1, but for tiny ones.
-        big = singular > 0.02 * np.linalg.norm(singular)
-        assert big.sum() > 0.7 * len(big)
-        s = np.diag(u.T @ update @ v.T) / (-0.1 * MUON_RMS * np.sqrt(max(rows, columns)))
-        assert np.all((s[big] > 0.6) & (s[big] < 1.3)), s
-        assert np.sqrt(np.mean(update**2)) == pytest.approx(0.1 * MUON_RMS, rel=0.3)
+        expected = -0.1 * MUON_RMS * np.sqrt(max(rows, columns)) * orthogonal(each)
+        np.testing.assert_allclose(update, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("puppeteer", ["continuous", "ode", "printed", "stored"])
@@ -73,12 +59,10 @@ def test_decay_spares_biases_and_normalisation_and_muon_leaves_more_to_adamw(pup
     marks = flat(decayed(params))
     assert {name for name in marks if "bias" in name or "norm" in name} == {n for n, mark in marks.items() if not mark}
     assert marks["puppet.head"]
-    shapes = {name: leaf.shape for name, leaf in flat(params).items()}
     muon = {name for name, yes in flat(orthogonalised(params)).items() if yes}
-    vectors = ("bias", "norm")
     expected = {
         name
-        for name, shape in shapes.items()
-        if name.startswith("puppeteer.") and len(shape) >= 2 and not any(word in name for word in vectors)
+        for name, leaf in flat(params).items()
+        if name.startswith("puppeteer.") and leaf.ndim >= 2 and not re.search("bias|norm", name)
     }
     assert muon == expected != set()
