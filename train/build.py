@@ -18,15 +18,9 @@ from train.errors import UserError
 def build(
     config: ResolvedConfig, *, num_classes: int, in_channels: int, image_size: Sequence[int] = ()
 ) -> pj.PuppetCNN:
-    """A freshly initialised model of a resolved configuration, its parameters drawn from ``config.seed``.
-
-    Args:
-        image_size: (height, width) in pixels, which the user's own CNN is traced on; presets take any.
-
-    Raises:
-        UserError: the puppeteer refuses its options, or the user's function cannot be imported or makes no module that
-            gives logits; begins with the flags that were given.
-    """
+    """A new model of a resolved configuration, its parameters drawn from ``config.seed``. The user's own CNN is traced
+    on images of ``image_size``, (height, width) in pixels. What the model refuses is a :class:`UserError` that begins
+    with the flags that were given."""
     given = {name: getattr(config, name) for name in ("model", "batch_norm", "compression", "puppeteer")}
     described = {
         **given,

@@ -74,15 +74,8 @@ def local_devices(count: int | None) -> list[jax.Device]:
 
 
 def make_mesh(config: ResolvedConfig, data: Mapping[str, Any] | None = None) -> Mesh:
-    """A mesh over ``config.devices`` devices of each process (all of them by default).
-
-    Args:
-        data: what identifies the data, to be the same in all processes; their paths may differ.
-
-    Raises:
-        UserError: there are not so many, or the batch cannot be divided among them; or the processes were started with
-            different configurations.
-    """
+    """A mesh over ``config.devices`` devices of each process (by default all); refused if there are not so many, if
+    the batch cannot be divided among them, or the processes differ in configuration or in what identifies the data."""
     count = len(local_devices(config.devices))
     processes = jax.process_count()
     parts = count * processes * config.accumulate

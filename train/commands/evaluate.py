@@ -72,12 +72,7 @@ def run(options: Evaluate) -> int:
 
 def measured(model, split, batch_size: int, devices: int | None) -> dict[str, Any]:
     """Accuracy, loss, complexity and depth of a model on a split, by the exact path, and its ``confusion``: how many
-    images of each class are taken for each.
-
-    Args:
-        devices: how many share a batch, ``None`` for all; fewer where there are not so many, or the batch cannot be
-            divided among them.
-    """
+    images of each class are taken for each. At most so many devices share a batch, as many as divide it."""
     import jax
     import numpy as np
     from flax import nnx
@@ -123,12 +118,9 @@ def _by_class(counts: list[list[int]], names: Sequence[str]) -> list[dict[str, A
 def report(result: dict[str, Any]) -> str:
     """The result for a human."""
     images, reported = result["images"], result["reported"]
-    if reported is None:
-        as_reported = ""
-    elif reported["correct"] == result["correct"]:
+    as_reported = f", {reported['correct']:,} reported" if reported else ""
+    if reported and reported["correct"] == result["correct"]:
         as_reported = ", as reported"
-    else:
-        as_reported = f", {reported['correct']:,} reported"
     loss = "not a number" if result["loss"] is None else f"{result['loss']:.4f} nats"
     facts = [
         ("run", printable(result["run"])),

@@ -109,13 +109,8 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
 
 
 class Table:
-    """Lines of a table, under a header before the first.
-
-    Args:
-        class_names: of all classes; the columns are as wide as the longest.
-        top: how many classes each line names.
-        widest: columns that the longest path takes.
-    """
+    """Lines of a table, under a header before the first; columns are as wide as the longest class and the ``widest``
+    path."""
 
     def __init__(self, class_names: Sequence[str], top: int, widest: int):
         names = ["class", *(f"class {k}" for k in range(2, top + 1))]

@@ -53,8 +53,6 @@ def decode(
     """Decode every image of several splits, leaving out those that cannot be.
 
     Args:
-        data: the data set's name, for errors.
-        parts: the splits.
         image_size: scale every image to a square of this side; ``None`` to take them as they are, or where they are of
             several sizes or large, to scale them to ``SIDE``.
         size, channels: ``(H, W)``, and 1 or 3, that all images are known to have. By default their headers tell, before

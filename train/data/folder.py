@@ -29,12 +29,8 @@ TEST_NAMES = ("test", "validation", "val", "valid")
 
 def load(folder: Path, image_size: int | None, validation_share: float) -> Dataset:
     """Find, check and decode every image, with the options of :func:`train.data.sets.load`. One that cannot be read is
-    left out and named in ``skipped``.
-
-    Raises:
-        UserError: Pillow is missing; fewer than two classes; a class without images to train on; test images of
-            unknown classes; or more than half of them unreadable.
-    """
+    left out and named in ``skipped``. Refused are fewer than two classes, a class without images to train on, test
+    images of unknown classes, and more than half of them unreadable."""
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:

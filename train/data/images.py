@@ -134,8 +134,6 @@ def _opened(source: str | Path | bytes) -> Iterator:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width}x{height} pixels, more than the limit of {MAX_PIXELS:,}")
-            if width == 0 or height == 0:
-                raise ImageError(f"{width}x{height} pixels")
             yield image
     except ImageError:
         raise

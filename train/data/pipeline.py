@@ -31,13 +31,9 @@ def train_batches(
     and the epoch, ``k // n + 1``, decide, so a run resumes at a step by its number. An epoch's last batch is filled up
     with the first images of its permutation, so that every image is seen and all batches have one shape.
 
-    Args:
-        batch_size: of all processes together.
-        process_index: which of ``process_count`` equal parts of each batch, its rows in a piece, to give.
-
     Yields:
-        images ``(batch_size / process_count, H, W, C)`` uint8 and labels int32. Close the generator, or exhaust it, to
-        end its thread.
+        of each batch, its ``process_index``-th of ``process_count`` equal parts: images ``(batch_size / process_count,
+        H, W, C)`` uint8 and labels int32. Close the generator, or exhaust it, to end its thread.
     """
     own = batch_size // process_count
     rows = _rows(len(split), batch_size, seed, start_step, stop_step)

@@ -25,7 +25,6 @@ def load(
         name: ``"digits"``; an image classification set of TensorFlow Datasets that lies prepared in ``data_dir``
             (:mod:`train.data.tensorflow_sets`); or a folder of class folders of images (:mod:`train.data.folder`). A
             prepared set goes before a folder of the same name: write ``./mnist`` for the folder.
-        data_dir: where TensorFlow Datasets looks; ``None`` for its own default. Not used by the others.
         evaluate_on: ``"test"``, or ``"validation"`` to hold out a part of the training split in its place.
         image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` as
             :func:`train.data.decode.decode` chooses.

@@ -27,15 +27,9 @@ def is_prepared(name: str, data_dir: Path | None) -> bool:
 
 
 def load(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
-    """The splits train and test; a set without labelled test images is tested on validation, or on a part of train.
-
-    Args:
-        name: as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``, ``"cifar10:3.0.2"``; the others as
-            :func:`train.data.sets.load` has them.
-
-    Raises:
-        UserError: a package is missing, or the set is not prepared, not one of image classification, or unreadable.
-    """
+    """The splits train and test of a set named as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``,
+    ``"cifar10:3.0.2"``; one without labelled test images is tested on validation, or on a part of train. Refused if a
+    package is missing, or the set is not prepared, not one of image classification, or unreadable."""
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
@@ -164,11 +158,10 @@ def _version_folder(name: str, directory: Path) -> Path:
             f"--data {name}: lies prepared in the configurations {', '.join(configs)}; expected one of them, for "
             f"example --data {parts['name']}/{configs[0]}"
         )
-    wanted = parts["version"]
-    chosen = [path for path in versions if wanted in (None, path.name)]
+    chosen = [path for path in versions if parts["version"] in (None, path.name)]
     if not chosen:
-        held = ", ".join(sorted(path.name for path in versions)) or "none"
-        raise UserError(f"--data {name}: of the versions in {directory} ({held}) expected {wanted or 'one'}")
+        held = ", ".join(sorted(path.name for path in versions))
+        raise UserError(f"--data {name}: of the versions in {directory} ({held}) expected {parts['version']}")
     return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 

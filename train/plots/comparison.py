@@ -18,12 +18,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 
 def draw(path: Path, names: Sequence[str], runs: Sequence[ComparedRun], against: str) -> None:
-    """Draw the comparison into a file of the kind that its suffix says.
-
-    Args:
-        names: of the runs, for the legend.
-        against: ``"epoch"`` or ``"seconds"``.
-    """
+    """Draw the comparison ``against`` ``"epoch"`` or ``"seconds"``, into a file of the kind that its suffix says."""
     with style(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
         figure = Figure((10.0, 8.0 + 0.11 * len(runs)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))

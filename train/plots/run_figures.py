@@ -28,14 +28,8 @@ def draw(
     class_names: Sequence[str],
     kernels: dict[float, list[np.ndarray]],
 ) -> None:
-    """Draw all six figures into ``folder``.
-
-    Args:
-        evaluated: what the reported split is called, ``"test"`` or ``"validation"``.
-        history: the lines of ``metrics.jsonl``.
-        train, test, accuracy_by_depth, confusion, kernels: of :mod:`train.steps.evaluation`; of the last four those of
-            the reported split.
-    """
+    """Draw all six figures into ``folder``, of the lines of ``metrics.jsonl`` and what :mod:`train.steps.evaluation`
+    finds; the reported split is called ``evaluated``, ``"test"`` or ``"validation"``."""
     with style():
         figures = {
             "learning_curves.png": ("Learning curves", _learning_curves(evaluated, history)),

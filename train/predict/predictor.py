@@ -16,19 +16,10 @@ from train.errors import UserError
 
 
 class Predictor:
-    """images ``(B, H, W, C)`` uint8 → :class:`puppet_jax.Prediction`.
+    """images ``(B, H, W, C)`` uint8 → :class:`puppet_jax.Prediction`, by :func:`puppet_jax.compile_predict`.
 
-    By :func:`puppet_jax.compile_predict`. Every device holds the kernels and computes its part of a batch.
-
-    Args:
-        model: with trained parameters.
-        devices: to use; by default the first.
-
-    Attributes:
-        image_shape, classes: of the model.
-
-    Raises:
-        UserError: its images are neither grey nor colour.
+    Every one of the ``devices`` (by default the first) holds the kernels and computes its part of a batch. A model
+    whose images are neither grey nor colour is refused.
     """
 
     def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
@@ -49,14 +40,8 @@ class Predictor:
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
 
     def start(self, images: np.ndarray, size: int | None = None) -> Any:
-        """Dispatch a batch and return before it is computed; ``images`` must not be changed afterwards.
-
-        Args:
-            size: to pad the batch to, as each size is compiled separately; by default, a multiple of the devices.
-
-        Returns:
-            what :meth:`finish` takes.
-        """
+        """Dispatch a batch, padded to ``size`` as each is compiled separately, and return, before it is computed, what
+        :meth:`finish` takes. ``images`` must not be changed afterwards."""
         count = len(images)
         size = max(size or count, count)
         filled = next(padded_batches(images, size + -size % self._mesh.size))

@@ -33,14 +33,8 @@ def predict_images(
     """Names and records of images in the order named, a batch at a time; the record of an image that could not be read
     holds the reason as ``error``, which is told on standard error too.
 
-    While the caller handles a batch, the devices compute the next one and those after it are decoded.
-
-    Args:
-        names: paths of the images, at least one.
-        predictor: of the model, which says what size and channels they are converted to.
-        top: how many classes a record names (:func:`train.predict.predictor.records`).
-        done: how many were predicted earlier, for the bar.
-        bar: whether to show one, if standard error is a terminal.
+    While the caller handles a batch, the devices compute the next one and those after it are decoded. A record names
+    the ``top`` most probable classes; ``done`` is how many were predicted earlier, for the ``bar``.
     """
     count = len(names)
     height, width, channels = shape = predictor.image_shape
@@ -105,13 +99,8 @@ def read_ahead(
     """All images in the order named, ``size`` at a time, the last batch smaller.
 
     At most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
-    threads.
-
-    Args:
-        names: taken from as they are needed.
-        read: name → ``shape`` uint8; called from the threads. An :class:`ImageError` of it is kept in the batch,
-            anything else is raised here.
-        threads: how many.
+    threads, which call ``read``: name → ``shape`` uint8. An :class:`ImageError` of it is kept in the batch, anything
+    else is raised here.
     """
     names = iter(names)
 

@@ -33,16 +33,9 @@ AT_EPOCH, WITHIN_EPOCH = 5.0, 60.0
 
 
 class Checkpoints:
-    """The checkpoints of a run, as a context manager: leaving it waits for the one that is being written.
-
-    Args:
-        folder: of the run; ``None`` for a process that neither saves nor restores.
-        keep: how many of the last to keep, besides the best.
-        every: steps between two; ``None`` to decide by time.
-
-    Attributes:
-        last: the step of the last good one, ``None`` if there is none.
-    """
+    """The last ``keep`` checkpoints of a run and the best, as a context manager: leaving it waits for the one that is
+    being written. ``folder`` is ``None`` for a process that neither saves nor restores; ``every`` so many steps, or by
+    time; ``last`` is the step of the last good one."""
 
     def __init__(self, folder: Path | None, *, keep: int = 3, every: int | None = None):
         self._run, self._keep, self._every = folder, keep, every
@@ -88,11 +81,8 @@ class Checkpoints:
         return accuracy is not None and (self._best is None or accuracy > self._best["accuracy"])
 
     def save(self, step: int, state: Any, about: Mapping[str, Any], accuracy: float | None = None) -> bool:
-        """Save in the background. The state is copied before this returns, so its buffers may be donated.
-
-        Args:
-            about: JSON values, given back by :meth:`restore`.
-            accuracy: of these parameters where they were evaluated, to tell the best.
+        """Save in the background, with JSON values ``about`` it. The state is copied before this returns, so that its
+        buffers may be donated.
 
         Returns:
             whether it is saved: a state with NaN or infinity is not, so that the last good one stays.

@@ -135,12 +135,8 @@ class Trained:
 def describe(
     config: ResolvedConfig, fingerprint: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
 ) -> About:
-    """What the file of a run will say about its model, refused if it could not be opened again.
-
-    Args:
-        fingerprint: of its data (:func:`train.data.fingerprint`).
-        earlier: as :meth:`Trained.earlier` gives it.
-    """
+    """What the file of a run will say about its model, refused if it could not be opened again; ``earlier`` is as
+    :meth:`Trained.earlier` gives it."""
     recipe, data = recipe_of(config), dict(fingerprint)
     class_names, (height, width, channels) = data.pop("class_names"), data.pop("image_shape")
     create = {
@@ -187,11 +183,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], About]:
 
 
 def open_run(source: Path) -> Trained:
-    """The trained model of a run's folder, of its parameters' file or of a released file.
-
-    Raises:
-        UserError: as :func:`read`; it has no parameters (yet); or the function that makes it cannot be imported here.
-    """
+    """The trained model of a run's folder, of its parameters' file or of a released file; refused as by :func:`read`,
+    if it has no parameters (yet), and if the function that makes it cannot be imported here."""
     path = parameters_file(source)
     arrays, about = read(path)
     create = msgspec.to_builtins(about.create)

@@ -32,10 +32,6 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
     Returns:
         the runs that made those parameters, each begun with what the next in the list left: of each the ``digest`` of
         its model and its ``recipe``.
-
-    Raises:
-        UserError: it cannot be opened, is for images of other channels, does not fit, or is not what the run that is
-            resumed began with.
     """
     flag = f"--start-from {config.start_from}"
     trained = _open(flag, config.start_from or "", config)
@@ -63,13 +59,8 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
 
 
 def teacher_of(config: ResolvedConfig, about: About) -> Trained | None:
-    """What ``config.teacher`` names; for a run that is resumed, the same as it began with. ``about`` describes the new
-    model.
-
-    Raises:
-        UserError: it cannot be opened, is still being trained, is for other images or classes, or is not what the run
-            began with.
-    """
+    """What ``config.teacher`` names, for the model that ``about`` describes; refused if it is still being trained, is
+    for other images or classes, or is not what a resumed run began with."""
     if config.teacher is None:
         return None
     flag = f"--teacher {config.teacher}"

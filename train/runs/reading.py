@@ -23,9 +23,10 @@ Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Description(msgspec.Struct):
-    """What a run's ``config.json`` is read for: see :class:`train.runs.run_folder.Described`."""
+    """What a run's ``config.json`` says of what it began with: its configuration, what identifies its data, the digest
+    of the model that it learns from, and the runs that made its first parameters."""
 
-    config: dict[str, Any]
+    config: Any
     data: dict[str, Any] = {}
     teacher: str | None = None
     earlier: list[dict[str, Any]] = []

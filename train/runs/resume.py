@@ -19,14 +19,9 @@ PLAIN = ("history", "train_seconds", "epoch_seconds")
 
 
 class Position(NamedTuple):
-    """Everything that a run continues from.
-
-    Attributes:
-        state, tally: of the last step. The place in the data and the random draws follow from its number.
-        history: the lines of ``metrics.jsonl``.
-        train_seconds: of training, in all finished epochs.
-        epoch_seconds: of training, in the epoch in progress.
-    """
+    """Everything that a run continues from: the last step's state, the lines of ``metrics.jsonl``, seconds of training
+    in all finished epochs and in the one in progress. The place in the data and the random draws follow from the step's
+    number."""
 
     state: TrainState
     tally: Tally
@@ -48,12 +43,8 @@ def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, a
 
 def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position) -> tuple[Position | None, list[str]]:
     """The position of the last good checkpoint of the first process, at every process, and what was wrong with later
-    ones; ``None`` if there never was any. ``beginning``, where a new run begins, tells the shapes.
-
-    Raises:
-        UserError: in all processes, as :meth:`train.runs.checkpoint.Checkpoints.restore`; or the checkpoint has another
-            configuration, or arrays that do not fit.
-    """
+    ones; ``None`` if there never was any. ``beginning``, where a new run begins, tells the shapes. Refused, in all
+    processes, is what does not fit the run."""
     tree: Any = {"state": beginning.state, "tally": beginning.tally}
     plain, problems, refused = None, list[str](), None
     try:

@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import msgspec
 
 from train import atomic_file
 from train.config import Config, ResolvedConfig, from_json, to_json
@@ -24,13 +25,8 @@ from train.data import Dataset
 from train.errors import UserError
 from train.runs.reading import Description, read_json
 
-FIGURES = (
-    "learning_curves.png",
-    "complexity.png",
-    "depth.png",
-    "accuracy_by_depth.png",
-    "confusion.png",
-    "kernels.png",
+FIGURES = tuple(
+    f"{name}.png" for name in ("learning_curves", "complexity", "depth", "accuracy_by_depth", "confusion", "kernels")
 )
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", "best.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
@@ -114,18 +110,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class Described(NamedTuple):
-    """What a run's ``config.json`` says of what it began with: what identifies its data, the digest of the model that
-    it learns from, and the runs that made its first parameters (:func:`train.runs.origins.begin_with`)."""
-
-    config: ResolvedConfig
-    data: dict[str, Any]
-    teacher: str | None
-    earlier: list[dict[str, Any]]
-
-
-def described(folder: Path) -> Described:
-    """What the run in a folder began with; refused if there is none, or not one that this version knows."""
+def described(folder: Path) -> Description:
+    """What the run in a folder began with, its ``config`` a :class:`ResolvedConfig`; refused if there is none, or not
+    one that this version knows."""
     path = folder / "config.json"
     if not path.exists():
         raise UserError(
@@ -134,7 +121,7 @@ def described(folder: Path) -> Described:
         )
     try:
         about = read_json(path, Description)
-        return Described(from_json(about.config), about.data, about.teacher, about.earlier)
+        return msgspec.structs.replace(about, config=from_json(about.config))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"--resume: {path} is not a configuration that this version knows ({error}); resume with the version that "
@@ -163,7 +150,8 @@ def describe(
         "teacher": teacher,
         "earlier": list(earlier),
         "skipped_images": len(dataset.skipped),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
         "platform": platform.platform(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
@@ -199,13 +187,6 @@ def peak_memory_bytes() -> int:
 def _line(record: dict[str, Any]) -> str:
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git_revision() -> str | None:

@@ -17,16 +17,8 @@ from train.devices import BATCH, ROWS, on_each_device, own_rows, rows
 def evaluate(
     eval_step: Callable, params: nnx.State, rest: nnx.State, split: Split, batch_size: int, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loss of every image, and the class that it is taken for; every process gets all of them.
-
-    Args:
-        eval_step: of :func:`train.steps.step.make_eval_step`.
-        batch_size: images at a time; results do not depend on it but for rounding.
-        mesh: what the images are divided over.
-
-    Returns:
-        float32 cross-entropy in nats and an integer, both ``(N,)``.
-    """
+    """Loss of every image, float32 cross-entropy in nats, and the class that it is taken for, both ``(N,)``; every
+    process gets all of them. They do not depend on ``batch_size`` but for rounding."""
     both = zip(*(_batches(array, batch_size, mesh) for array in (split.images, split.labels)), strict=True)
     loss, taken = _columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
     return loss, taken

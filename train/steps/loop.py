@@ -37,6 +37,8 @@ AHEAD = 2
 LONG = 1800
 # Fewer steps than these hardly teach anything.
 FEW = 100
+# The groups of parameters that a summary counts.
+PARAMETERS = ("generator", "normalisation", "head", "total", "static_twin")
 
 
 class Diverged(UserError):
@@ -47,14 +49,8 @@ class Diverged(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All of a training that can be refused, put together before anything is written.
-
-    Attributes:
-        data: what identifies the data.
-        about: what the file of its parameters will say.
-        earlier: the runs that made the parameters that it begins with (:func:`train.runs.origins.begin_with`).
-        began: when, by ``time.perf_counter``.
-    """
+    """All of a training that can be refused, put together before anything is written: ``earlier`` are the runs that
+    made the parameters that it begins with, ``began`` is when, by ``time.perf_counter``."""
 
     mesh: jax.sharding.Mesh
     model: pj.PuppetCNN
@@ -68,12 +64,8 @@ class Plan:
 
 
 def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
-    """Divide the batch among the devices and make the model.
-
-    Raises:
-        UserError: a batch that the images or the devices do not allow, options that the model refuses, or nothing to
-            start or learn from.
-    """
+    """Divide the batch among the devices and make the model; refused are a batch that the devices do not allow, options
+    that the model refuses, and nothing to start or learn from."""
     began = time.perf_counter()
     fingerprint = data.fingerprint(dataset)
     mesh = devices.make_mesh(config, fingerprint)
@@ -96,14 +88,8 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
 def train(
     config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan | None = None
 ) -> dict[str, Any]:
-    """Train a model and fill the run's folder, or go on with a run that is there.
-
-    Args:
-        config: resolved (:func:`train.config.resolve`).
-        dataset: of :func:`train.data.load`.
-        folder: new (:func:`train.runs.run_folder.created`), or of the run to resume; ``None`` for a process that
-            writes nothing.
-        planned: of :func:`plan`, where it was called before.
+    """Train a model and fill the run's folder (``None`` for a process that writes nothing), or go on with a run that is
+    there. ``planned`` is of :func:`plan`, where it was called before.
 
     Returns:
         what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
@@ -199,10 +185,8 @@ def train(
                     mean, seconds = means(tally.sums), time.perf_counter() - clock
                     train_seconds += seconds
                     loss, taken = evaluate(eval_step, state.evaluated, rest, dataset.test, config.batch_size, mesh)
-                    test_loss, accuracy = (
-                        float(loss.mean(dtype=float)),
-                        float((taken == dataset.test.labels).mean(dtype=float)),
-                    )
+                    test_loss = float(loss.mean(dtype=float))
+                    accuracy = float((taken == dataset.test.labels).mean(dtype=float))
                     if not math.isfinite(test_loss):
                         raise Diverged(_advice(f"the model is not finite after step {done}", checkpoints, config))
                     line = {
@@ -245,7 +229,7 @@ def train(
         _save_parameters(folder, state.evaluated, planned.about, len(history), done)
     correct = taken == dataset.test.labels
     of_test = measure(model, dataset.test, config.batch_size, mesh)
-    groups = pj.summary(model)
+    groups, both = pj.summary(model), (("train", of_train), ("test", of_test))
     accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
     best = max(history, key=lambda line: line["test_accuracy"])
     summary = {
@@ -257,20 +241,11 @@ def train(
         "best": {name: best[name] for name in ("epoch", "step", "test_accuracy")},
         "epochs": epochs,
         "steps": done,
-        "parameters": {
-            "generator": groups.generator,
-            "normalisation": groups.normalisation,
-            "head": groups.head,
-            "total": groups.total,
-            "static_twin": groups.static_twin,
-        },
+        "parameters": {name: getattr(groups, name) for name in PARAMETERS},
         "compression": groups.compression,
         "max_depth": model.max_depth,
-        "clipped": {"train": float(of_train["clipped"].mean()), "test": float(of_test["clipped"].mean())},
-        "complexity_mean_bits": {
-            "train": float(of_train["complexity"].mean()),
-            "test": float(of_test["complexity"].mean()),
-        },
+        "clipped": {name: float(of["clipped"].mean()) for name, of in both},
+        "complexity_mean_bits": {name: float(of["complexity"].mean()) for name, of in both},
         "accuracy_by_depth": accuracy_by_depth,
         "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct)
         if config.measurement.bin

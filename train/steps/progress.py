@@ -31,14 +31,8 @@ FORMAT = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
 
 
 class Progress:
-    """A bar over the steps of the whole run, or lines; and events.
-
-    Args:
-        folder: of the run, for the events; ``None`` for a process that tells nothing.
-        config: resolved.
-        tally: of where the steps begin.
-        total, steps_per_epoch: steps of the whole run, and of an epoch.
-    """
+    """A bar over the ``total`` steps of the whole run, or lines; and events in its ``folder``, which is ``None`` for a
+    process that tells nothing. ``tally`` is of where the steps begin."""
 
     def __init__(self, folder: Path | None, config: ResolvedConfig, tally: Tally, total: int, steps_per_epoch: int):
         self._total, self._steps_per_epoch, self._config = total, steps_per_epoch, config
@@ -109,12 +103,8 @@ class Events:
     queue of ten: if that thread dies (a full disk), training would wait for the queue for ever.
 
     No error here ends a training: a missing package, or a folder that cannot be written to, is reported once, and the
-    run goes on without event files.
-
-    Args:
-        folder: of the run.
-        resumed_at: step of the checkpoint that the run goes on from, ``None`` for a new run. TensorBoard then drops
-            what an earlier attempt recorded at later steps; what it recorded up to this step stays.
+    run goes on without event files. Of a run that is ``resumed_at`` a step, TensorBoard drops what an earlier attempt
+    recorded at later ones.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None):
@@ -131,12 +121,8 @@ class Events:
             self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers under their names at an optimiser step.
-
-        Args:
-            step: optimiser steps done.
-            values: by tag; TensorBoard groups tags by what stands before a ``/``. Kept as float32, NaN too.
-        """
+        """Record numbers by their tags, which TensorBoard groups by what stands before a ``/``, after so many optimiser
+        steps. Kept as float32, NaN too."""
         with self._without_ending():
             self._record(step, summary={"value": [{"tag": tag, "simple_value": v} for tag, v in values.items()]})
             if self._writer is not None and time.monotonic() - self._flushed >= FLUSH:
@@ -197,12 +183,8 @@ def means(sums: Sums) -> dict[str, float]:
     """Mean loss, accuracy, complexity (bits) and depth of the images summed over; waits for the device."""
     sums = jax.device_get(sums)
     seen = int(sums.seen)
-    return {
-        "loss": float(sums.loss) / seen,
-        "accuracy": int(sums.correct) / seen,
-        "complexity": float(sums.complexity) / seen,
-        "depth": int(sums.depth) / seen,
-    }
+    of = {"loss": sums.loss, "accuracy": sums.correct, "complexity": sums.complexity, "depth": sums.depth}
+    return {name: float(value) / seen for name, value in of.items()}
 
 
 def say(text: str) -> None:

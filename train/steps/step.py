@@ -50,14 +50,8 @@ class Tally(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a step reads and replaces: with the order of images, enough to continue a run.
-
-    Attributes:
-        params: the model's parameters.
-        average: their exponential moving average, ``None`` where ``config.ema`` is 0.
-        opt_state: the optimiser's.
-        step: how many steps are done.
-    """
+    """All that a step reads and replaces: with the order of images, enough to continue a run. ``average`` is the
+    parameters' exponential moving average, ``None`` where ``config.ema`` is 0."""
 
     params: nnx.State
     average: nnx.State | None
