@@ -6,7 +6,6 @@ library the net and, by jax.grad, the gradient of the loss that is written here.
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -23,7 +22,7 @@ from safetensors.numpy import load_file
 
 import puppet_jax as pj
 from train.__main__ import main
-from train.config import Config, Measurement, resolve
+from train.config import Config, resolve
 from train.plots import run_figures
 from train.runs import run_folder
 from train.steps import optimiser
@@ -212,19 +211,8 @@ def test_the_summary_and_figures_tell_of_each_split_what_is_so(run, by_hand, pic
     assert f"all images: {by_hand.correct.mean():.1%}" in run.drawn["accuracy_by_depth.png"]
 
 
-def test_predict_says_of_each_file_what_is_so(run, by_hand, pictures, capsys):
-    assert main(["predict", str(run.folder), str(pictures[0] / "test"), "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["class"] == Path(line["image"]).parent.name for line in found] == by_hand.correct.tolist()
-    complexity, depth = measured(pictures[1]["test"][0])
-    assert [line["complexity_bits"] for line in found] == pytest.approx(complexity.tolist(), rel=1e-6)
-    assert [line["depth"] for line in found] == np.minimum(depth, 6).tolist()
-
-
 def test_the_summary_tells_time_and_memory(run):
     summary = json.loads((run.folder / "summary.json").read_text())
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert summary["train_seconds"] == pytest.approx(sum(line["seconds"] for line in lines), abs=0.01)
     assert 0.05 < summary["compile_seconds"] < summary["total_seconds"]
     assert summary["train_seconds"] <= summary["loop_seconds"] + 0.01
     held = psutil.Process().memory_info().rss
@@ -249,15 +237,12 @@ def test_a_card_tells_the_recipe(run, tmp_path):
 
 def test_the_default_recipes_are_those_that_were_chosen():
     fields = ("preset", "epochs", "batch_size", "optimiser", "learning_rate", "augment")
-    common = {"weight_decay": 0.01, "ema": 0.0, "accumulate": 1, "measurement": Measurement(0.25, None, None)}
-    common |= {"label_smoothing": 0.0, "puppeteer": "continuous", "evaluate_on": "test", "seed": 0}
     for data, recipe in (
         ("digits", ("puppet_xs", 30, 32, "adamw", 5e-3, "crop")),
         ("cifar10", ("puppet_s", 10, 64, "muon", 2e-2, "flip")),
     ):
         config = resolve(Config(data=data))
         assert tuple(getattr(config, field) for field in fields) == recipe
-        assert {name: getattr(config, name) for name in common} == common
     assert (optimiser.WARMUP, optimiser.CLIP_NORM) == (0.1, 1.0)
 
 

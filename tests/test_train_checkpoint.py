@@ -63,8 +63,6 @@ def test_a_round_trip_is_exact_and_fills_the_tree(folder):
     assert same(flat(tree), 3)
     with pytest.raises(ValueError, match=r"w\.0 is float32\[40, 30\], expected float32\[2\]"):
         fill({**state(0), "w": [np.zeros(2, np.float32), state(0)["w"][1]]}, arrays)
-    with pytest.raises(ValueError, match=r"other is absent, expected uint32\[2\]"):
-        fill({**state(0), "other": arrays["key"]}, arrays)
 
 
 def test_the_last_and_the_best_are_kept_in_later_lives_too_and_the_best_is_due_at_once(tmp_path):
@@ -127,7 +125,6 @@ def change_the_description(folder):
 
 DAMAGES = {
     "truncated": lambda folder: os.truncate(file(folder, 3), 100),
-    "emptied": lambda folder: os.truncate(file(folder, 3), 0),
     "a bit flipped": flip_a_bit,
     "description changed": change_the_description,
     "another's": lambda folder: shutil.copy(file(folder, 2), file(folder, 3)),

@@ -81,14 +81,6 @@ def test_any_share_is_held_out_to_the_image_and_evenly(share):
     assert aside[labels == 3].tolist() == [False, True]
 
 
-@pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
-def test_padded_batches_hold_every_row_in_order(n, size):
-    rows = np.arange(n * 2).reshape(n, 2)
-    batches = list(data.padded_batches(rows, size))
-    assert all(batch.shape == (size, 2) for batch in batches)
-    np.testing.assert_array_equal(np.concatenate(batches)[:n], rows)
-
-
 @pytest.fixture
 def split():
     """29 images, so that the fourth batch of 8 of an epoch lacks 3; each image is its own label."""

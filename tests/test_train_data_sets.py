@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,6 @@ def prepare(directory: Path, name: str, splits: dict, *, shape, version="1.0.0",
     usual = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=CLASSES)}
     tfds.features.FeaturesDict(usual | features).save_config(folder)
     return folder
-
-
-def no_home(path):
-    """A container's user may have none."""
-    raise RuntimeError("Could not determine home directory.")
 
 
 def decoded(records):
@@ -170,7 +166,8 @@ def test_damaged_files_say_how_to_prepare_the_set_again(tmp_path, rng):
 @pytest.mark.parametrize("name", ["mnist", "imagenette"])
 def test_a_known_set_that_is_not_prepared_says_how(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Path, "expanduser", no_home)
+    # A container's user may have no home.
+    monkeypatch.setattr(Path, "expanduser", unittest.mock.Mock(side_effect=RuntimeError))
     with pytest.raises(UserError) as error:
         data.load(name, tmp_path / "sets", "test")
     message = str(error.value)

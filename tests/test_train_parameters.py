@@ -15,7 +15,6 @@ from puppet_jax import PRESETS
 from puppet_jax._pretrained import KEY, flat
 from puppet_jax._pretrained import PARAMETERS as FILE
 from train import data
-from train.__main__ import main
 from train.build import measurement
 from train.config import Config, Measurement, recipe_of, resolve
 from train.errors import UserError
@@ -160,7 +159,7 @@ def test_what_could_not_be_opened_again_is_refused_before_it_is_trained(monkeypa
         plan(resolve(given), data.Dataset(split, split, ("a", "b")))
 
 
-def test_foreign_files_are_refused(run, tmp_path, capsys):
+def test_foreign_files_are_refused(run, tmp_path):
     path = tmp_path / FILE
     good = (run / FILE).read_bytes()
     pickle, archive = b"\x80\x04\x95 a pickle" * 20, b"PK\x03\x04" * 50
@@ -168,8 +167,6 @@ def test_foreign_files_are_refused(run, tmp_path, capsys):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole safetensors file"):
             open_run(tmp_path)
-        assert main(["eval", str(tmp_path)]) == 2
-        assert "not a whole safetensors file" in capsys.readouterr().err
     some = {"w": np.zeros(3, np.float32)}
     for metadata, message in [
         ({}, "another program"),

@@ -4,8 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies as st
 import matplotlib
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from train.__main__ import main
 from train.commands import plot
 from train.errors import UserError
 from train.runs.reading import Summary, read_json, read_metrics
-from train.terminal import printable
 
 CONFIG = {"data": "digits", "preset": "puppet_xs", "puppeteer": "ode", "seed": 0, "epochs": 4, "evaluate_on": "test"}
 
@@ -103,7 +100,7 @@ def test_the_suffix_says_the_kind_and_the_same_runs_give_the_same_bytes(tmp_path
         ([{}, {"seed": 1, "out": "a"}, {"seed": 2, "out": "b"}], ["runs/0", "seed 1", "seed 2"]),
         ([{"seed": 1}, {"seed": 1}, {"seed": 2}], ["seed 1 (runs/0)", "seed 1 (runs/1)", "seed 2"]),
         ([{"data": "/sets/a", "seed": 1}, {"data": "b"}], ["a", "b"]),
-        ([{"preset": "a\x1b[31m\n"}, {"preset": "b"}], ["a\\x1b[31m\\n", "b"]),
+        ([{"preset": "a\x1b[31m\n\udcff"}, {"preset": "b"}], ["a\\x1b[31m\\n\\udcff", "b"]),
     ],
 )
 def test_labels_say_what_differs(configs, expected):
@@ -165,14 +162,6 @@ def test_damaged_json_is_refused_and_numbers_are_read_as_numbers_alone(tmp_path)
     for place, message in [(path, "a regular file"), (tmp_path, "a regular file"), (Path("a\0b"), "cannot be")]:
         with pytest.raises(UserError, match=message):
             read_json(place)
-
-
-@hypothesis.given(st.text())
-def test_printable_text_is_printable(text):
-    shown = printable(text)
-    assert shown.isprintable()
-    shown.encode()
-    assert shown == text or not text.isprintable()
 
 
 def test_damaged_lines_are_numbered_and_the_last_line_of_an_epoch_counts(tmp_path):

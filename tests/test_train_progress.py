@@ -1,4 +1,4 @@
-"""What a run tells: a bar on a terminal, lines elsewhere, events; nothing from a process that is not the first."""
+"""What a run tells: a bar on a terminal, lines elsewhere, events."""
 
 import io
 import itertools
@@ -104,12 +104,6 @@ def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not
     for line in bars:
         assert len(line.rstrip()) <= 80
         assert line.rstrip().endswith(" images/s")
-
-
-def test_another_process_tells_nothing(told):
-    told_nothing = told(None, 99, 100, 100.0, terminal=True)
-    assert told_nothing == ""
-    assert Recorded.last is None
 
 
 @pytest.mark.parametrize("terminal", [True, False])

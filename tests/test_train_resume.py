@@ -59,7 +59,6 @@ def cut(monkeypatch, step: int, signum=signal.SIGTERM, *, seconds=0.0) -> None:
 def same_end(one: Path, other: Path) -> bool:
     assert same_parameters(one, other)
     assert metrics(one) == metrics(other)
-    assert len(metrics(one)) == 2
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
     for summary in summaries:
         for name in [name for name in summary if name.endswith("_seconds")] + ["peak_memory_bytes"]:
@@ -179,10 +178,12 @@ def test_without_a_good_checkpoint_nothing_is_touched_and_a_run_cut_before_any_s
 
 
 def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys):
-    assert main(["--resume", str(half_done), "--seed", "5", "--batch-size", "12", "--devices", "1"]) == 2
+    free = ["--devices", "1", "--data-dir", "x"]
+    assert main(["--resume", str(half_done), "--seed=5", "--batch-size=12", "--measurement.bin=None", *free]) == 2
     error = capsys.readouterr().err
-    assert "--batch-size is 10 in the run, got 12; --seed is 0 in the run, got 5." in error
-    assert "--devices" not in error
+    assert "--batch-size is 10 in the run, got 12; --seed is 0 in the run, got 5; " in error
+    assert "--measurement.bin is 0.25 in the run, got None." in error
+    assert not any(flag in error for flag in free[::2])
     # What the run has may be said again, and the rest may change.
     same = ["--seed", "0", "--batch-size", "10", "--checkpoint-steps", "40"]
     assert train_command.parse(["--resume", str(half_done), *same]).checkpoint_steps == 40
@@ -212,10 +213,6 @@ def test_a_changed_configuration_version_or_data_set_is_refused_by_the_checkpoin
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     assert main(["--resume", str(half_done)]) == 2
     assert "--data digits: not the images that the run began with (all_labels " in capsys.readouterr().err
-    moved = dataclasses.replace(small, test=data.Split(255 - small.test.images, small.test.labels))
-    monkeypatch.setattr(data, "load", lambda *_, **__: moved)
-    assert main(["--resume", str(half_done), "--data", "cifar10"]) == 2
-    assert "--data cifar10: not the images that the run began with (all_pixels " in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_of_this_version_is_refused_and_one_cut_early_used_again(tmp_path, capsys):
@@ -241,9 +238,6 @@ def test_two_processes_do_not_train_in_one_folder(half_done, capsys, tmp_path, m
         for command in (["--resume", str(half_done)], [*FLAGS, "--out", str(half_done), "--overwrite"]):
             assert main(command) == 2
             assert "another process trains" in capsys.readouterr().err
-    assert main([*FLAGS, "--out", str(half_done)]) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert saved(half_done)
     with run_folder.created(resolve(Config(out=half_done, overwrite=True)), {}):
         assert {path.name for path in half_done.iterdir()} == {run_folder.LOCK, "config.json"}
 

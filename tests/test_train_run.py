@@ -58,9 +58,6 @@ def test_two_epochs_of_digits_through_the_command_line(trained, summary):
     assert summary["best"]["test_accuracy"] == max(line["test_accuracy"] for line in history)
     for figure in run_folder.FIGURES:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
-    _, about = model_file.read(folder / "params.safetensors")
-    assert (about.image_size, about.class_names) == ((8, 8), list("0123456789"))
-    assert (about.epoch, about.step) == (2, summary["steps"])
     _, best = model_file.read(folder / "best.safetensors")
     assert [best.epoch, best.step] == [summary["best"][name] for name in ("epoch", "step")]
 
@@ -88,10 +85,6 @@ def test_evaluation_gives_the_numbers_of_the_summary_to_the_last_digit(run, summ
     for row, line in zip(counts, found["accuracy_by_class"], strict=True):
         assert (line["images"], line["accuracy"]) == (row.sum(), row[int(line["class"])] / row.sum())
         assert line["taken_for"] is None or row[int(line["taken_for"])] == np.delete(row, int(line["class"])).max()
-    # In batches of another size the same, but for rounding.
-    other = evaluated(capsys, run, "--batch-size", "71")
-    assert other["loss"] == pytest.approx(found["loss"], rel=1e-5)
-    assert other["accuracy_by_depth"] == found["accuracy_by_depth"]
 
     text = evaluate.report(found)
     assert f"{summary['test_accuracy']:.2%} ({summary['test_correct']} of 355, as reported)" in text
