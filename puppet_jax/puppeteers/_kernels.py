@@ -79,11 +79,7 @@ def adaptive_average(state: Float[Array, "..."], shape: tuple[int, ...]) -> Floa
     if len(shape) != state.ndim or any(m > n or m < 1 for m, n in zip(shape, state.shape, strict=False)):
         raise ValueError(f"adaptive_average: cannot average shape {state.shape} down to {tuple(shape)}")
     for axis, m in enumerate(shape):
-        n = state.shape[axis]
-        if m == n:
-            continue
-        weights = jnp.asarray(_averaging_matrix(n, m), state.dtype)
-        state = jnp.moveaxis(jnp.tensordot(weights, state, axes=(1, axis)), 0, axis)
+        state = jnp.moveaxis(averages(jnp.moveaxis(state, axis, -1), [m])[0], -1, axis)
     return state
 
 
