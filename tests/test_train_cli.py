@@ -20,22 +20,6 @@ from train.errors import UserError
 READERS = [command for command in COMMANDS if command != "train"]
 
 
-@pytest.fixture
-def launched(monkeypatch):
-    """The arguments that training is called with."""
-    from train.commands import train
-
-    calls = []
-    monkeypatch.setattr(train, "launch", lambda arguments: calls.append(arguments) or 0)
-    return calls
-
-
-def test_training_is_the_command_where_none_is_given(launched):
-    for arguments in ([], ["--epochs", "3"], ["train"], ["train", "--epochs", "3"]):
-        assert main(arguments) == 0
-    assert launched == [[], ["--epochs", "3"], [], ["--epochs", "3"]]
-
-
 def test_the_help_of_training_has_every_flag_the_defaults_and_the_other_commands(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -89,9 +89,7 @@ def full_disk(folder, monkeypatch):
     monkeypatch.setattr(progress, "FLUSH", 0.0)
 
     def fill(written):
-        records = written._writer._py_recordio_writer
-        records._writer.close()
-        records._writer = open("/dev/full", "wb")  # noqa: SIM115
+        written._writer._py_recordio_writer._writer = open("/dev/full", "wb")  # noqa: SIM115
 
     return fill, "No space left"
 

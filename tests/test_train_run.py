@@ -48,13 +48,11 @@ def test_two_epochs_of_digits_through_the_command_line(trained, summary):
     }  # fmt: skip
     assert run_folder.finished(folder)
     config = json.loads((folder / "config.json").read_text())
-    assert (config["config"]["epochs"], config["config"]["preset"]) == (2, "puppet_xs")
     assert {"python", "jax", "flax"} <= config["versions"].keys()
     history = metrics(folder)
     assert [line["epoch"] for line in history] == [1, 2]
     assert history[1]["train_loss"] < history[0]["train_loss"]
     assert summary["test_accuracy"] == history[-1]["test_accuracy"] > 0.2
-    assert summary["test_images"] == sum(row["images"] for row in summary["accuracy_by_depth"]) == 355
     assert summary["best"]["test_accuracy"] == max(line["test_accuracy"] for line in history)
     for figure in run_folder.FIGURES:
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
