@@ -179,7 +179,7 @@ def test_the_parameters_saved_are_those_by_hand(run, by_hand):
     for name, expected in by_hand.average.items():
         apart = np.abs(saved[name] - expected) / run.peak
         # Of a gradient that is nearly zero Adam makes a step all the same, out of rounding.
-        assert np.quantile(apart, 0.9) < 1e-3, name
+        assert np.quantile(apart, 0.9) < 3e-3, name
         assert np.max(apart) < 1e-2, name
 
 
