@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from flax import nnx
 from small import images_of, model_of
 from trained_runs import small_digits
 
@@ -91,3 +92,12 @@ def test_a_model_released_in_8_bits_tells_what_that_costs(tmp_path, monkeypatch,
     assert not np.array_equal(answers, pj.load_pretrained("float32")(test.images))
     assert main(["eval", str(small), "--json"]) == 0
     assert f'"accuracy": {info["accuracy"]}' in capsys.readouterr().out
+
+
+def test_arrays_that_do_not_fit_change_nothing():
+    layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    before = np.asarray(layer.kernel[...])
+    for bias in (np.zeros(2, np.float32), np.zeros(3)):
+        with pytest.raises(ValueError, match="bias is float"):
+            pretrained.assign(layer, {"kernel": before + 1, "bias": bias})
+        np.testing.assert_array_equal(layer.kernel[...], before)
