@@ -1,5 +1,6 @@
 """The learning rate against its closed form, Muon's updates, what is decayed. Steps: see test_train_by_hand.py."""
 
+import functools
 import math
 import re
 
@@ -18,7 +19,8 @@ from train.steps.optimiser import MUON_RMS, decayed, learning_rate, make_optimis
 
 @pytest.mark.parametrize(("steps", "rising"), [(100, 10), (37, 4), (10, 1), (4, 0), (1, 0)])
 def test_the_learning_rate_is_its_closed_form(steps, rising):
-    schedule, peak = jax.jit(learning_rate(resolve(Config(learning_rate=0.02)), steps)), 0.02
+    config, peak = resolve(Config(learning_rate=0.02)), 0.02
+    schedule = functools.partial(jax.jit(lambda steps, k: learning_rate(config, steps)(k)), steps)
     for k in range(steps):
         falling = 0.5 * (1 + math.cos(math.pi * (k - rising) / (steps - rising)))
         expected = peak * (k + 1) / rising if k < rising else peak * falling

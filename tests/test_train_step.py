@@ -13,6 +13,7 @@ from puppet_jax._pretrained import flat
 from train import devices
 from train.build import build
 from train.config import Config, resolve
+from train.steps.optimiser import make_optimiser
 from train.steps.progress import means
 from train.steps.step import empty_tally, make_train_step, start
 
@@ -32,8 +33,9 @@ def begun(taught=False, **fields):
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optax.sgd(1.0)
     teacher, teaching = nnx.split(other_model()) if taught else (None, None)
-    step = make_train_step(graphdef, optimiser, config, mesh, teacher)
-    one = lambda state, tally: step(state, tally, rest, *batch(), np.zeros(mesh.size, np.int32), teaching=teaching)  # noqa: E731
+    step = make_train_step(graphdef, lambda _: optimiser, config, mesh, teacher)
+    step = functools.partial(step, numbers=(config.seed, 1), teaching=teaching)
+    one = lambda state, tally: step(state, tally, rest, *batch(), np.zeros(mesh.size, np.int32))  # noqa: E731
     return model, one, lambda: (start(params, optimiser, config), empty_tally())
 
 
@@ -81,6 +83,21 @@ def test_every_part_of_every_step_draws_anew(monkeypatch):
     one(*one(*first()))
     jax.effects_barrier()
     assert sorted(drawn) == list(range(8))
+
+
+def test_another_seed_and_length_need_no_other_program():
+    def lowered(seed, steps):
+        config = resolve(Config(seed=seed, batch_size=16, devices=1))
+        mesh = devices.make_mesh(config)
+        graphdef, params, rest = nnx.split(build(config, num_classes=10, in_channels=1), nnx.Param, ...)
+        optimiser = functools.partial(make_optimiser, config)
+        state = start(params, optimiser(steps), config)
+        images, labels = batch()
+        step = make_train_step(graphdef, optimiser, config, mesh)
+        given = images, labels, np.zeros(1, np.int32)
+        return step.lower(state, empty_tally(), rest, *given, numbers=(np.uint32(seed), np.int32(steps))).as_text()
+
+    assert lowered(0, 10) == lowered(7, 300)
 
 
 def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32():

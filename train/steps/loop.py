@@ -107,8 +107,8 @@ def train(
     # The model, split once into what it is (graphdef), what is trained (params) and the rest of its state.
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
-    optimiser = make_optimiser(config, total_steps)
-    rate = jax.jit(learning_rate(config, total_steps))
+    optimiser = functools.partial(make_optimiser, config)
+    rate = functools.partial(jax.jit(lambda steps, step: learning_rate(config, steps)(step)), total_steps)
     eval_step = make_eval_step(graphdef, mesh)
     say(str(pj.summary(model)))
     if total_steps < FEW and config.max_steps is None:
@@ -119,7 +119,7 @@ def train(
     of_train = measure(model, dataset.train, config.batch_size, mesh)
 
     # The run's position: its beginning, or that of its last good checkpoint.
-    at = resume.Position(start(params, optimiser, config), empty_tally(), history=[])
+    at = resume.Position(start(params, optimiser(total_steps), config), empty_tally(), history=[])
     with Checkpoints(folder, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
             at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
@@ -128,7 +128,9 @@ def train(
         state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
 
         # Run once ahead, so that seconds and images per second do not include compilation.
-        step = functools.partial(make_train_step(graphdef, optimiser, config, mesh, teacher), teaching=teaching)
+        step = make_train_step(graphdef, optimiser, config, mesh, teacher)
+        numbers = devices.shared(mesh, (np.uint32(config.seed), np.int32(total_steps)))
+        step = functools.partial(step, numbers=numbers, teaching=teaching)
         own = config.batch_size // jax.process_count()
         blank = np.zeros((own, *dataset.train.images.shape[1:]), np.uint8), np.zeros(own, np.int32)
         # A signal that this process was sent: the step passes it on to the others.

@@ -17,21 +17,23 @@ MUON_RMS = 0.2
 WARMUP, CLIP_NORM = 0.1, 1.0
 
 
-def learning_rate(config: ResolvedConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: ResolvedConfig, steps: Any) -> optax.Schedule:
     """Learning rate by step: linear from 0 to the peak over a tenth of ``steps``, then falling to 0 as a cosine.
 
     Step k (from 0) uses ``peak · (k + 1) / w`` while k < w, where w = round(steps / 10), so that the first step already
-    moves; then ``peak · ½ (1 + cos(π s))`` with s = (k - w) / (steps - w) from 0 to 1.
+    moves; then ``peak · ½ (1 + cos(π s))`` with s = (k - w) / (steps - w) from 0 to 1. ``steps`` may be traced.
     """
-    peak, rising = config.learning_rate, min(round(WARMUP * steps), steps - 1)
-    falling = optax.cosine_decay_schedule(peak, steps - rising)
-    if rising == 0:
-        return falling
-    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, max(rising - 1, 1)), falling], [rising])
+    rising = jnp.minimum(jnp.round(WARMUP * steps), steps - 1)
+
+    def rate(step):
+        falling = (1 + jnp.cos(jnp.pi * (step - rising) / (steps - rising))) / 2
+        return config.learning_rate * jnp.where(step < rising, (step + 1) / rising, falling)
+
+    return rate
 
 
-def make_optimiser(config: ResolvedConfig, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a resolved configuration for a run of ``steps`` steps.
+def make_optimiser(config: ResolvedConfig, steps: Any) -> optax.GradientTransformation:
+    """The optimiser of a resolved configuration for a run of ``steps`` steps, which may be traced.
 
     ``"adamw"``, or ``"muon"`` (Jordan et al. 2024): the puppeteer's matrices get updates whose singular values are all
     about one, everything else what AdamW gives it.

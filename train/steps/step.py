@@ -78,15 +78,17 @@ def start(params: nnx.State, optimiser: optax.GradientTransformation, config: Re
 
 def make_train_step(
     graphdef: nnx.GraphDef,
-    optimiser: optax.GradientTransformation,
+    optimiser: Callable[[Any], optax.GradientTransformation],
     config: ResolvedConfig,
     mesh: Mesh,
     teacher: nnx.GraphDef | None = None,
 ) -> Callable:
-    """The jitted ``(state, tally, rest, images, labels, stop, teaching) -> (state, tally)``, the buffers of ``state``
-    donated.
+    """The jitted ``(state, tally, rest, images, labels, stop, numbers, teaching) -> (state, tally)``, the buffers of
+    ``state`` donated.
 
     ``rest`` is the model's state that is not trained, ``teaching`` the state of the ``teacher``, if there is one.
+    ``numbers`` are the seed and the run's steps, which the ``optimiser`` is made for: arguments, so that a run of
+    others has the same compiled program.
     ``images`` are uint8 ``(B, H, W, C)`` and stay so until the model reads them, so complexity is measured on the
     augmented image that the model sees. Images, labels ``(B,)`` and ``stop``, one number a device (:class:`Tally`),
     are divided over the mesh.
@@ -112,8 +114,9 @@ def make_train_step(
 
     gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-    def step(state: TrainState, tally: Tally, rest, images, labels, stop, teaching) -> tuple[TrainState, Tally]:
-        images = augment(images, _keys(config.seed, state.step, len(images)), config.augment)
+    def step(state: TrainState, tally: Tally, rest, images, labels, stop, numbers, teaching):
+        seed, steps = numbers
+        images = augment(images, _keys(seed, state.step, len(images)), config.augment)
         # A number for each part of each device's batch in each step, for what the user's own CNN draws (dropout).
         first = (state.step * mesh.size + lax.axis_index(BATCH)) * config.accumulate
         if config.accumulate == 1:
@@ -129,7 +132,7 @@ def make_train_step(
             (gradients, sums), _ = lax.scan(add, nothing, parts)
         gradients, sums = lax.psum((gradients, sums), BATCH)
 
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        updates, opt_state = optimiser(steps).update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
@@ -145,8 +148,8 @@ def make_train_step(
         )
         return TrainState(params, average, opt_state, done), tally
 
-    mapped = on_each_device(step, mesh, (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS, SHARED))
-    return jax.jit(lambda *args, teaching=None: mapped(*args, teaching), donate_argnums=0)
+    mapped = on_each_device(step, mesh, (SHARED, SHARED, SHARED, ROWS, ROWS, ROWS, SHARED, SHARED))
+    return jax.jit(lambda *args, numbers, teaching=None: mapped(*args, numbers, teaching), donate_argnums=0)
 
 
 def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable:
@@ -169,7 +172,7 @@ def _draw_anew(model: pj.PuppetCNN, number: jax.Array) -> None:
         stream.count[...] = number.astype(stream.count[...].dtype)
 
 
-def _keys(seed: int, step: jax.Array, count: int) -> jax.Array:
+def _keys(seed: jax.Array, step: jax.Array, count: int) -> jax.Array:
     """A key for each of this device's images. It depends only on the step's number and the image's place in the whole
     batch, so that a resumed run, or one on more devices, draws the same."""
     # The last number: the model's own draws are of the same seed and count from 0 (nnx.Rngs).
