@@ -1,4 +1,4 @@
-"""What a model stores, by group, beside what its static twin would."""
+"""What a model stores, by group, beside what its static twin would, and what an image costs it."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ import math
 import jax
 from flax import nnx
 
+from puppet_jax._cost import Cost, cost
 from puppet_jax._model import PuppetCNN
 
 
@@ -20,6 +21,8 @@ class Summary:
         static_kernels: kernels that the static twin, the same puppet with one stored kernel a layer, stores instead of
             the generator.
         sizes: what the puppeteer consists of, a line for each group of layers; empty if it does not say.
+        int8_bytes: of the parameters as ``int8`` stores them, with a scale for each row, what has one axis in float16.
+        cost: multiplications and maps of one image of the model's ``image_shape``; ``None`` where that is not known.
     """
 
     generator: int
@@ -27,6 +30,8 @@ class Summary:
     head: int
     static_kernels: int
     sizes: tuple[str, ...] = ()
+    int8_bytes: int = 0
+    cost: Cost | None = None
 
     @property
     def total(self) -> int:
@@ -58,11 +63,13 @@ class Summary:
         ]
         lines = [f"{name:<14}{ours:>12}{twin:>14}" for name, ours, twin in rows]
         ratios = f"kernels {self.kernel_compression:.1f}x smaller, in all {self.compression:.1f}x"
-        return "\n".join([*lines, ratios, *self.sizes])
+        stored = f"stored in {4 * self.total:,} bytes as float32, {self.int8_bytes:,} as int8"
+        costs = [] if self.cost is None else str(self.cost).splitlines()
+        return "\n".join([*lines, ratios, *self.sizes, stored, *costs])
 
 
 def summary(model: PuppetCNN) -> Summary:
-    """Count a model's stored parameters by group.
+    """Count a model's stored parameters by group, and what an image costs it, where ``image_shape`` is known.
 
     Raises:
         TypeError: ``model`` is not a :class:`PuppetCNN`.
@@ -77,8 +84,14 @@ def summary(model: PuppetCNN) -> Summary:
         head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
         sizes=model.puppeteer.sizes,
+        int8_bytes=sum(map(_as_int8, jax.tree.leaves(nnx.state(model, nnx.Param)))),
+        cost=None if model.image_shape is None else cost(model, model.image_shape),
     )
 
 
 def _count(state) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+
+
+def _as_int8(leaf) -> int:
+    return leaf.size + 2 * leaf.shape[0] if leaf.ndim > 1 else 2 * leaf.size

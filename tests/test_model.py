@@ -9,6 +9,7 @@ from flax import nnx
 from small import close, images_of, model_of, one_by_one
 
 import puppet_jax as pj
+from puppet_jax._cost import Cost, cost
 
 PUPPETEERS = ["continuous", "ode", "printed", "stored"]
 
@@ -90,6 +91,35 @@ def test_summary_by_hand():
         assert number in str(counted)
     with pytest.raises(TypeError, match="PuppetCNN"):
         pj.summary(counted)
+
+
+def test_multiplications_and_maps_by_hand():
+    plain, foreign = (model_of(puppet, "stored") for puppet in ("plain", "foreign"))
+    assert pj.summary(plain).cost is None
+    assert "multiplications" not in str(pj.summary(plain))
+    # Results times what each is a sum of: 4×4 and 2×2 maps of four channels, and a head from four to three.
+    assert cost(plain, (8, 8, 2)) == Cost(64 * 18 + 16 * 36 + 12, 64 * 2 + 16 * 4)
+    foreign.image_shape = (8, 8, 2)
+    counted = pj.summary(foreign)  # with a convolution in two groups
+    assert counted.cost == Cost(64 * 18 + 64 * 18 + 2 * 16 * 36 + 12, 64 * 2 + 16 * 4)
+    assert f"{counted.cost.multiplications:,} multiplications" in str(counted)
+
+
+class Own(pj.Puppet):
+    """A wide map that is needed again after a narrow one; and a loop."""
+
+    kernel_shapes, levels, max_depth, num_classes = ((1, 1, 1, 1),), (1,), 1, 14
+
+    def batch(self, images, indices, bank, depths, samples, lowering=None):
+        x = images.reshape(16, 8)
+        wide = x @ jnp.ones((8, 2)) @ jnp.ones((2, 6))
+        both = jnp.concatenate([x, wide], axis=1).mean(0)
+        return jax.lax.scan(lambda y, _: (jnp.ones((14, 14)) @ y, None), both, length=3)[0][None]
+
+
+def test_what_is_alive_beside_a_product_counts_and_what_a_loop_repeats():
+    model = pj.PuppetCNN(pj.StoredPuppeteer(Own.kernel_shapes, standardise=False, rngs=nnx.Rngs(0)), Own())
+    assert cost(model, (4, 4, 8)) == Cost(16 * 8 * 2 + 16 * 2 * 6 + 3 * 14 * 14, 16 * (8 + 6))
 
 
 @pytest.mark.usefixtures("no_type_checker")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from safetensors.numpy import load_file
 from trained_runs import SUMMARY, picture, save_run
 
 import puppet_jax as pj
@@ -65,6 +66,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     learned = ("distilled from `teacher`", "that `start` then had", "cosine decay after a warm-up of 10%")
+    assert str(pj.summary(model).cost).splitlines()[0] in card
     for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", *learned):
         assert words in card
     for text in (card, json.dumps(info)):
@@ -151,4 +153,12 @@ def test_models_of_the_package_load_and_say_what_they_are():
         assert model(np.zeros((*info["image_size"], info["create"]["in_channels"]), np.uint8)).shape == (10,)
         card = (resources.files("puppet_jax") / "weights" / f"{name}.md").read_text()
         assert f"{info['accuracy']:.2%}" in card
-        assert pj.summary(model).total == info["parameters"]["total"]
+        counted = pj.summary(model)
+        assert counted.total == info["parameters"]["total"]
+        assert str(counted.cost).replace("\n", ";\n  ") in card
+        if name == "puppet_s_cifar10_int8":  # 3×3 kernels of three channels, then factors: 105 products of rank one
+            products = 105 * (96 + 9 + 96)
+            assert counted.cost.multiplications == 32**2 * 27 * 96 + (2 * 16**2 + 4 * 8**2) * products + 96 * 10
+            assert counted.cost.map_numbers == 32**2 * (3 + 96)
+            stored = load_file(pretrained.weights_folder() / f"{name}.safetensors").values()
+            assert counted.int8_bytes == sum(array.nbytes for array in stored)

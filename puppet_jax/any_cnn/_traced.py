@@ -61,9 +61,7 @@ class Uses:
             if step.params.get("name") == _OWN_KERNEL:
                 continue
             # What a function, a branch or a loop's body takes comes last among the operands.
-            inner = [
-                self._follow(part, arguments[max(0, len(arguments) - len(part.invars)) :]) for part in _parts(step)
-            ]
+            inner = [self._follow(part, arguments[max(0, len(arguments) - len(part.invars)) :]) for part in parts(step)]
             ways = [results for results in inner if len(results) == count]
             results = map(self._either, *ways) if ways else [self._computed(step, arguments)] * count
             origins.update(zip(step.outvars, results, strict=True))
@@ -94,7 +92,7 @@ def _all_parts(origins: Sequence[_Origin]) -> frozenset[int]:
     return frozenset().union(*(origin.parts for origin in origins))
 
 
-def _parts(step: Any) -> Iterator[Jaxpr]:
+def parts(step: Any) -> Iterator[Jaxpr]:
     """The programs inside a step: a function's, those of branches, a loop's body, whose condition is passed over."""
     for key, value in step.params.items():
         for each in value if isinstance(value, tuple | list) else [value]:

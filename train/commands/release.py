@@ -54,6 +54,7 @@ def run(options: Release) -> int:
 
     from flax import nnx
 
+    from puppet_jax._cost import cost
     from puppet_jax._pretrained import flat, weights_folder
     from puppet_jax._stored_dtype import pack, unpack
     from train.runs import model_file
@@ -82,7 +83,9 @@ def run(options: Release) -> int:
         with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
             size = model_file.save(first, arrays, about)
             opened = options.name if of_package else weights.name
-            second.write_text(_card(options.name, opened, about, summary, size), encoding="utf-8")
+            height, width = about.image_size
+            costs = str(cost(trained.model, (height, width, about.create.in_channels))).replace("\n", ";\n  ")
+            second.write_text(_card(options.name, opened, about, summary, size, costs), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out: {printable(weights)} cannot be written ({error.strerror})") from error
     print(f"written: {printable(weights)} ({size:,} bytes), {printable(card)}", file=sys.stderr)
@@ -110,7 +113,7 @@ def _before(but: dict[str, Any], digest: str) -> str:
     return f"\n- **The run before**: {same}. It left the model of SHA-256 `{digest[:16]}`."
 
 
-def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -> str:
+def _card(name: str, opened: str, about: "About", summary: Summary, size: int, costs: str) -> str:
     """The model card; ``opened`` is what ``load_pretrained`` takes where the card lies."""
     from train.steps.optimiser import CLIP_NORM, WARMUP
 
@@ -149,6 +152,7 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int) -
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
+- **Costs**: {costs}.
 - **Recipe**: {recipe["epochs"]} epochs{at_most} of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, cosine decay after a warm-up of {WARMUP:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {CLIP_NORM:g}, augmentation {recipe["augment"]},

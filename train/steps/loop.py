@@ -75,6 +75,7 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
         total_steps = min(total_steps, config.max_steps)
     *size, channels = dataset.train.images.shape[1:]
     model = build(config, num_classes=dataset.num_classes, in_channels=channels, image_size=size)
+    model.image_shape = *size, channels
     about = model_file.describe(config, fingerprint)
     if config.resume is not None and Checkpoints.there(config.resume):
         earlier = run_folder.described(config.resume).earlier
@@ -110,7 +111,8 @@ def train(
     optimiser = functools.partial(make_optimiser, config)
     rate = functools.partial(jax.jit(lambda steps, step: learning_rate(config, steps)(step)), total_steps)
     eval_step = make_eval_step(graphdef, mesh)
-    say(str(pj.summary(model)))
+    groups = pj.summary(model)
+    say(str(groups))
     if total_steps < FEW and config.max_steps is None:
         say(
             f"note: {total_steps} steps of {config.batch_size} images are few to learn from; more by --epochs, or by a "
@@ -231,7 +233,7 @@ def train(
         _save_parameters(folder, state.evaluated, planned.about, len(history), done)
     correct = taken == dataset.test.labels
     of_test = measure(model, dataset.test, config.batch_size, mesh)
-    groups, both = pj.summary(model), (("train", of_train), ("test", of_test))
+    both = ("train", of_train), ("test", of_test)
     accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
     best = max(history, key=lambda line: line["test_accuracy"])
     summary = {
