@@ -13,7 +13,7 @@ FOLDER = Path(__file__).with_name("studies")
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 # A run is known by its command line, so flags have an order of their own; others follow.
 _ORDER = ("data", "preset", "batch-size", "width", "puppeteer", "epochs", "optimiser", "learning-rate")
-_ORDER += ("puppeteer-options", "evaluate-on", "validation-share", "augment")
+_ORDER += ("puppeteer-options", "evaluate-on", "augment")
 
 
 @dataclasses.dataclass(frozen=True)

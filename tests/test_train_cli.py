@@ -32,7 +32,7 @@ def test_the_help_of_training_has_every_flag_the_defaults_and_the_other_commands
     flags = {"--" + field.replace("_", "-") for field in vars(Config())} - {"--measurement"}
     flags |= {f"--measurement.{field}" for field in vars(Measurement())}
     assert set(re.findall(r"(?<!\S)--[\w.-]+\b", text)) == flags | {"--help"}  # also those that texts mention
-    assert len(flags) == 35
+    assert len(flags) == 33
     assert max(map(len, OVERVIEW.splitlines())) <= 80, "tyro fits the rest to the terminal"
     for name, values in DEFAULTS.items():
         assert all(f"{name} {value}" in shown for value in values.values())
@@ -86,7 +86,7 @@ def test_what_the_parser_refuses_is_code_2(arguments, capsys):
         *("--epochs=0", "--max-steps=0", "--batch-size=-3", "--seed=-1", "--devices=4096"),
         *("--measurement.bin=0", "--measurement.bin=9", "--measurement.depth=99", "--measurement.function=no_such:one"),
         *("--learning-rate=0", "--learning-rate=nan", "--weight-decay=-1", "--label-smoothing=1.5", "--ema=1.0"),
-        *("--accumulate=0", "--accumulate=5", "--checkpoint-steps=0", "--validation-share=1.0", "--puppeteer=no_such"),
+        *("--accumulate=0", "--accumulate=5", "--checkpoint-steps=0", "--puppeteer=no_such"),
         *("--puppeteer-options={broken", "--puppeteer-options=[1]", '--puppeteer-options={"no_such_option": 1}'),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_pat
 
 
 def test_a_configuration_is_json_and_has_a_recipe():
-    config = resolve(Config(puppeteer="printed", data_dir=Path("x"), max_steps=3, measurement=Measurement(depth=-1)))
+    config = resolve(Config(puppeteer="printed", out=Path("x"), max_steps=3, measurement=Measurement(depth=-1)))
     assert from_json(json.loads(json.dumps(to_json(config)))) == resolve(config) == config
     for name in ("cifar10", "mnist", "photographs/birds"):
         config = resolve(Config(data=name))

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import os
 import sys
 import tempfile
@@ -23,7 +22,7 @@ def test_digits_are_whole_and_divided_by_class():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    digits, held = data.load("digits", None, "test"), data.load("digits", None, "validation")
+    digits, held = data.load("digits", "test"), data.load("digits", "validation")
     assert digits.class_names == tuple("0123456789")
     assert digits.num_classes == 10
     assert digits.train.images.shape[1:] == (8, 8, 1)
@@ -41,7 +40,7 @@ def test_digits_are_whole_and_divided_by_class():
     known = {image.tobytes() for image in digits.train.images}
     assert all(image.tobytes() in known for image in held.test.images)
     # Enlarged and not another: four pixels make about the pixel that they came from.
-    large = data.load("digits", None, "test", image_size=16).train.images
+    large = data.load("digits", "test", image_size=16).train.images
     means = large.reshape(-1, 8, 2, 8, 2, 1).mean((2, 4))
     assert np.corrcoef(means.ravel(), digits.train.images.ravel())[0, 1] > 0.97
 
@@ -70,14 +69,12 @@ def test_a_fingerprint_tells_every_pixel_label_and_order():
     assert data.differences(given, recorded) == []
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.07, 1 / 3, 0.9])
-def test_any_share_is_held_out_to_the_image_and_evenly(share):
+@pytest.mark.parametrize("every", [10, 3])
+def test_every_nth_of_a_class_is_held_out_and_the_last_of_fewer(every):
     labels = np.repeat(np.arange(4, dtype=np.int32), [100, 37, 1, 2])
-    aside = held_out(labels, share)
+    aside = held_out(labels, every)
     for label, count in enumerate((100, 37, 1)):
-        of_class = aside[labels == label]
-        due = [math.floor(k * share + 1e-9) for k in range(count + 1)]
-        assert np.cumsum(of_class).tolist() == due[1:]
+        assert np.cumsum(aside[labels == label]).tolist() == [k // every for k in range(1, count + 1)]
     assert aside[labels == 3].tolist() == [False, True]
 
 
@@ -141,9 +138,9 @@ def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split
 @pytest.mark.parametrize(
     ("module", "package", "load"),
     [
-        ("tensorflow_datasets", "tensorflow-datasets", lambda split: data.load("cifar100", None, "test")),
-        ("sklearn.datasets", "scikit-learn", lambda split: data.load("digits", None, "test")),
-        ("PIL", "pillow", lambda split: data.load(tempfile.mkdtemp(), None, "test")),
+        ("tensorflow_datasets", "tensorflow-datasets", lambda split: data.load("cifar100", "test")),
+        ("sklearn.datasets", "scikit-learn", lambda split: data.load("digits", "test")),
+        ("PIL", "pillow", lambda split: data.load(tempfile.mkdtemp(), "test")),
     ],
 )
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, split, module, package, load):

@@ -23,7 +23,7 @@ def test_processes_agree_on_all_that_changes_numbers(monkeypatch):
         return told[0]
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    free = {"data_dir": Path("x"), "out": Path("y"), "checkpoint_steps": 3, "distributed": True}
+    free = {"out": Path("y"), "checkpoint_steps": 3, "distributed": True}
     assert told() == told(**free)
     others = [told(2), told(data={"pixels": "a"}), told(seed=1), told(resume=Path("run")), told(epochs=3)]
     others.append(told(measurement=Measurement(bin=1.0)))

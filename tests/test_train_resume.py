@@ -178,7 +178,7 @@ def test_without_a_good_checkpoint_nothing_is_touched_and_a_run_cut_before_any_s
 
 
 def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys):
-    free = ["--devices", "1", "--data-dir", "x"]
+    free = ["--devices", "1", "--checkpoint-steps", "40"]
     assert main(["--resume", str(half_done), "--seed=5", "--batch-size=12", "--measurement.bin=None", *free]) == 2
     error = capsys.readouterr().err
     assert "--batch-size is 10 in the run, got 12; --seed is 0 in the run, got 5; " in error

@@ -77,7 +77,7 @@ def test_evaluation_gives_the_numbers_of_the_summary_to_the_last_digit(run, summ
     depths = [row["depth"] * row["images"] for row in found["accuracy_by_depth"]]
     assert found["depth_mean"] == pytest.approx(sum(depths) / 355, rel=1e-6)
     counts = np.array(found["confusion"])
-    test = data.load("digits", None, "test").test
+    test = data.load("digits", "test").test
     assert counts.sum(1).tolist() == np.bincount(test.labels).tolist()
     assert counts.trace() == found["correct"]
     for row, line in zip(counts, found["accuracy_by_class"], strict=True):
@@ -100,7 +100,7 @@ def test_images_that_the_run_was_trained_on_are_called_so(run, capsys):
     assert "trained on" in said.err
     found = json.loads(said.out)
     assert found["evaluated_on"] == "validation"
-    assert found["images"] == len(data.load("digits", None, "validation").test)
+    assert found["images"] == len(data.load("digits", "validation").test)
     assert found["reported"] is None
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(
         evaluate.run(evaluate.Evaluate(tmp_path / "other"))
     (tmp_path / "damaged").mkdir()
     for changes, message in [
-        ({"data_dir": ["x"]}, "cannot be opened here"),
+        ({"seed": ["x"]}, "cannot be opened here"),
         ({"evaluate_on": "train"}, r"Invalid enum value 'train' - at `\$.evaluate_on`"),
     ]:
         arrays, about = model_file.read(run / "params.safetensors")

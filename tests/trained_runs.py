@@ -36,8 +36,8 @@ def python(*arguments: str, cwd: Path | None = None, devices=1, **environment: s
 @functools.cache
 def small_digits() -> data.Dataset:
     """A tenth of the digits."""
-    digits = sets.load("digits", None, "test")  # not data.load, which tests replace by this
-    train, test = (data.hold_out(split, 0.1)[1] for split in (digits.train, digits.test))
+    digits = sets.load("digits", "test")  # not data.load, which tests replace by this
+    train, test = (data.hold_out(split)[1] for split in (digits.train, digits.test))
     return data.Dataset(train, test, digits.class_names)
 
 

@@ -54,17 +54,13 @@ class Data:
 
     data: str = "digits"
     """digits (scikit-learn's, 8x8 grey, nothing to download), an image classification set of TensorFlow Datasets by its
-    name (cifar10, cifar100, mnist, ...), or a folder of class folders of images."""
-    data_dir: Annotated[Path | None, shown("DIR")] = None
-    """Where TensorFlow Datasets keeps prepared sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    name (cifar10, cifar100, mnist, ...; prepared in $TFDS_DATA_DIR, else ~/tensorflow_datasets), or a folder of class
+    folders of images."""
     image_size: Annotated[int | None, shown("INT")] = None
     """Side in pixels that images are brought to (default: 32 if they are of several sizes or larger than 64)."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """What accuracy is reported on. validation: a share of the training images, then not trained on; to choose a
+    """What accuracy is reported on. validation: a tenth of the training images, then not trained on; to choose a
     recipe without looking at the test images."""
-    validation_share: float = 0.1
-    """Share of the training images that --evaluate-on validation sets aside; a folder without a test part of its own
-    is divided so too. In (0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +213,7 @@ def _names(*groups: type) -> tuple[str, ...]:
     return tuple(field.name for group in groups for field in fields(group))
 
 
-FREE = ("data", "data_dir", *_names(Run, Cluster))
+FREE = ("data", *_names(Run, Cluster))
 """What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
 are known by their content, not by where they lie (:func:`train.data.fingerprint`)."""
 
@@ -307,7 +303,6 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
     expect("weight_decay", 0 <= config.weight_decay < math.inf, "0 or a number above it")
     expect("ema", 0 <= config.ema < 1, "a decay in [0, 1)")
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
-    expect("validation_share", 0 < config.validation_share < 1, "a share in (0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
     expect("resume", config.resume is None or not (config.out or config.overwrite), "no --out or --overwrite with it")
@@ -331,7 +326,7 @@ def from_json(values: dict[str, Any]) -> ResolvedConfig:
     """The configuration of :func:`to_json`; a field that is not there gets its default, one that this version does
     not have is a TypeError."""
     config = ResolvedConfig(**values | {"measurement": Measurement(**values.get("measurement", {}))})
-    paths = {name: Path(value) for name in ("data_dir", "out", "resume") if (value := getattr(config, name))}
+    paths = {name: Path(value) for name in ("out", "resume") if (value := getattr(config, name))}
     return dataclasses.replace(config, **paths)  # type: ignore[arg-type]
 
 

@@ -41,8 +41,6 @@ class Evaluate:
     too, which is said."""
     evaluate_on: Annotated[Literal["test", "validation"] | None, shown("{test,validation}")] = None
     """The images to measure on (default: those that the run reported on)."""
-    data_dir: Annotated[Path | None, shown("DIR")] = None
-    """Where TensorFlow Datasets keeps prepared sets (default: where the run had them)."""
     batch_size: Annotated[int | None, shown("INT")] = None
     """Images at a time (default: the run's own). Another number may change the last digits."""
     json: bool = False
@@ -164,16 +162,14 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     config, about = trained.config, trained.about
     with contextlib.suppress(UserError):  # where the run had its images, and on what devices
         ran = run_folder.described(path).config
-        config = dataclasses.replace(config, data=ran.data, data_dir=ran.data_dir, devices=ran.devices)
+        config = dataclasses.replace(config, data=ran.data, devices=ran.devices)
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
     height, width = about.image_size
     dataset = data.load(
         config.data,
-        options.data_dir or config.data_dir,
         options.evaluate_on or config.evaluate_on,
         image_size=height if height == width else config.image_size,
-        validation_share=config.validation_share,
     )
     found = {"in_channels": dataset.test.images.shape[-1], "class_names": ", ".join(dataset.class_names)}
     expected = {"in_channels": about.create.in_channels, "class_names": ", ".join(about.class_names)}

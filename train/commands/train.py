@@ -83,18 +83,12 @@ def prepare(config: Config) -> tuple[ResolvedConfig, data.Dataset]:
     """The configuration with where the data are, resolved, and the data. Nothing is written."""
     if config.resume is None and devices.is_first():
         run_folder.check(config)
-    config = dataclasses.replace(config, data=data.located(config.data, config.data_dir))
-    dataset = data.load(
-        config.data,
-        config.data_dir,
-        config.evaluate_on,
-        image_size=config.image_size,
-        validation_share=config.validation_share,
-    )
+    config = dataclasses.replace(config, data=data.located(config.data))
+    dataset = data.load(config.data, config.evaluate_on, image_size=config.image_size)
     if config.resume is not None and (wrong := data.differences(dataset, run_folder.described(config.resume).data)):
         raise UserError(
-            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data or "
-            "--data-dir to those, or train anew"
+            f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data to "
+            "those, or train anew"
         )
     if dataset.note and devices.is_first():
         _tell(dataset.note)

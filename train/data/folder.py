@@ -27,7 +27,7 @@ OUTSIDE = "in no class folder"
 TEST_NAMES = ("test", "validation", "val", "valid")
 
 
-def load(folder: Path, image_size: int | None, validation_share: float) -> Dataset:
+def load(folder: Path, image_size: int | None) -> Dataset:
     """Find, check and decode every image, with the options of :func:`train.data.sets.load`. One that cannot be read is
     left out and named in ``skipped``. Refused are fewer than two classes, a class without images to train on, test
     images of unknown classes, and more than half of them unreadable."""
@@ -35,7 +35,7 @@ def load(folder: Path, image_size: int | None, validation_share: float) -> Datas
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing("pillow", str(folder)) from error
-    classes, parts, loose, note = _find(folder, validation_share)
+    classes, parts, loose, note = _find(folder)
     (train, test), skipped, scaled = decode(str(folder), parts, image_size)
     skipped += loose
     _check_every_class(str(folder), classes, train, skipped)
@@ -74,7 +74,7 @@ class _Listing(NamedTuple):
         return sum(skip.reason == OUTSIDE for skip in self.others)
 
 
-def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped], str]:
+def _find(folder: Path) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Skipped], str]:
     """The classes, the files of the train and the test split, what is passed over, and the note."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: is a file, expected a folder of class folders of images; unpack an archive")
@@ -101,8 +101,8 @@ def _find(folder: Path, validation_share: float) -> tuple[tuple[str, ...], tuple
     skipped = list(train.others)
     files = _files(train, train.folders, skipped)
     if test is None:
-        aside = held_out(files.labels, validation_share)
-        note = set_aside(validation_share, int(aside.sum()), len(files))
+        aside = held_out(files.labels)
+        note = set_aside(int(aside.sum()), len(files))
         return tuple(train.folders), (files.take(~aside), files.take(aside)), skipped, note
     if strange := sorted(set(test.folders) - set(train.folders)):
         raise UserError(

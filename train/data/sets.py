@@ -1,7 +1,6 @@
 """The data set that ``--data`` names."""
 
 import dataclasses
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,63 +10,53 @@ from train.data.split import Dataset, Split, hold_out
 from train.errors import UserError, missing
 
 
-def load(
-    name: str,
-    data_dir: Path | None,
-    evaluate_on: str,
-    *,
-    image_size: int | None = None,
-    validation_share: float = 0.1,
-) -> Dataset:
+def load(name: str, evaluate_on: str, *, image_size: int | None = None) -> Dataset:
     """Read a data set and decode its images once, into memory or, where they do not fit, a file mapped into it.
 
     Args:
-        name: ``"digits"``; an image classification set of TensorFlow Datasets that lies prepared in ``data_dir``
+        name: ``"digits"``; an image classification set of TensorFlow Datasets that lies prepared
             (:mod:`train.data.tensorflow_sets`); or a folder of class folders of images (:mod:`train.data.folder`). A
             prepared set goes before a folder of the same name: write ``./mnist`` for the folder.
-        evaluate_on: ``"test"``, or ``"validation"`` to hold out a part of the training split in its place.
+        evaluate_on: ``"test"``, or ``"validation"`` to hold out a tenth of the training split in its place.
         image_size: scale every image to a square of this side (:func:`train.data.images.resize`); ``None`` as
             :func:`train.data.decode.decode` chooses.
-        validation_share: how much of the training split, in (0, 1), is held out for validation, and for a test split if
-            the data set has none; stratified, by :func:`train.data.split.held_out`.
 
     Raises:
         UserError: there is no such set, a package that reads it is missing, or it cannot be used as it is.
     """
-    dataset = _find(name, data_dir, image_size, validation_share)
+    dataset = _find(name, image_size)
     if evaluate_on == "validation":
-        train, test = hold_out(dataset.train, validation_share)
+        train, test = hold_out(dataset.train)
         dataset = dataclasses.replace(dataset, train=train, test=test)
     for split in (dataset.train, dataset.test):
         if len(split) == 0:
             raise UserError(
                 f"--data {name}: {len(dataset.train)} images to train on and {len(dataset.test)} to evaluate on, "
-                f"expected some of each; of --validation-share {validation_share:g}, a class of two or more gives an "
-                f"image for every {1 / validation_share:.3g} that it has, at least one"
+                "expected some of each; of a class of two or more, one in ten is set aside, at least one"
             )
     return dataset
 
 
-def located(name: str, data_dir: Path | None) -> str:
+def located(name: str) -> str:
     """``name``, the path of a folder made absolute, so that it is found from another working directory too."""
-    if name == "digits" or tensorflow_sets.is_prepared(name, data_dir):
+    if name == "digits" or tensorflow_sets.is_prepared(name):
         return name
     folder = tensorflow_sets.home(Path(name))
     return str(folder.resolve()) if folder.exists() else name
 
 
-def _find(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
+def _find(name: str, image_size: int | None) -> Dataset:
     # Imported where used: each brings packages of its own.
     if name == "digits":
         return _digits(image_size)
-    if tensorflow_sets.is_prepared(name, data_dir):
-        return tensorflow_sets.load(name, data_dir, image_size, validation_share)
+    if tensorflow_sets.is_prepared(name):
+        return tensorflow_sets.load(name, image_size)
     folder = tensorflow_sets.home(Path(name))
     if folder.exists():
         from train.data import folder as folders
 
-        return folders.load(folder, image_size, validation_share)
-    raise tensorflow_sets.absent(name, data_dir)
+        return folders.load(folder, image_size)
+    raise tensorflow_sets.absent(name)
 
 
 def _digits(image_size: int | None) -> Dataset:
@@ -83,5 +72,5 @@ def _digits(image_size: int | None) -> Dataset:
         from train.data.images import resize
 
         levels = np.stack([resize(image, (image_size, image_size)) for image in levels])
-    train, test = hold_out(Split(levels, labels.astype(np.int32)), Fraction(1, 5))
+    train, test = hold_out(Split(levels, labels.astype(np.int32)), every=5)
     return Dataset(train, test, tuple("0123456789"))

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -78,36 +77,29 @@ def _check_sum(arrays: list[np.ndarray]) -> int:
     return zlib.crc32(sums)
 
 
-def held_out(labels: np.ndarray, share: float | Fraction) -> np.ndarray:
-    """Which images are set aside: every n-th of each class for a share of 1/n, and as evenly for any other.
+def held_out(labels: np.ndarray, every: int = 10) -> np.ndarray:
+    """Which images are set aside: every tenth of each class, or of another number.
 
-    Stratified, and the same in every run, on every machine, with every version of a library. A class with fewer than
-    ``1 / share`` images gives its last, unless that is all that it has.
+    Stratified, and the same in every run, on every machine, with every version of a library. A class of fewer gives
+    its last, unless that is all that it has.
 
     Labels ``(N,)``, integers, to bool ``(N,)``.
     """
-    # As a fraction: 0.29 * 100 is less than 29.
-    share = Fraction(share).limit_denominator(10_000)
     aside = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        # The k-th image is taken when the count due after it, ⌊k·share⌋, exceeds the count due before it.
-        due = np.arange(len(rows) + 1) * share.numerator // share.denominator
-        aside[rows[np.diff(due) > 0]] = True
-        aside[rows[-1]] |= due[-1] == 0 and len(rows) > 1
+        aside[rows[every - 1 :: every]] = True
+        aside[rows[-1]] |= 1 < len(rows) < every
     return aside
 
 
-def set_aside(share: float, aside: int, images: int) -> str:
+def set_aside(aside: int, images: int) -> str:
     """The note on a data set without a test part."""
-    return (
-        f"no test part: {aside:,} of {images:,} images, a share of {share:g} of each class, are set aside and called "
-        "test (--validation-share)"
-    )
+    return f"no test part: {aside:,} of {images:,} images, a tenth of each class, are set aside and called test"
 
 
-def hold_out(split: Split, share: float | Fraction) -> tuple[Split, Split]:
+def hold_out(split: Split, every: int = 10) -> tuple[Split, Split]:
     """``(kept, set aside)`` by :func:`held_out`, both in their old order."""
-    aside = held_out(split.labels, share)
+    aside = held_out(split.labels, every)
     kept, taken = (Split(store.take(split.images, np.flatnonzero(x)), split.labels[x]) for x in (~aside, aside))
     return kept, taken

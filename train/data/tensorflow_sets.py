@@ -20,13 +20,13 @@ _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\
 CATALOGUE = "https://www.tensorflow.org/datasets/catalog/overview"
 
 
-def is_prepared(name: str, data_dir: Path | None) -> bool:
-    """Whether the set lies prepared in ``data_dir``, in one configuration or several; nothing is imported."""
+def is_prepared(name: str) -> bool:
+    """Whether the set lies prepared, in one configuration or several; nothing is imported."""
     parts = _NAME.fullmatch(name)
-    return parts is not None and bool(_prepared(parts, data_dir))
+    return parts is not None and bool(_prepared(parts))
 
 
-def load(name: str, data_dir: Path | None, image_size: int | None, validation_share: float) -> Dataset:
+def load(name: str, image_size: int | None) -> Dataset:
     """The splits train and test of a set named as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``,
     ``"cifar10:3.0.2"``; one without labelled test images is tested on validation, or on a part of train. Refused if a
     package is missing, or the set is not prepared, not one of image classification, or unreadable."""
@@ -34,27 +34,26 @@ def load(name: str, data_dir: Path | None, image_size: int | None, validation_sh
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
         raise missing("tensorflow-datasets", name) from error
-    directory = _directory(data_dir)
-    folder = _version_folder(name, directory)
+    folder = _version_folder(name)
     try:
         # From the files alone: a builder made from the name would run the code that downloads.
         builder = tfds.builder_from_directory(folder)
         features = _check_features(name, builder.info.features, tfds)
         splits = {split: _Records(builder, split) for split in builder.info.splits}
-        return _decode(name, features, splits, image_size, validation_share)
+        return _decode(name, features, splits, image_size)
     except UserError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise UserError(
             f"--data {name}: {folder} cannot be read ({type(error).__name__}: {reason[0]}). It must be prepared in the "
-            f"array_record format: remove it and prepare it again.\n{_how_to_prepare(name, directory)}"
+            f"array_record format: remove it and prepare it again.\n{_how_to_prepare(name)}"
         ) from error
 
 
-def absent(name: str, data_dir: Path | None) -> UserError:
+def absent(name: str) -> UserError:
     """The error for a name that is no prepared set: not yet, or no set at all, in which case a folder was meant."""
-    directory = _directory(data_dir)
+    directory = _directory()
     folder = home(Path(name)).absolute()
     no_folder = f"a folder of class folders of images (there is no folder {folder})"
     parts = _NAME.fullmatch(name)
@@ -67,9 +66,9 @@ def absent(name: str, data_dir: Path | None) -> UserError:
         return UserError(f"{error}. It reads a data set of that name; otherwise expected {no_folder}")
     if parts and parts["name"] in known:
         return UserError(
-            f"--data {name}: no prepared {name} in {directory}. If it lies elsewhere, point --data-dir or the "
-            f"environment variable TFDS_DATA_DIR to the folder that holds {parts['name']}/. Nor is it {no_folder}.\n"
-            f"{_how_to_prepare(name, directory)}"
+            f"--data {name}: no prepared {name} in {directory}. If it lies elsewhere, point the environment "
+            f"variable TFDS_DATA_DIR to the folder that holds {parts['name']}/. Nor is it {no_folder}.\n"
+            f"{_how_to_prepare(name)}"
         )
     close = difflib.get_close_matches(name, ["digits", *known])
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -104,7 +103,7 @@ class _Records:
         return len(self) > 0 and self.read(range(1))[0][1] >= 0
 
 
-def _decode(name, features, splits: dict[str, _Records], image_size, validation_share) -> Dataset:
+def _decode(name, features, splits: dict[str, _Records], image_size) -> Dataset:
     if "train" not in splits:
         raise UserError(f"--data {name}: has the splits {', '.join(splits)}, expected one called train")
     names = ["train", *[other for other in ("test", "validation") if other in splits and splits[other].labelled()][:1]]
@@ -115,8 +114,8 @@ def _decode(name, features, splits: dict[str, _Records], image_size, validation_
     for split, part in zip(names, decoded, strict=True):
         if len(part) and part.labels.min() < 0:
             raise UserError(f"--data {name}: has images without a label in {split}, expected a class for each")
-    train, test = decoded if len(decoded) == 2 else hold_out(decoded[0], validation_share)
-    note = "" if len(decoded) == 2 else set_aside(validation_share, len(test), len(decoded[0]))
+    train, test = decoded if len(decoded) == 2 else hold_out(decoded[0])
+    note = "" if len(decoded) == 2 else set_aside(len(test), len(decoded[0]))
     note = "\n".join(filter(None, [note, scaled]))
     return Dataset(train, test, tuple(features["label"].names), tuple(skipped), note)
 
@@ -139,19 +138,19 @@ def _check_features(name: str, features, tfds):
     return features
 
 
-def _prepared(parts: re.Match, data_dir: Path | None) -> list[Path]:
+def _prepared(parts: re.Match) -> list[Path]:
     """The folders of all prepared versions, of the configuration asked for or of all; nothing is imported."""
-    root = _directory(data_dir) / parts["name"] / (parts["config"] or "")
+    root = _directory() / parts["name"] / (parts["config"] or "")
     # Not "**": a folder of that name may be one of a million images.
     found = list(root.glob("*/dataset_info.json")) or ([] if parts["config"] else root.glob("*/*/dataset_info.json"))
     return [path.parent for path in found]
 
 
-def _version_folder(name: str, directory: Path) -> Path:
+def _version_folder(name: str) -> Path:
     """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
     parts = _NAME.fullmatch(name)
     assert parts is not None, name  # is_prepared has looked at it
-    versions = _prepared(parts, directory)
+    versions = _prepared(parts)
     configs = sorted({path.parent.name for path in versions})
     if len(configs) > 1:
         raise UserError(
@@ -161,13 +160,13 @@ def _version_folder(name: str, directory: Path) -> Path:
     chosen = [path for path in versions if parts["version"] in (None, path.name)]
     if not chosen:
         held = ", ".join(sorted(path.name for path in versions))
-        raise UserError(f"--data {name}: of the versions in {directory} ({held}) expected {parts['version']}")
+        raise UserError(f"--data {name}: of the versions in {_directory()} ({held}) expected {parts['version']}")
     return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 
-def _directory(data_dir: Path | None) -> Path:
-    directory = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    return home(directory).absolute()
+def _directory() -> Path:
+    """Where prepared sets lie."""
+    return home(Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).absolute()
 
 
 def home(path: Path) -> Path:
@@ -178,7 +177,7 @@ def home(path: Path) -> Path:
         return path
 
 
-def _how_to_prepare(name: str, directory: Path) -> str:
+def _how_to_prepare(name: str) -> str:
     # Packages that TensorFlow Datasets needs only to prepare a set, so that pip does not install them with it.
     needed = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
     install = f"    pip install {' '.join(needed)}\n" if needed else ""
@@ -186,5 +185,5 @@ def _how_to_prepare(name: str, directory: Path) -> str:
     return (
         f"Preparing it once downloads it{lacking}:\n{install}"
         f'    python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', data_dir=r'{directory}', file_format='array_record').download_and_prepare()\""
+        f"tfds.builder('{name}', data_dir=r'{_directory()}', file_format='array_record').download_and_prepare()\""
     )
