@@ -45,7 +45,7 @@ def begin():
     """``begin(log, *arguments)`` starts a process. Each is a copy of one that has imported everything and begun
     nothing: many would otherwise spend minutes on getting ready."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot", "tensorboardX"])
+    context.set_forkserver_preload(["train.commands.train", "sklearn.datasets", "matplotlib.pyplot"])
     begun = []
 
     def begin(log: Path, *arguments: str, **environment: str) -> multiprocessing.Process:

@@ -1,4 +1,4 @@
-"""What a run tells: a bar on a terminal, lines elsewhere, events."""
+"""What a run tells: a bar on a terminal, lines elsewhere."""
 
 import io
 import itertools
@@ -21,20 +21,6 @@ class Stream(io.StringIO):
         self.isatty = lambda: terminal
 
 
-class Recorded:
-    """In place of event files."""
-
-    def __init__(self, folder, resumed_at):
-        self.resumed_at, self.told, self.closed = resumed_at, [], False
-        Recorded.last = self
-
-    def scalars(self, step, values):
-        self.told.append((step, dict(values)))
-
-    def close(self):
-        self.closed = True
-
-
 def tally(step):
     seen = 20 * step
     sums = Sums(
@@ -51,9 +37,7 @@ LINE |= {"seconds": 4.0, "images_per_second": 1234.5}
 def told(monkeypatch):
     """What is shown of a run that looks at steps, ``pace`` seconds each."""
     now = [100.0]
-    monkeypatch.setattr(progress, "Events", Recorded)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    Recorded.last = None
 
     def tell(folder, start, stop, pace, terminal, **fields) -> str:
         monkeypatch.setattr(sys, "stderr", Stream(terminal))
@@ -73,24 +57,18 @@ def test_lines_where_there_is_no_terminal(tmp_path, told):
         "epoch 2/10, step 60/400, 05:40 left: loss 2.500, accuracy 25.0%, 10 images/s",
         "epoch 2/10: train loss 1.5000, accuracy 50.00%; test loss 1.2500, accuracy 62.50%; 4.0 s, 1,234 images/s",
     ]
-    running = {"loss": 2.5, "accuracy": 0.25, "complexity": 3.0, "depth": 2.0}
-    assert means(tally(4).sums) == running
-    assert Recorded.last.told[0] == (100, {f"running/{name}": value for name, value in running.items()})
-    assert Recorded.last.told[1] == (80, {k: v for k, v in LINE.items() if k not in ("epoch", "step")})
-    assert Recorded.last.closed
-    assert Recorded.last.resumed_at is None
+    assert means(tally(4).sums) == {"loss": 2.5, "accuracy": 0.25, "complexity": 3.0, "depth": 2.0}
+    assert told(None, 0, 100, 1.0, terminal=False) == ""  # another process than the first
 
 
 def test_a_bar_on_a_terminal_from_where_the_run_goes_on(tmp_path, told):
-    shown = told(tmp_path, 50, 60, 0.2, terminal=True, resume=tmp_path)
+    shown = told(tmp_path, 50, 60, 0.2, terminal=True)
     assert " 12%|" in shown  # 50 of 400 are done before the first look
     assert "epoch 2/10  15%|" in shown
     assert "|, 01:08 left, loss 2.500, accuracy 25.0%, 50 images/s" in shown
-    assert Recorded.last.resumed_at == 50
 
 
 def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not_shown_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "Events", Recorded)
     monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
     monkeypatch.setattr(os, "get_terminal_size", lambda stream: os.terminal_size((80, 24)))
     sys.stderr.fileno = lambda: 2

@@ -43,9 +43,7 @@ def evaluated(capsys, *arguments) -> dict:
 
 def test_two_epochs_of_digits_through_the_command_line(trained, summary):
     folder, done = trained
-    assert {path.name for path in folder.iterdir()} == {
-        *run_folder.FINAL, "checkpoints", "events", run_folder.LOCK
-    }  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {*run_folder.FINAL, "checkpoints", run_folder.LOCK}
     assert run_folder.finished(folder)
     config = json.loads((folder / "config.json").read_text())
     assert {"python", "jax", "flax"} <= config["versions"].keys()

@@ -30,7 +30,6 @@ FIGURES = tuple(
 )
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", "best.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
-FOLDERS = ("checkpoints", "events")
 LOCK = "lock"
 
 
@@ -94,7 +93,7 @@ def _replaced(folder: Path, overwrite: bool) -> set[str]:
             f"it with --resume {folder}, or replace it with --overwrite"
         )
     # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
-    foreign = sorted(begun - {*FINAL, *FOLDERS})
+    foreign = sorted(begun - {*FINAL, "checkpoints"})
     if foreign:
         raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
     return held

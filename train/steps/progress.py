@@ -1,5 +1,4 @@
-"""Progress while training: a bar on a terminal, plain lines elsewhere, and TensorBoard events, which are written
-without TensorFlow."""
+"""Progress while training: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import math
@@ -7,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,6 @@ from train.steps.step import Sums, Tally
 
 # Seconds between two updates of the bar, and between two lines within an epoch where there is no terminal.
 REFRESH, PLAIN = 0.3, 60.0
-# Steps between two events within an epoch.
-EVENT_STEPS = 100
-# Seconds between two flushes of events. Each waits for the disk, so it is not done for every record.
-FLUSH = 2.0
 # Updates that images per second are averaged over.
 WINDOW = 20
 
@@ -31,18 +26,16 @@ FORMAT = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
 
 
 class Progress:
-    """A bar over the ``total`` steps of the whole run, or lines; and events in its ``folder``, which is ``None`` for a
-    process that tells nothing. ``tally`` is of where the steps begin."""
+    """A bar over the ``total`` steps of the whole run, or lines. ``folder`` is the run's, ``None`` for a process that
+    tells nothing; ``tally`` is of where the steps begin."""
 
     def __init__(self, folder: Path | None, config: ResolvedConfig, tally: Tally, total: int, steps_per_epoch: int):
+        self._tells = folder is not None
         self._total, self._steps_per_epoch, self._config = total, steps_per_epoch, config
         self._epochs = math.ceil(total / steps_per_epoch)
         self._step = int(tally.step)
-        self._events: Events | None = None
-        if folder is not None:
-            self._events = Events(folder, None if config.resume is None else self._step)
         # disable=None: no bar where standard error is no terminal.
-        hidden = None if folder is not None else True
+        hidden = None if self._tells else True
         self._bar = tqdm(total=total, initial=self._step, bar_format=FORMAT, leave=False, disable=hidden)
         self._pause = PLAIN if self._bar.disable else REFRESH
         self._looks = deque([(time.perf_counter(), self._step)], maxlen=WINDOW)
@@ -51,11 +44,9 @@ class Progress:
         """Show how far the run is, if it is time to, and further than before. ``tally`` should be computed already:
         reading it would otherwise wait for its step, and the device then for the next one."""
         step = int(tally.step)
-        if self._events is None or step <= self._step:
+        if not self._tells or step <= self._step:
             return
         self._step = step
-        if step % EVENT_STEPS == 0:
-            self._events.scalars(step, {f"running/{name}": value for name, value in means(tally.sums).items()})
         now = time.perf_counter()
         if now - self._looks[-1][0] < self._pause:
             return
@@ -77,7 +68,7 @@ class Progress:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Report a finished epoch, given its line of metrics: one in so many that they make at most fifty lines."""
-        if self._events is None:
+        if not self._tells:
             return
         if line["epoch"] % math.ceil(self._epochs / 50) == 0 or line["step"] == self._total:
             say(
@@ -85,70 +76,12 @@ class Progress:
                 f"{line['train_accuracy']:.2%}; {self._config.evaluate_on} loss {line['test_loss']:.4f}, accuracy "
                 f"{line['test_accuracy']:.2%}; {line['seconds']:.1f} s, {line['images_per_second']:,.0f} images/s"
             )
-        self._events.scalars(line["step"], {k: v for k, v in line.items() if k not in ("epoch", "step")})
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_) -> None:
         self._bar.close()
-        if self._events is not None:
-            self._events.close()
-
-
-class Events:
-    """Scalars of a run as event files in ``folder/events``; one file for each time the run was started or resumed.
-
-    They are written by tensorboardX in the caller's thread. Its ``SummaryWriter`` passes them to a thread through a
-    queue of ten: if that thread dies (a full disk), training would wait for the queue for ever.
-
-    No error here ends a training: a missing package, or a folder that cannot be written to, is reported once, and the
-    run goes on without event files. Of a run that is ``resumed_at`` a step, TensorBoard drops what an earlier attempt
-    recorded at later ones.
-    """
-
-    def __init__(self, folder: Path, resumed_at: int | None = None):
-        self._writer: Any = None
-        self._flushed = time.monotonic()
-        with self._without_ending():
-            from tensorboardX.event_file_writer import EventsWriter
-
-            (folder / "events").mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads files in the order of their names, which begin with the second.
-            self._writer = EventsWriter(str(folder / "events" / "events"), f".{resumed_at or 0:012}")
-            if resumed_at is not None:
-                self._record(resumed_at + 1, session_log={"status": "START"})  # purges this step and those beyond
-            self._writer.flush()
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers by their tags, which TensorBoard groups by what stands before a ``/``, after so many optimiser
-        steps. Kept as float32, NaN too."""
-        with self._without_ending():
-            self._record(step, summary={"value": [{"tag": tag, "simple_value": v} for tag, v in values.items()]})
-            if self._writer is not None and time.monotonic() - self._flushed >= FLUSH:
-                self._writer.flush()
-                self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Write what is still in memory. Recording after this does nothing, nor does closing again."""
-        with self._without_ending():
-            if self._writer is not None:
-                self._writer.close()
-            self._writer = None
-
-    def _record(self, step: int, **fields) -> None:
-        if self._writer is not None:
-            from tensorboardX.proto.event_pb2 import Event
-
-            self._writer.write_event(Event(wall_time=time.time(), step=step, **fields))
-
-    @contextlib.contextmanager
-    def _without_ending(self) -> Iterator[None]:
-        try:
-            yield
-        except (ImportError, OSError) as error:
-            self._writer = None
-            say(f"no TensorBoard events: {error} (written with: pip install tensorboardX). Training goes on")
 
 
 @contextlib.contextmanager
