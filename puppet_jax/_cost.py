@@ -1,6 +1,7 @@
 """What one image costs a puppet: multiplications and maps, counted in the program that JAX traces, nothing compiled."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +20,11 @@ _SAME_NUMBERS = "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "conver
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one image at full depth, its kernels given. ``str(cost)`` is two lines.
+    """Of one image at full depth, its kernels given; ``str(cost)`` is two lines.
 
     Attributes:
         multiplications: of convolutions and matrix products, as they are computed: of factored layers three thin
-            convolutions, of zeros around a map too; not fewer for Winograd's filtering.
+            convolutions; not fewer for Winograd's filtering.
         map_numbers: numbers in the largest two maps that are alive at once, while one is computed from another.
     """
 
@@ -31,9 +32,10 @@ class Cost:
     map_numbers: int
 
     def __str__(self) -> str:
-        maps = f"{4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8"
-        all_layers = f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth"
-        return f"{all_layers}\nlargest two maps at once {maps}"
+        return (
+            f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth\n"
+            f"largest two maps at once {4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8"
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,80 +45,61 @@ class _Map:
     size: int
 
 
-_Step = tuple[int, list[_Map], list[_Map]]  # multiplications, maps read, maps written
-
-
 def cost(model: PuppetCNN, image_shape: tuple[int, int, int]) -> Cost:
     """Trace a model on one image (H, W, C), and count."""
-
-    def run(images, state, depth):
-        model, zero = nnx.merge(graphdef, state), jnp.zeros(1, jnp.int32)
-        model.eval()
-        bank = make_bank(model.puppeteer, jnp.zeros(1)).kernels
-        return model.puppet.batch(images, (zero,) * len(bank), bank, depth, zero)
-
     graphdef, state = nnx.split(model)
-    images, depth = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    program = jax.make_jaxpr(run)(images, state, depth)
-    image = _Map(math.prod(image_shape))
-    steps, _ = _follow(program.jaxpr, [image, *[None] * (len(program.jaxpr.invars) - 1)])
-    last = {one: place for place, (_, read, written) in enumerate(steps) for one in (*read, *written)}
-    alive, most = {image}, 0
-    for place, (multiplications, _, written) in enumerate(steps):
-        alive.update(written)
-        if multiplications:
-            most = max(most, sum(sorted(one.size for one in alive)[-2:]))
-        alive = {one for one in alive if last[one] > place}
-    return Cost(_total(steps), most)
+
+    def run(images, state):
+        model, zero = nnx.merge(graphdef, state), jnp.zeros(1, jnp.int32)
+        bank = make_bank(model.puppeteer, jnp.zeros(1)).kernels
+        return model.puppet.batch(images, (zero,) * len(bank), bank, zero + model.max_depth, zero)
+
+    program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), state).jaxpr
+    steps: list[tuple[int, list[_Map]]] = []
+    _follow(program, [_Map(math.prod(image_shape)), *[None] * (len(program.invars) - 1)], 1, steps)
+    lives: dict[_Map, list[int]] = {}
+    for place, (_, touched) in enumerate(steps):
+        for one in touched:
+            lives.setdefault(one, []).append(place)
+    pairs = (
+        sorted(one.size for one, places in lives.items() if places[0] <= place <= places[-1])[-2:]
+        for place, (multiplications, _) in enumerate(steps)
+        if multiplications
+    )
+    return Cost(sum(multiplications for multiplications, _ in steps), max(map(sum, pairs), default=0))
 
 
-def _follow(program: Jaxpr, given: Sequence[_Map | None]) -> tuple[list[_Step], list[_Map | None]]:
-    """The steps of a program whose arguments are these maps (``None``: no map, such as a kernel), and its results."""
-    steps: list[_Step] = []
+def _follow(program: Jaxpr, given: Sequence[_Map | None], times: int, steps: list) -> list[_Map | None]:
+    """Append to ``steps`` what a program multiplies, and the maps that it reads and writes, and return its results.
+    ``given`` are its arguments, ``None`` for what is no map, such as kernels; it runs so many ``times``."""
     maps: dict[Any, _Map | None] = dict(zip(program.invars, given, strict=True))
-
-    def of(value):
-        return None if isinstance(value, Literal) else maps.get(value)
-
     for step in program.eqns:
-        written: list[Any] = step.outvars
-        arguments = [of(value) for value in step.invars]
+        arguments = [None if isinstance(value, Literal) else maps.get(value) for value in step.invars]
         read = [one for one in arguments if one is not None]
-        # Of branches that which costs most: a block that runs. What a part takes comes last among the operands.
-        ways = [_follow(part, arguments[len(arguments) - len(part.invars) :]) for part in parts(step)]
-        inner, results = max(ways, key=lambda way: _total(way[0]), default=([], []))
-        if _total(inner):
-            times = step.params.get("length", 1)  # of a loop
-            steps += [(times * multiplications, *maps_of) for multiplications, *maps_of in inner]
-            results = [
-                one and (one if one.size == value.aval.size else _Map(value.aval.size))
-                for one, value in zip(results, written, strict=True)
-            ]
-        elif not read:
-            continue
-        elif step.primitive.name in _SAME_NUMBERS and read[0].size == written[0].aval.size:
-            results = [read[0]]
-        else:
-            results = [_Map(value.aval.size) for value in written]
-        maps.update(zip(written, results, strict=True))
-        steps.append((_multiplications(step), read, [one for one in results if one is not None]))
-    return steps, [of(value) for value in program.outvars]
-
-
-def _total(steps: list[_Step]) -> int:
-    return sum(multiplications for multiplications, _, _ in steps)
+        # A function, a loop's body, or the last of the branches, which computes what the others skip.
+        *_, part = None, *parts(step)
+        results: list[_Map | None] = [*read[:1]] if step.primitive.name in _SAME_NUMBERS else []
+        if part is not None:  # what it takes comes last among the operands
+            own = arguments[len(arguments) - len(part.invars) :]
+            results = _follow(part, own, times * step.params.get("length", 1), steps)
+        for value, found in itertools.zip_longest(step.outvars, results):
+            size = getattr(value.aval, "size", 0)
+            maps[value] = (found if found and found.size == size else _Map(size)) if read else None
+        if read:
+            steps.append((times * _multiplications(step), [*read, *(maps[value] for value in step.outvars)]))
+    return [None if isinstance(value, Literal) else maps.get(value) for value in program.outvars]
 
 
 def _multiplications(step: Any) -> int:
     """Of a convolution or a matrix product: of each number of its result as many as are summed up."""
-    out: Any = step.outvars[0].aval
-    name, shapes = step.primitive.name, [jnp.shape(value.aval) for value in step.invars]
+    name, size, shapes = (
+        step.primitive.name,
+        step.outvars[0].aval.size,
+        [jnp.shape(value.aval) for value in step.invars],
+    )
     if name == "dot_general":
-        (axes, _), _ = step.params["dimension_numbers"]
-        return out.size * math.prod(shapes[0][axis] for axis in axes)
+        return size * math.prod(shapes[0][axis] for axis in step.params["dimension_numbers"][0][0])
     if name == "conv_general_dilated":
-        kernel = shapes[1]
-        return out.size * math.prod(kernel) // kernel[step.params["dimension_numbers"].rhs_spec[0]]
-    if name in ("puppet_forward", "puppet_layer"):
-        return out.size * math.prod(shapes[2][1:4])
-    return out.size * math.prod(shapes[2][1:3]) if name == "puppet_depthwise_forward" else 0
+        return size * math.prod(shapes[1]) // shapes[1][step.params["dimension_numbers"].rhs_spec[0]]
+    ends = {"puppet_forward": 4, "puppet_layer": 4, "puppet_depthwise_forward": 3}
+    return size * math.prod(shapes[2][1 : ends[name]]) if name in ends else 0

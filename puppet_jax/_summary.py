@@ -64,8 +64,7 @@ class Summary:
         lines = [f"{name:<14}{ours:>12}{twin:>14}" for name, ours, twin in rows]
         ratios = f"kernels {self.kernel_compression:.1f}x smaller, in all {self.compression:.1f}x"
         stored = f"stored in {4 * self.total:,} bytes as float32, {self.int8_bytes:,} as int8"
-        costs = [] if self.cost is None else str(self.cost).splitlines()
-        return "\n".join([*lines, ratios, *self.sizes, stored, *costs])
+        return "\n".join([*lines, ratios, *self.sizes, stored, *([str(self.cost)] if self.cost else [])])
 
 
 def summary(model: PuppetCNN) -> Summary:
