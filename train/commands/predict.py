@@ -134,14 +134,13 @@ class Table:
 
 def _write(options: Predict, output: Path, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to a file, from where it ends. Returns how many images in it could not be read, and of how many."""
-    from train.predict.jsonl_file import describe, opened
+    from train.predict.jsonl_file import opened
     from train.predict.predictor import Predictor
     from train.predict.stream import predict_images
 
     top = min(options.top, len(trained.about.class_names))
-    about = describe(options.run, trained.about, trained.digest(), top, list(map(str, options.images)))
-    with opened(output, about) as file:
-        before = file.count
+    with opened(output, trained.digest(), top) as file:
+        before = len(file.known)
         missing = [name for name in dict.fromkeys(names) if name not in file.known]
         try:
             if missing:
@@ -150,10 +149,10 @@ def _write(options: Predict, output: Path, names: list[str], trained: "Trained",
                     file.write(told)
         except (KeyboardInterrupt, SystemExit):
             print(
-                f"\n{file.count:,} of {before + len(missing):,} images are in {printable(output)}; the same command "
-                "goes on from there",
+                f"\n{len(file.known):,} of {before + len(missing):,} images are in {printable(output)}; the same "
+                "command goes on from there",
                 file=sys.stderr,
             )
             raise
-    print(f"{printable(output)}: {file.count:,} images, {file.count - before:,} of them now")
-    return file.failed, file.count
+    print(f"{printable(output)}: {len(file.known):,} images, {len(file.known) - before:,} of them now")
+    return file.failed, len(file.known)
