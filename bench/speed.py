@@ -20,7 +20,6 @@ from bench import machine, results_file, target
 # Part -> module.
 PARTS = {
     **dict.fromkeys(("predict", "train", "generate", "first_answer"), "comparison"),
-    "puppetize": "puppetize",
     "sizes": "sizes",
 }
 
@@ -39,7 +38,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Speed(Options):
-    """Time prediction, training and generation beside peers; first answers, any CNN, sizes of images."""
+    """Time prediction, training and generation beside peers; first answers, sizes of images."""
 
     parts: Annotated[tuple[Literal[tuple(PARTS)], ...], tyro.conf.Positional] = ()  # type: ignore[valid-type]
     """What to measure; none: everything. Of predict, train, generate and first_answer, which share a result,

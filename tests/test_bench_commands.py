@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, memory, plan, puppetize, sizes, timing
+from bench import first_answer, machine, memory, plan, sizes, timing
 from bench.crew import Crew
 
 
@@ -106,8 +106,8 @@ def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
         raise subprocess.CalledProcessError(2, "worker", "", "its own words")
 
     monkeypatch.setattr("bench.machine.describe", lambda: {})
-    monkeypatch.setattr(puppetize, "measure", failing)
-    bench("speed puppetize", "puppetize.json", code=1)
+    monkeypatch.setattr(sizes, "measure", failing)
+    bench("speed sizes", "sizes.json", code=1)
     assert "its own words" in capsys.readouterr().err
 
 
