@@ -14,6 +14,7 @@ import puppet_jax as pj
 import train.__main__ as program
 from puppet_jax._model import PUPPETEERS as library_puppeteers
 from train.__main__ import COMMANDS, OVERVIEW, main
+from train.commands.train import parse
 from train.config import DEFAULTS, PUPPETEERS, Config, Measurement, Preset, from_json, resolve, to_json
 from train.errors import UserError
 
@@ -32,7 +33,7 @@ def test_the_help_of_training_has_every_flag_the_defaults_and_the_other_commands
     flags = {"--" + field.replace("_", "-") for field in vars(Config())} - {"--measurement"}
     flags |= {f"--measurement.{field}" for field in vars(Measurement())}
     assert set(re.findall(r"(?<!\S)--[\w.-]+\b", text)) == flags | {"--help"}  # also those that texts mention
-    assert len(flags) == 33
+    assert len(flags) == 35
     assert max(map(len, OVERVIEW.splitlines())) <= 80, "tyro fits the rest to the terminal"
     for name, values in DEFAULTS.items():
         assert all(f"{name} {value}" in shown for value in values.values())
@@ -118,6 +119,27 @@ def test_a_configuration_is_json_and_has_a_recipe():
     for name in ("cifar10", "mnist", "photographs/birds"):
         config = resolve(Config(data=name))
         assert {field: getattr(config, field) for field in DEFAULTS["others"]} == DEFAULTS["others"]
+
+
+def test_a_configuration_file_stands_under_the_flags(tmp_path, capsys):
+    config = resolve(Config(data="cifar10", width=8, out=Path("x"), measurement=Measurement(bin=None)))
+    path = tmp_path / "config.json"
+    for content in (
+        {"config": to_json(config), "cpus": 2},
+        {"data": "cifar10", "width": 8, "measurement": {"bin": None}},
+    ):
+        path.write_text(json.dumps(content))
+        got = parse(["--config", str(path), "--epochs=3", "--measurement.depth=full"])
+        measurement = Measurement(bin=None, depth="full")
+        assert resolve(got) == dataclasses.replace(config, epochs=3, out=None, measurement=measurement)
+    for content, said in (
+        ({"lr": 1, "measurement": {"bins": 1}}, "has lr, measurement.bins, expected names of flags"),
+        ({"epochs": "3"}, "Expected `int | null`, got `str` - at `$.epochs`"),
+        ([], "config.json"),
+    ):
+        path.write_text(json.dumps(content))
+        assert main(["--config", str(path)]) == 2
+        assert re.search(f"error: --config: .*{re.escape(said)}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from sklearn.utils.class_weight import compute_sample_weight
 from trained_runs import small_digits
 
 from puppet_jax._pretrained import flat
-from train import devices
+from train import data, devices
 from train.build import build
 from train.config import Config, resolve
 from train.steps.optimiser import make_optimiser
@@ -26,14 +27,15 @@ def batch():
 @functools.cache
 def begun(taught=False, **fields):
     """A model; its step by plain descent, by which a parameter changes by its gradient; what makes its first state."""
-    fields |= {"puppeteer": "stored", "width": 8, "batch_size": 16, "label_smoothing": 0.1, "augment": "none"}
-    config = resolve(Config(devices=1, ema=0.5, **fields))
+    usual = {"puppeteer": "stored", "width": 8, "batch_size": 16, "label_smoothing": 0.1, "augment": "none"}
+    config = resolve(Config(devices=1, ema=0.5, **usual | fields))
     mesh = devices.make_mesh(config)
     model = build(config, num_classes=10, in_channels=1)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optax.sgd(1.0)
     teacher, teaching = nnx.split(other_model()) if taught else (None, None)
-    step = make_train_step(graphdef, lambda _: optimiser, config, mesh, teacher)
+    weights = data.class_weights(data.Split(*batch()), 10) if config.class_weights == "balanced" else None
+    step = make_train_step(graphdef, lambda _: optimiser, config, mesh, teacher, weights)
     step = functools.partial(step, numbers=(config.seed, 1), teaching=teaching)
     one = lambda state, tally: step(state, tally, rest, *batch(), np.zeros(mesh.size, np.int32))  # noqa: E731
     return model, one, lambda: (start(params, optimiser, config), empty_tally())
@@ -64,6 +66,15 @@ def test_a_teacher_is_nine_tenths_of_the_loss():
     assert means(tally.sums)["loss"] == pytest.approx(expected.mean(), rel=1e-4)
     expected = 0.1 * (softmax(of_student) - smooth) + 0.9 * 4 * (warm - target)
     np.testing.assert_allclose(moved["puppet.head_bias"], expected.mean(0), rtol=1e-3, atol=1e-6)
+
+
+def test_classes_count_alike_where_they_are_weighted():
+    images, labels = batch()
+    moved, _ = gradient(class_weights="balanced", label_smoothing=0.0)
+    weights = compute_sample_weight("balanced", labels)
+    assert (weights.mean(), len(set(weights)) > 1) == (pytest.approx(1), True)
+    wrong = np.asarray(nnx.softmax(begun()[0](images))) - np.eye(10)[labels]
+    np.testing.assert_allclose(moved["puppet.head_bias"], (weights[:, None] * wrong).mean(0), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("taught", [False, True])

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import docstring_parser
+import msgspec
 import tyro
 
 from train.errors import UserError
+from train.runs.reading import read_json
+from train.terminal import printable
 
 _BY_DATA = ("preset", "epochs", "batch_size", "optimiser", "learning_rate", "augment")
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -130,6 +133,8 @@ class Recipe:
     """Send each batch through in so many parts and add their gradients up: the same step with less memory."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes, in [0, 1). The test loss never has it."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in the loss that is trained on, classes count alike, however many images each has."""
     augment: Annotated[
         Augmentation | None,
         _by_data(
@@ -157,6 +162,9 @@ class Run:
     """Folder of the run (default: runs/DATA-PRESET-PUPPETEER-seedSEED-TIME)."""
     overwrite: bool = False
     """Replace the run that --out already holds."""
+    config: Annotated[Path | None, shown("FILE")] = None
+    """Take the settings in a file, as config.json of a run has them, but for where that run is written. Flags stand
+    over it."""
     resume: Annotated[Path | None, shown("RUN")] = None
     """Continue the run in this folder from its last good checkpoint, to the same numbers as if it had not been
     interrupted. Its configuration is taken; flags that contradict it are refused."""
@@ -217,6 +225,9 @@ FREE = ("data", *_names(Run, Cluster))
 """What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
 are known by their content, not by where they lie (:func:`train.data.fingerprint`)."""
 
+PLACE = ("out", "overwrite", "resume", "config")
+"""Where a run is written."""
+
 OF_MODEL = (*_names(Model), "measurement")
 """What a model is made from: what ``--start-from`` takes over from the model that it names."""
 
@@ -257,6 +268,21 @@ def parse(arguments: Sequence[str], default: Config) -> Config:
     )
     values = {name: value for group in kinds for name, value in vars(getattr(found, group)).items()}
     return Config(**values, measurement=found.measurement)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a file, as ``config.json`` of a run has them or by themselves, without those that are ``None``
+    and those of where a run is written; refused if it has others, or values of another type."""
+    try:
+        values = read_json(path)
+        values = values["config"] if isinstance(values.get("config"), dict) else values
+        found = msgspec.convert({k: v for k, v in values.items() if k not in PLACE and v is not None}, Config)
+    except (UserError, msgspec.ValidationError) as error:
+        raise UserError(f"--config: {printable(path)}: {printable(error)}") from error
+    nested = [f"measurement.{name}" for name in (values.get("measurement") or {}).keys() - vars(Measurement()).keys()]
+    if unknown := [*sorted(values.keys() - vars(Config()).keys()), *sorted(nested)]:
+        raise UserError(f"--config: {printable(path)} has {printable(', '.join(unknown))}, expected names of flags")
+    return {name: getattr(found, name) for name in values if name not in PLACE and values[name] is not None}
 
 
 def recipe_for(data: str, train_images: int) -> str:
@@ -305,7 +331,8 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
-    expect("resume", config.resume is None or not (config.out or config.overwrite), "no --out or --overwrite with it")
+    ok = config.resume is None or not (config.out or config.overwrite or config.config)
+    expect("resume", ok, "no --out, --overwrite or --config with it")
     return config
 
 

@@ -138,6 +138,7 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
     of_runs = f"the last of {len(about.earlier) + 1} runs" if about.earlier else "one run"
     before = "".join(_before(run.but, run.digest) for run in about.earlier)
+    weighted = ", classes weighted alike" if recipe.get("class_weights") == "balanced" else ""
     at_most = f", at most {recipe['max_steps']:,} steps," if "max_steps" in recipe else ""
     note = f" {about.data_note}" if about.data_note else ""
     text = f"""# {name}
@@ -156,7 +157,8 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
 - **Recipe**: {recipe["epochs"]} epochs{at_most} of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
   {recipe["learning_rate"]:g}, cosine decay after a warm-up of {WARMUP:.0%}, weight decay
   {recipe["weight_decay"]:g}, gradients clipped to {CLIP_NORM:g}, augmentation {recipe["augment"]},
-  label smoothing {recipe["label_smoothing"]:g}, moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
+  label smoothing {recipe["label_smoothing"]:g}{weighted},
+  moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
 

@@ -60,17 +60,19 @@ def parse(arguments: Sequence[str]) -> Config:
     """The configuration of a command line, checked; with ``--resume``, the run's own."""
     config = configuration.parse(arguments, Config())
     if config.resume is None:
+        given = {} if config.config is None else configuration.read(config.config)
+        if given:
+            config = configuration.parse(arguments, Config(**given))
         if config.start_from is not None:
-            source = locate(config.start_from)
-            begun = dataclasses.replace(Config(), **origins.defaults(source, config))
-            config = configuration.parse(arguments, begun)
+            begun = origins.defaults(locate(config.start_from), config)
+            config = configuration.parse(arguments, Config(**begun | given))
         for field in ("start_from", "teacher"):
             name = getattr(config, field)
             if name is not None and Path(name).exists():  # and is no pretrained model's name
                 found: dict[str, Any] = {field: str(locate(name).resolve())}
                 config = dataclasses.replace(config, **found)
         resolve(config)
-        return config
+        return dataclasses.replace(config, config=None)
     ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
     asked = configuration.parse(arguments, dataclasses.replace(ran, out=None, overwrite=False, distributed=False))

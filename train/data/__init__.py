@@ -5,12 +5,13 @@ Nothing heavier than NumPy is imported before it is needed.
 
 from train.data.pipeline import padded_batches, steps_per_epoch, train_batches
 from train.data.sets import load, located
-from train.data.split import Dataset, Skipped, Split, differences, fingerprint, hold_out
+from train.data.split import Dataset, Skipped, Split, class_weights, differences, fingerprint, hold_out
 
 __all__ = [
     "Dataset",
     "Skipped",
     "Split",
+    "class_weights",
     "differences",
     "fingerprint",
     "hold_out",

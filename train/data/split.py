@@ -93,6 +93,13 @@ def held_out(labels: np.ndarray, every: int = 10) -> np.ndarray:
     return aside
 
 
+def class_weights(split: Split, classes: int) -> np.ndarray:
+    """The weight of each class's images that makes classes count alike, ``(C,)`` float32: N / (C n_c) of N images in C
+    classes that have any, n_c in each ("balanced" of scikit-learn). The mean over all images is one."""
+    counts = np.bincount(split.labels, minlength=classes)
+    return (len(split) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
+
+
 def set_aside(aside: int, images: int) -> str:
     """The note on a data set without a test part."""
     return f"no test part: {aside:,} of {images:,} images, a tenth of each class, are set aside and called test"

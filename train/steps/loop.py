@@ -130,7 +130,9 @@ def train(
         state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
 
         # Run once ahead, so that seconds and images per second do not include compilation.
-        step = make_train_step(graphdef, optimiser, config, mesh, teacher)
+        balanced = config.class_weights == "balanced"
+        weights = data.class_weights(dataset.train, dataset.num_classes) if balanced else None
+        step = make_train_step(graphdef, optimiser, config, mesh, teacher, weights)
         numbers = devices.shared(mesh, (np.uint32(config.seed), np.int32(total_steps)))
         step = functools.partial(step, numbers=numbers, teaching=teaching)
         own = config.batch_size // jax.process_count()

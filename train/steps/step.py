@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
@@ -82,11 +83,13 @@ def make_train_step(
     config: ResolvedConfig,
     mesh: Mesh,
     teacher: nnx.GraphDef | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> Callable:
     """The jitted ``(state, tally, rest, images, labels, stop, numbers, teaching) -> (state, tally)``, the buffers of
     ``state`` donated.
 
-    ``rest`` is the model's state that is not trained, ``teaching`` the state of the ``teacher``, if there is one.
+    ``rest`` is the model's state that is not trained, ``teaching`` the state of the ``teacher``, if there is one;
+    ``class_weights`` ``(C,)`` are of the images of each class in the loss.
     ``numbers`` are the seed and the run's steps, which the ``optimiser`` is made for: arguments, so that a run of
     others has the same compiled program.
     ``images`` are uint8 ``(B, H, W, C)`` and stay so until the model reads them, so complexity is measured on the
@@ -100,17 +103,19 @@ def make_train_step(
         _draw_anew(model, draw)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, targets).sum()
+        loss = optax.softmax_cross_entropy(logits, targets)
         if teacher is not None:
             told = jax.nn.softmax(nnx.merge(teacher, teaching)(images) / TEMPERATURE)
-            apart = optax.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), told).sum()
+            apart = optax.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), told)
             loss = (1 - TAUGHT) * loss + TAUGHT * TEMPERATURE**2 * apart
+        if class_weights is not None:
+            loss *= jnp.asarray(class_weights)[labels]
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
         # The model measures the same images itself; XLA merges the two (tested).
         complexity, depth = model.measure(images)
         of_labels = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
         sums = Sums(of_labels, correct, jnp.int32(len(labels)), complexity.sum(), depth.sum(dtype=jnp.int32))
-        return loss / config.batch_size, sums
+        return loss.sum() / config.batch_size, sums
 
     gradient_fn = jax.grad(loss_fn, has_aux=True)
 
