@@ -18,26 +18,6 @@ from puppet_jax.any_cnn._traced import parts
 _SAME_NUMBERS = "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type", "copy", "name", "slice"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Of one image at full depth, its kernels given; ``str(cost)`` is two lines.
-
-    Attributes:
-        multiplications: of convolutions and matrix products, as they are computed: of factored layers three thin
-            convolutions; not fewer for Winograd's filtering.
-        map_numbers: numbers in the largest two maps that are alive at once, while one is computed from another.
-    """
-
-    multiplications: int
-    map_numbers: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth\n"
-            f"largest two maps at once {4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8"
-        )
-
-
 @dataclasses.dataclass(eq=False)
 class _Map:
     """An array that is computed from the image."""
@@ -45,8 +25,9 @@ class _Map:
     size: int
 
 
-def cost(model: PuppetCNN, image_shape: tuple[int, int, int]) -> Cost:
-    """Trace a model on one image (H, W, C), and count."""
+def cost(model: PuppetCNN, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Multiplications of one image (H, W, C), and numbers in the largest two maps that are alive while one of them is
+    computed; see :class:`Summary`."""
     graphdef, state = nnx.split(model)
 
     def run(images, state):
@@ -57,16 +38,12 @@ def cost(model: PuppetCNN, image_shape: tuple[int, int, int]) -> Cost:
     program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), state).jaxpr
     steps: list[tuple[int, list[_Map]]] = []
     _follow(program, [_Map(math.prod(image_shape)), *[None] * (len(program.invars) - 1)], 1, steps)
-    lives: dict[_Map, list[int]] = {}
-    for place, (_, touched) in enumerate(steps):
-        for one in touched:
-            lives.setdefault(one, []).append(place)
-    pairs = (
-        sorted(one.size for one, places in lives.items() if places[0] <= place <= places[-1])[-2:]
-        for place, (multiplications, _) in enumerate(steps)
-        if multiplications
-    )
-    return Cost(sum(multiplications for multiplications, _ in steps), max(map(sum, pairs), default=0))
+    touches = [(one, place) for place, (_, touched) in enumerate(steps) for one in touched]
+    last, first = dict(touches), dict(reversed(touches))
+    computed = [place for place, (multiplications, _) in enumerate(steps) if multiplications]
+    alive = ([one.size for one in last if first[one] <= place <= last[one]] for place in computed)
+    largest = max((sum(sorted(sizes)[-2:]) for sizes in alive), default=0)
+    return sum(multiplications for multiplications, _ in steps), largest
 
 
 def _follow(program: Jaxpr, given: Sequence[_Map | None], times: int, steps: list) -> list[_Map | None]:
@@ -92,11 +69,8 @@ def _follow(program: Jaxpr, given: Sequence[_Map | None], times: int, steps: lis
 
 def _multiplications(step: Any) -> int:
     """Of a convolution or a matrix product: of each number of its result as many as are summed up."""
-    name, size, shapes = (
-        step.primitive.name,
-        step.outvars[0].aval.size,
-        [jnp.shape(value.aval) for value in step.invars],
-    )
+    name, size = step.primitive.name, step.outvars[0].aval.size
+    shapes = [jnp.shape(value.aval) for value in step.invars]
     if name == "dot_general":
         return size * math.prod(shapes[0][axis] for axis in step.params["dimension_numbers"][0][0])
     if name == "conv_general_dilated":

@@ -6,7 +6,7 @@ import math
 import jax
 from flax import nnx
 
-from puppet_jax._cost import Cost, cost
+from puppet_jax._cost import cost
 from puppet_jax._model import PuppetCNN
 
 
@@ -22,7 +22,10 @@ class Summary:
             the generator.
         sizes: what the puppeteer consists of, a line for each group of layers; empty if it does not say.
         int8_bytes: of the parameters as ``int8`` stores them, with a scale for each row, what has one axis in float16.
-        cost: multiplications and maps of one image of the model's ``image_shape``; ``None`` where that is not known.
+        multiplications: of one image at full depth, its kernels given, in convolutions and matrix products, as they are
+            computed: of factored layers three thin convolutions; not fewer for Winograd's filtering. 0 where the
+            model's ``image_shape`` is not known.
+        map_numbers: numbers in the largest two maps that are then alive at once, while one is computed from another.
     """
 
     generator: int
@@ -31,7 +34,8 @@ class Summary:
     static_kernels: int
     sizes: tuple[str, ...] = ()
     int8_bytes: int = 0
-    cost: Cost | None = None
+    multiplications: int = 0
+    map_numbers: int = 0
 
     @property
     def total(self) -> int:
@@ -64,7 +68,17 @@ class Summary:
         lines = [f"{name:<14}{ours:>12}{twin:>14}" for name, ours, twin in rows]
         ratios = f"kernels {self.kernel_compression:.1f}x smaller, in all {self.compression:.1f}x"
         stored = f"stored in {4 * self.total:,} bytes as float32, {self.int8_bytes:,} as int8"
-        return "\n".join([*lines, ratios, *self.sizes, stored, *([str(self.cost)] if self.cost else [])])
+        return "\n".join([*lines, ratios, *self.sizes, stored, *self.costs])
+
+    @property
+    def costs(self) -> list[str]:
+        """What one image costs, in two lines; none where that is not known."""
+        if not self.multiplications:
+            return []
+        return [
+            f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth",
+            f"largest two maps at once {4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8",
+        ]
 
 
 def summary(model: PuppetCNN) -> Summary:
@@ -75,7 +89,8 @@ def summary(model: PuppetCNN) -> Summary:
     """
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"summary: model must be a PuppetCNN, got {type(model).__name__}")
-    puppet = model.puppet
+    puppet, shape = model.puppet, model.image_shape
+    multiplications, map_numbers = (0, 0) if shape is None else cost(model, shape)
     normalisation = puppet.normalisation_count()
     return Summary(
         generator=_count(nnx.state(model.puppeteer, nnx.Param)),
@@ -84,7 +99,8 @@ def summary(model: PuppetCNN) -> Summary:
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
         sizes=model.puppeteer.sizes,
         int8_bytes=sum(map(_as_int8, jax.tree.leaves(nnx.state(model, nnx.Param)))),
-        cost=None if model.image_shape is None else cost(model, model.image_shape),
+        multiplications=multiplications,
+        map_numbers=map_numbers,
     )
 
 

@@ -54,7 +54,7 @@ def run(options: Release) -> int:
 
     from flax import nnx
 
-    from puppet_jax._cost import cost
+    import puppet_jax as pj
     from puppet_jax._pretrained import flat, weights_folder
     from puppet_jax._stored_dtype import pack, unpack
     from train.runs import model_file
@@ -83,8 +83,7 @@ def run(options: Release) -> int:
         with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
             size = model_file.save(first, arrays, about)
             opened = options.name if of_package else weights.name
-            height, width = about.image_size
-            costs = str(cost(trained.model, (height, width, about.create.in_channels))).replace("\n", ";\n  ")
+            costs = ";\n  ".join(pj.summary(trained.model).costs)
             second.write_text(_card(options.name, opened, about, summary, size, costs), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out: {printable(weights)} cannot be written ({error.strerror})") from error
