@@ -57,5 +57,13 @@ def holding_its_own(net, **options):
                 part = int(key)  # of a stack
             else:
                 conv = conv[int(key)] if key.isdigit() else getattr(conv, key)
-        kernel.set_value(jnp.transpose(conv.kernel[part], (3, 2, 0, 1)))
+        kernel.set_value(as_made(np.asarray(conv.kernel[part])))
     return model
+
+
+def as_made(kernel):
+    """A kernel (*space, C_in, C_out) as puppeteers make it, the first of three axes a part of the input channels."""
+    *space, c_in, c_out = kernel.shape
+    k_h, k_w = (1, *space)[-2:]
+    by_depth = kernel.reshape(-1, k_h, k_w, c_in, c_out)
+    return jnp.asarray(np.moveaxis(by_depth, (4, 0, 3), (0, 1, 2)).reshape(c_out, -1, k_h, k_w))

@@ -76,7 +76,7 @@ class Odd(nnx.Module):
         for layer in (self.t_masked, self.s_one, self.r_line, self.q_up, self.o_normed, self.n_tied, self.m_tied):
             x = x + layer(x)
         frames = jnp.stack([x, jnp.flip(x, 1), x * x], 1)
-        x = x + self.l_deep(frames)[:, 1]
+        x = self.l_deep(frames)[:, 1]
         x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.k_stack)
         for kernel in (self.j_read.kernel[...], self.i_param[...]):
             x = x + jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -89,17 +89,15 @@ def test_every_kind_of_convolution_is_generated_or_kept_with_the_reason():
     model = holding_its_own(net, batch_norm=None, measurement=FULL)
     puppet = model.puppet
     assert puppet.names == (
-        *("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "u_long", "q_up", "n_tied"),
+        *("z_first", "y_grouped", "x_dilated", "w_circular", "v_half", "u_long", "r_line", "q_up", "n_tied", "l_deep"),
         *("k_stack.conv.0", "k_stack.conv.1", "h_up", "a_last"),
     )
     assert puppet.kernel_shapes[:3] == ((6, 3, 5, 5), (4, 3, 3, 3), (6, 4, 3, 3))
-    assert puppet.kernel_shapes[5:8] == ((6, 6, 1, 3), (6, 6, 2, 2), (6, 6, 3, 3))
+    assert puppet.kernel_shapes[5:10] == ((6, 6, 1, 3), (6, 6, 1, 3), (6, 6, 2, 2), (6, 6, 3, 3), (6, 4, 3, 1))
     reasons = dict(puppet.kept)
     for name, words in {
         "t_masked": "reads or changes its kernel",
         "s_one": "one weight",
-        "r_line": "of two axes",
-        "l_deep": "of two axes",
         "p_unused": "does not call",
         "o_normed.layer_instance": "reads or changes its kernel",
         "j_read": "convolves with it by itself",

@@ -146,7 +146,7 @@ def _generated(body: nnx.Module, trials: Trials) -> tuple[list[list[Path]], list
             reason = "the forward does not call it"
         elif name in trials.read:
             reason = "the forward reads or changes its kernel (a mask, a norm of the weights, a penalty, …)"
-        elif len({(isinstance(conv, nnx.Conv), conv.kernel_shape) for conv in convolutions}) > 1:
+        elif len({(isinstance(conv, nnx.Conv), conv.kernel_size, *kernel_shape(conv)) for conv in convolutions}) > 1:
             reason = "shares its kernel with a layer of another kind"
         else:
             reason = next(filter(None, map(_reason, convolutions)), None)
@@ -168,8 +168,10 @@ def _generated(body: nnx.Module, trials: Trials) -> tuple[list[list[Path]], list
 def _reason(conv: Any) -> str | None:
     """Why a convolution's kernel cannot be generated, or ``None``."""
     stack, shape = conv.kernel.shape[: -len(conv.kernel_shape)], conv.kernel_shape
-    if len(shape) != 4 or conv.kernel.shape != (*stack, *shape):
-        return f"its kernel has shape {conv.kernel.shape}; generated are those of two axes, stacked by the first"
+    if len(shape) > 5 or conv.kernel.shape != (*stack, *shape):
+        return (
+            f"its kernel has shape {conv.kernel.shape}; generated are those of up to three axes, stacked by the first"
+        )
     if math.prod(shape[:-1]) == 1:
         return "has one weight per output channel, which standardisation would make zero"
     if isinstance(conv, nnx.Conv):

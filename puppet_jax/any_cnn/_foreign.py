@@ -51,9 +51,28 @@ class GeneratedKernel:
         return np.full((), np.nan, self.dtype)
 
 
-Skip = Literal["argument", "zero"]
-"""What stands for the result of a block that an image skips: its first argument, or zero, where the forward adds the
-result to something."""
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """What stands for the result of a block that an image skips.
+
+    Attributes:
+        kind: ``"argument"``, the block's first argument; ``"zero"``, where the forward adds or appends the result to
+            something; ``"appended"``, the argument and zeros for what the block appends to it.
+        before, after: how many channels are appended on either side of the argument.
+    """
+
+    kind: Literal["argument", "zero", "appended"] = "argument"
+    before: int = 0
+    after: int = 0
+
+    def result(self, x: Array, run: Callable[[Array], Array]) -> Array:
+        """What stands in the place of ``run(x)``."""
+        if self.kind == "argument":
+            return x
+        if self.kind == "zero":
+            like = jax.eval_shape(run, x)
+            return jnp.zeros(like.shape, like.dtype)
+        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (self.before, self.after)])
 
 
 def stand_in(module: Any, call: Callable) -> None:
@@ -95,12 +114,6 @@ def _gated(module, own, x, *args, **kwargs):
     depth, deepest = module.puppet_depths()
     graphdef, state = nnx.split(module)
 
-    def skipped(x):
-        if skip == "argument":
-            return x
-        like = jax.eval_shape(run, x)
-        return jnp.zeros(like.shape, like.dtype)
-
     def run(x):
         # A copy made inside the branch, so that its random streams may advance there. Blocks may share a stream: fold
         # in the level, or they would draw the same numbers.
@@ -110,10 +123,10 @@ def _gated(module, own, x, *args, **kwargs):
         return own(block, x, *args, **kwargs)
 
     if isinstance(depth, int | np.integer):
-        return own(module, x, *args, **kwargs) if depth >= level else skipped(x)
+        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
     # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
-    y = run(x) if deepest is None else cond(deepest >= level, run, skipped, x)
-    return jnp.where(depth >= level, y, skipped(x))
+    y = run(x) if deepest is None else cond(deepest >= level, run, lambda x: skip.result(x, run), x)
+    return jnp.where(depth >= level, y, skip.result(x, run))
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
@@ -262,9 +275,11 @@ def _chosen(kernel: Float[Array, "c_out c_in k_h k_w"] | Choice) -> Choice:
 
 
 def kernel_shape(conv: Any) -> KernelShape:
-    """Of the kernels that a puppeteer makes for a layer."""
-    k_h, k_w, c_in, c_out = conv.kernel_shape
-    return c_out, c_in, k_h, k_w
+    """Of the kernels that a puppeteer makes for a layer. Of three spatial axes the first is a part of the input
+    channels; one axis is the second of two."""
+    size, (c_in, c_out) = conv.kernel_size, conv.kernel_shape[-2:]
+    *depth, k_h, k_w = size if len(size) > 1 else (1, *size)
+    return c_out, math.prod(depth) * c_in, k_h, k_w
 
 
 def _drive(conv, stands: GeneratedKernel, kernels, depth, lowering):
@@ -288,13 +303,14 @@ def _drive(conv, stands: GeneratedKernel, kernels, depth, lowering):
 def transposed(conv, own, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
     """``nnx.ConvTranspose`` as a convolution, by its ``conv_general_dilated``, of inputs with zeros between them."""
     del own
+    rank = len(conv.kernel_size)
     bias = None if conv.bias is None else conv.bias[...]
     inputs, kernel, bias = conv.promote_dtype((inputs, conv.kernel[...], bias), dtype=conv.dtype)
     strides, dilation = (
-        (each or 1,) * 2 if each is None or isinstance(each, int) else tuple(each)
+        (each or 1,) * rank if each is None or isinstance(each, int) else tuple(each)
         for each in (conv.strides, conv.kernel_dilation)
     )
-    padding = canonicalize_padding(conv.padding, 2)
+    padding = canonicalize_padding(conv.padding, rank)
     if isinstance(padding, str):  # as lax.conv_transpose has it
         spans = [((k - 1) * d + 1, s) for k, d, s in zip(conv.kernel_size, dilation, strides, strict=True)]
         if padding == "SAME":
@@ -302,43 +318,47 @@ def transposed(conv, own, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
         else:
             padding = [(k - 1, k + s - 2 + max(k - s, 0)) for k, s in spans]
         padding = [(low, both - low) for low, both in padding]
+    axes = "N" + "DHW"[-rank:] + "C"
     y = conv.conv_general_dilated(
-        inputs.reshape(-1, *inputs.shape[-3:]),
+        inputs.reshape(-1, *inputs.shape[-rank - 1 :]),
         kernel,
-        (1, 1),
+        (1,) * rank,
         padding,
         lhs_dilation=strides,
         rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=(axes, axes[1:-1] + "IO", axes),
         feature_group_count=1,
         precision=conv.precision,
         preferred_element_type=conv.preferred_element_type,
     )
     y = y if bias is None else y + bias
-    return y.reshape(*inputs.shape[:-3], *y.shape[1:])
+    return y.reshape(*inputs.shape[: -rank - 1], *y.shape[1:])
 
 
 def convolution(
     kernel: Choice,
-    inputs: Float[Array, "n h w c"],
+    inputs: Float[Array, "n *space c"],
     unused,
-    strides: tuple[int, int],
+    strides: tuple[int, ...],
     padding,
     *,
-    lhs_dilation: tuple[int, int],
-    rhs_dilation: tuple[int, int],
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
     feature_group_count: int,
     preferred_element_type=None,
     lowering: str | None = None,
     may_be_skipped: bool = False,
     **unused_options,
-) -> Float[Array, "n h_out w_out c_out"]:
+) -> Float[Array, "n *space_out c_out"]:
     """``lax.conv_general_dilated`` as ``nnx.Conv`` calls it, but for the kernel: a generated one, whatever it passes.
 
-    It is computed as the project's per-sample convolutions are, which cost images nothing that skip them.
+    It is computed as the project's per-sample convolutions are, which cost images nothing that skip them. Of three
+    spatial axes the frames that meet one of the result's become channels, as which the kernel has them.
     """
     del unused, unused_options  # always channels last
-    size = kernel.bank.shape[1:3]
+    groups, (_, *size, c_in, _) = feature_group_count, kernel.bank.shape
+    space = inputs.ndim - 2
+    size = [c_in * groups // inputs.shape[-1], *size][-space:] if space > 2 else size[-space:]
     if isinstance(padding, str):  # as lax does: the kernel with its dilation, the image without
         spans = [(k - 1) * d + 1 for k, d in zip(size, rhs_dilation, strict=True)]
         padding = lax.padtype_to_pads(inputs.shape[1:-1], spans, strides, padding)
@@ -346,14 +366,20 @@ def convolution(
     if {*lhs_dilation} != {1} or min(map(min, padding)) < 0:
         around = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
         inputs = lax.pad(inputs, jnp.zeros((), inputs.dtype), ((0, 0, 0), *around, (0, 0, 0)))
-        padding = ((0, 0),) * 2
+        padding = ((0, 0),) * space
+    frames = inputs.shape[:1]
+    if space == 1:
+        inputs, strides, padding, rhs_dilation = inputs[:, None], (1, *strides), ((0, 0), *padding), (1, *rhs_dilation)
+    elif space == 3:
+        inputs, frames = _frames_as_channels(inputs, size[0], strides[0], padding[0], rhs_dilation[0], groups)
+        strides, padding, rhs_dilation = strides[1:], padding[1:], rhs_dilation[1:]
     run = functools.partial(
         convolve_grouped,
         kernel=kernel.astype(inputs.dtype),
         stride=(strides[0], strides[1]),
         padding=padding,
         dilation=(rhs_dilation[0], rhs_dilation[1]),
-        groups=feature_group_count,
+        groups=groups,
         lowering=lowering,
     )
     out = run(inputs[0])[None] if len(inputs) == 1 else jax.vmap(run)(inputs)
@@ -361,6 +387,7 @@ def convolution(
         out = jnp.where(jnp.abs(out) <= _rounding(kernel, inputs).astype(out.dtype), jnp.zeros((), out.dtype), out)
     if may_be_skipped:
         out = _harmless(out, kernel.index)
+    out = out[:, 0] if space == 1 else out.reshape(*frames, *out.shape[1:])
     return out if preferred_element_type is None else out.astype(preferred_element_type)
 
 
@@ -373,6 +400,18 @@ def _rounding(kernel, inputs) -> Float[Array, " c_out"]:
     (bank,) = whole((kernel.bank,))
     largest = jnp.max(jnp.abs(inputs)).astype(jnp.float32)
     return lax.stop_gradient(2.0**-20 * jnp.abs(bank).sum((1, 2, 3), dtype=jnp.float32)[kernel.index] * largest)
+
+
+def _frames_as_channels(inputs, size, stride, padding, dilation, groups):
+    """The frames that each frame of the result sees, side by side as channels of each group: (N·D', H, W, size·C); and
+    (N, D')."""
+    padded = jnp.pad(inputs, ((0, 0), padding, *[(0, 0)] * 3))
+    count = (padded.shape[1] - (size - 1) * dilation - 1) // stride + 1
+    begins = range(0, size * dilation, dilation)
+    seen = jnp.stack([padded[:, i : i + (count - 1) * stride + 1 : stride] for i in begins], -2)
+    seen = jnp.swapaxes(seen.reshape(*seen.shape[:-1], groups, -1), -2, -3)
+    batch, _, *plane = seen.shape[:4]
+    return seen.reshape(batch * count, *plane, -1), (batch, count)
 
 
 @jax.custom_jvp

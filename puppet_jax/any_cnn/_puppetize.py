@@ -39,7 +39,7 @@ def puppetize(
     ```
 
     **Kernels.** Generated are those of every ``nnx.Conv`` and ``nnx.ConvTranspose`` that the forward calls, ordered by
-    their first calls, with shapes (C_out, C_in / groups, K_h, K_w).
+    their first calls, with shapes (C_out, C_in / groups, K_h, K_w); of three spatial axes the first is a part of C_in.
     Kernels that the forward reads, changes or convolves with by itself stay stored, and all other parameters do.
 
     **Depth.** Modules side by side that are alike are a *sequence of blocks*, of which an image skips those beyond its
