@@ -9,8 +9,8 @@ import time
 import jax.numpy as jnp
 import pytest
 
+from train import telling
 from train.config import Config, resolve
-from train.steps import progress
 from train.steps.progress import Progress, means
 from train.steps.step import Sums, Tally, empty_tally
 
@@ -55,7 +55,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, told):
     # One a minute, not one a step; ten images in a second.
     assert told(tmp_path, 0, 100, 1.0, terminal=False).splitlines() == [
         "epoch 2/10, step 60/400, 05:40 left: loss 2.500, accuracy 25.0%, 10 images/s",
-        "epoch 2/10: train loss 1.5000, accuracy 50.00%; test loss 1.2500, accuracy 62.50%; 4.0 s, 1,234 images/s",
+        "epoch 2/10: loss 1.500, accuracy 50.0%; test 1.250, 62.50%; 4.0 s",
     ]
     assert means(tally(4).sums) == {"loss": 2.5, "accuracy": 0.25, "complexity": 3.0, "depth": 2.0}
     assert told(None, 0, 100, 1.0, terminal=False) == ""  # another process than the first
@@ -88,10 +88,10 @@ def test_the_bar_of_a_long_run_fits_80_columns_and_a_step_that_was_passed_is_not
 def test_what_is_compiled_and_for_how_long_is_told_while_it_is(monkeypatch, terminal):
     told, minutes = Stream(terminal), itertools.count(step=60)
     monkeypatch.setattr(sys, "stderr", told)
-    monkeypatch.setattr(progress, "PLAIN", 0.01)
+    monkeypatch.setattr(telling, "PLAIN", 0.01)
     monkeypatch.setattr(time, "monotonic", lambda: next(minutes))
-    with progress.compiling("the step"):
+    with telling.compiling("the step"):
         while "compiling the step, 60 s" not in told.getvalue():
             pass
     assert told.getvalue().startswith("\r" * terminal + "compiling the step, ")
-    assert told.getvalue().endswith(" \r") == terminal
+    assert told.getvalue().endswith("\r\033[K") == terminal

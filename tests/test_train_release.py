@@ -99,6 +99,24 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert "grey" in loaded.preprocessing
 
 
+def test_the_best_parameters_are_those_of_the_epoch_that_had_them(run, weights, tmp_path, rng, capsys):
+    fields = {"measurement": Measurement(bin=0.5, depth=-1), "puppeteer_options": '{"basis": 4}'}
+    best = save_run(tmp_path / "best", [8, 12], NAMES, 1, scale=0.8, puppeteer="continuous", **fields)
+    for command in ("predict", "eval", "export", "release"):
+        more = {"predict": ["a.png"], "export": ["b"], "release": ["--name=c", "--out=d"]}.get(command, [])
+        assert main([command, str(run), *more, "--best"]) == 2
+        assert f"--best: {run} has no best.safetensors" in capsys.readouterr().err
+    (tmp_path / "best" / "params.safetensors").rename(run / "best.safetensors")
+    assert release(run, weights, "--best") == 0
+    images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(pj.load_pretrained("of_digits")(images), best(images))
+    info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
+    assert (info["accuracy"], info["epoch"]) == (1.0, 1)
+    assert "100.00% of 4 test images, after epoch 1, the best of all on these;" in card
+    assert "| depth |" not in card, "known of the last epoch alone"
+    (run / "best.safetensors").unlink()
+
+
 def test_what_lies_elsewhere_is_opened_by_its_path_as_its_card_says(run, weights, tmp_path, rng, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert release(run, "elsewhere") == 0

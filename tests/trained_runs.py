@@ -22,6 +22,7 @@ from train.runs import model_file
 
 ROOT = Path(__file__).parents[1]
 SUMMARY = {"evaluated_on": "test", "compression": 4.55, "clipped": {"train": 0, "test": 0}, "max_depth": 5}
+SUMMARY["best"] = {"epoch": 3, "test_accuracy": 1.0}
 SUMMARY |= dict.fromkeys(("steps", "train_seconds", "compile_seconds", "peak_memory_bytes"), 1)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 

@@ -95,7 +95,8 @@ def _run(arguments: list[str]) -> int:
         options = tyro.cli(Train, args=arguments[1:], **settings)
     else:
         kinds: dict[str, Any] = {name: kind for name, (kind, _) in COMMANDS.items()}
-        in_paragraphs(kinds.get(arguments[0], Train))
+        for kind in kinds.get(arguments[0], Train).__mro__[:-1]:
+            in_paragraphs(kind)
         options = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, **settings)
     name = next(name for kind, name in COMMANDS.values() if type(options) is kind)
     module = importlib.import_module(f"train.commands.{name}")

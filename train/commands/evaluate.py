@@ -7,15 +7,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
 
 from train.config import shown
 from train.errors import UserError
 from train.runs.reading import Summary, read_json
-from train.runs.source import locate
+from train.runs.source import OfModel
 from train.terminal import printable, table
 
 WORST = 20
@@ -27,15 +24,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(OfModel):
     """Measure a run's model on the images that the run reported on: accuracy, loss, complexity and depth.
 
     The exact path is taken, in batches of the run's size, as at the end of the training: on the same machine the
     numbers are those of the run's summary.json to the last digit.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
-    """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
     data: Annotated[str | None, shown("NAME|DIR")] = None
     """The data set, if it lies elsewhere now (default: the run's own). Another one of the same classes is measured
     too, which is said."""
@@ -54,8 +49,6 @@ def run(options: Evaluate) -> int:
     evaluated_on = options.evaluate_on or config.evaluate_on
     if evaluated_on == "validation" and config.evaluate_on == "test":
         print("note: the validation images were among those that this run was trained on", file=sys.stderr)
-    if sys.stderr.isatty():
-        print("compiling ...", file=sys.stderr)  # which takes some seconds
     result = {
         "run": str(options.run),
         "data": config.data_name,
@@ -75,16 +68,21 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     import numpy as np
     from flax import nnx
 
+    from train import data
     from train.devices import BATCH
     from train.steps.evaluation import accuracy_by, confusion, evaluate, measure
     from train.steps.step import make_eval_step
+    from train.telling import compiling
 
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     local = jax.local_devices()
     count = next(n for n in range(min(devices or len(local), len(local)), 0, -1) if batch_size % n == 0)
     mesh = jax.sharding.Mesh(np.array(local[:count]), (BATCH,))
-    loss, taken = evaluate(make_eval_step(graphdef, mesh), params, rest, split, batch_size, mesh)
+    step, first = make_eval_step(graphdef, mesh), data.Split(split.images[:1], split.labels[:1])
+    with compiling("the evaluation", log=False):
+        evaluate(step, params, rest, first, batch_size, mesh)
+    loss, taken = evaluate(step, params, rest, split, batch_size, mesh)
     correct = taken == split.labels
     images = measure(model, split, batch_size, mesh)
     mean_loss = float(loss.mean(dtype=float))
@@ -149,7 +147,7 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     was reported on."""
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")
-    path = locate(options.run)
+    path = options.located()
 
     import numpy as np
 
@@ -161,7 +159,7 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     trained = open_run(path)
     config, about = trained.config, trained.about
     with contextlib.suppress(UserError):  # where the run had its images, and on what devices
-        ran = run_folder.described(path).config
+        ran = run_folder.described(path.parent if options.best else path).config
         config = dataclasses.replace(config, data=ran.data, devices=ran.devices)
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)

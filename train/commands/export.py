@@ -9,21 +9,19 @@ import tyro
 
 from train.config import shown
 from train.errors import UserError
-from train.runs.source import locate
+from train.runs.source import OfModel
 from train.terminal import printable
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(OfModel):
     """Write a run's model as one file for any batch size, with its classes' names, that runs without this project.
 
     puppet_jax.load(FILE) opens it; README.txt in the file, which is a zip file, tells how jax runs it by itself.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
-    """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
     file: Annotated[Path, tyro.conf.Positional, shown("FILE")]
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
@@ -36,7 +34,7 @@ class Export:
 
 def run(options: Export) -> int:
     """Write the file, and return 0."""
-    folder = locate(options.run)
+    folder = options.located()
     name = printable(options.file)
     if options.file.exists() and not (options.overwrite and options.file.is_file()):
         raise UserError(f"FILE: {name} is there already; choose another name, or replace a file with --overwrite")
@@ -47,13 +45,13 @@ def run(options: Export) -> int:
 
     import puppet_jax as pj
     from train.runs.model_file import open_run
+    from train.telling import compiling
 
     trained = open_run(folder)
     height, width = trained.about.image_size
     channels = trained.about.create.in_channels
-    if sys.stderr.isatty():
-        print("baking kernels ...", file=sys.stderr)  # which takes some seconds
-    predict = pj.compile_predict(trained.model)
+    with compiling("kernels", log=False):
+        predict = pj.compile_predict(trained.model)
     if predict.bank is None:
         raise UserError(
             "RUN: trained with --measurement.bin None, so that kernels are generated for every image, and none can be "
@@ -61,14 +59,15 @@ def run(options: Export) -> int:
         )
     kind = {1: "grey by luma (ITU-R 601)", 3: "RGB"}.get(channels, f"{channels} channels")
     try:
-        pj.export(
-            predict,
-            options.file,
-            platforms=options.platforms,
-            weights=options.weights,
-            preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the middle "
-            "cut out; uint8 levels, nothing subtracted or divided",
-        )
+        with compiling("the program", log=False):
+            pj.export(
+                predict,
+                options.file,
+                platforms=options.platforms,
+                weights=options.weights,
+                preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the "
+                "middle cut out; uint8 levels, nothing subtracted or divided",
+            )
     except OSError as error:
         raise UserError(f"FILE: {name} cannot be written ({error.strerror or error})") from error
     except (ImportError, ValueError) as error:

@@ -11,7 +11,7 @@ import tyro
 from train.config import shown
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.runs.source import locate
+from train.runs.source import OfModel
 from train.terminal import line, printable, width
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(OfModel):
     """Say what a trained model sees in images: class, probability, complexity in bits and depth in layers.
 
     Images are converted to grey or colour as those that the model was trained on, scaled to cover their size, and cut
@@ -27,8 +27,6 @@ class Predict:
     then is 1.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
-    """Folder that python -m train left, the name of a pretrained model, or a released .safetensors file."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, shown("IMAGE...")]
     """Image files, or folders: all images in them and in the folders below."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 1
@@ -55,7 +53,7 @@ def run(options: Predict) -> int:
         raise UserError(
             f"--output: got {printable(options.output)}, expected a name that ends in .jsonl (lines of JSON)"
         )
-    path = locate(options.run)
+    path = options.located()
     names: list[str] = []
     passed: dict[str, str] = {}
     empty = 0

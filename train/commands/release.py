@@ -14,6 +14,7 @@ from train import atomic_file
 from train.config import shown
 from train.errors import UserError
 from train.runs.reading import Summary, read_json
+from train.runs.source import OfModel
 from train.terminal import printable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Release:
+class Release(OfModel):
     """Write a run's model for use without this trainer: NAME.safetensors, and NAME.md, the model card."""
 
     run: Annotated[Path, tyro.conf.Positional, shown("RUN")]
@@ -43,14 +44,14 @@ def run(options: Release) -> int:
     """Write both files, and return 0."""
     if not re.fullmatch(r"\w+", options.name, re.ASCII):
         raise UserError(f"--name: got {printable(options.name)!r}, expected letters, digits and underscores")
-    folder = options.run
+    folder, file = options.run, options.located()
     if not (folder / "summary.json").exists():
         raise UserError(f"{printable(folder)}: has no summary.json, expected a finished run; go on with it first")
     summary = read_json(folder / "summary.json", Summary)
     weights, card = (options.out / f"{options.name}{end}" for end in (".safetensors", ".md"))
-    for file in (weights, card):
-        if file.exists() and not options.overwrite:
-            raise UserError(f"--out: {file} is there already; choose another --name, or replace it with --overwrite")
+    for each in (weights, card):
+        if each.exists() and not options.overwrite:
+            raise UserError(f"--out: {each} is there already; choose another --name, or replace it with --overwrite")
 
     from flax import nnx
 
@@ -59,15 +60,16 @@ def run(options: Release) -> int:
     from puppet_jax._stored_dtype import pack, unpack
     from train.runs import model_file
 
-    trained = model_file.open_run(folder)
+    trained = model_file.open_run(file)
+    accuracy = summary.best["test_accuracy"] if options.best else summary.test_accuracy
     about = msgspec.structs.replace(
         trained.about,
-        epoch=None,
+        epoch=trained.about.epoch if options.best else None,
         step=None,
         data_note=options.data_note,
         evaluated_on=summary.evaluated_on,
         evaluated_images=summary.test_images,
-        accuracy=summary.test_accuracy,
+        accuracy=accuracy,
         parameters=summary.parameters,
     )
     try:
@@ -75,7 +77,7 @@ def run(options: Release) -> int:
     except ValueError as error:
         raise UserError(f"--weights {options.weights}: {error}") from error
     if options.weights != "float32":
-        about.weights, about.float32_accuracy = options.weights, summary.test_accuracy
+        about.weights, about.float32_accuracy = options.weights, accuracy
         about.accuracy = _accuracy(folder, unpack(arrays), summary.test_images)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -119,14 +121,10 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
     recipe, parameters, create = about.recipe, about.parameters, about.create
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
     kernels = parameters["static_twin"] - parameters["normalisation"] - parameters["head"]
-    tables = [("depth", summary.accuracy_by_depth), ("complexity", summary.accuracy_by_bin or [])]
-    by = {
-        name: "\n".join(f"| {line[name]:g} | {line['images']:,.0f} | {line['accuracy']:.1%} |" for line in lines)
-        for name, lines in tables
-    }
     as_float32, stored = "", ""
     if about.float32_accuracy is not None:
         as_float32, stored = ", as float32", f", as {about.weights}; {about.float32_accuracy:.2%} as float32"
+    after = "the last epoch" if about.epoch is None else f"epoch {about.epoch}, the best of all on these"
     height, width = about.image_size
     options = f" with options `{json.dumps(create.puppeteer_options)}`" if create.puppeteer_options else ""
     of_width = f", {create.width} channels a layer" if create.width else ""
@@ -147,8 +145,8 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
 - **Task**: {len(about.class_names)} classes ({", ".join(about.class_names)}) of images of {height}×{width}
   pixels, {create.in_channels} channels, uint8 or float in [0, 1].
 - **Data**: `{recipe["data"]}`.{note}
-- **Accuracy**: {about.accuracy:.2%} of {about.evaluated_images:,} {about.evaluated_on} images, after the last
-  epoch{stored}; seed {recipe["seed"]}, {of_runs}.
+- **Accuracy**: {about.accuracy:.2%} of {about.evaluated_images:,} {about.evaluated_on} images, after {after}{stored};
+  seed {recipe["seed"]}, {of_runs}.
 - **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
   static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
   {parameters["normalisation"]:,}, head {parameters["head"]:,}.
@@ -160,19 +158,13 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
   moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
 - **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
   its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
-
-Accuracy of the images of each depth{as_float32}:
-
-| depth | images | accuracy |
-| --- | --- | --- |
-{by["depth"]}
 """
-    if by["complexity"]:
-        text += f"""
-Of each bin of complexity, by its centre in bits{as_float32}:
-
-| complexity | images | accuracy |
-| --- | --- | --- |
-{by["complexity"]}
-"""
+    tables = [
+        ("depth", "Accuracy of the images of each depth", summary.accuracy_by_depth),
+        ("complexity", "Of each bin of complexity, by its centre in bits", summary.accuracy_by_bin),
+    ]
+    for name, said, lines in tables:
+        if lines and about.epoch is None:  # they are of the last epoch
+            text += f"\n{said}{as_float32}:\n\n| {name} | images | accuracy |\n| --- | --- | --- |\n"
+            text += "".join(f"| {line[name]:g} | {line['images']:,.0f} | {line['accuracy']:.1%} |\n" for line in lines)
     return text

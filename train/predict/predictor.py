@@ -1,6 +1,6 @@
 """A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
 
-import sys
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ import puppet_jax as pj
 from train.data import padded_batches
 from train.devices import BATCH, ROWS, SHARED, on_each_device, rows, shared
 from train.errors import UserError
+from train.telling import compiling
 
 
 class Predictor:
@@ -26,11 +27,10 @@ class Predictor:
         self.classes, self.image_shape = model.classes or (), model.image_shape or (0, 0, 0)
         if self.image_shape[2] not in (1, 3):
             raise UserError(f"RUN: the model takes {self.image_shape[2]} channels, expected 1 (grey) or 3 (colour)")
-        if sys.stderr.isatty():
-            print("compiling ...", file=sys.stderr)  # which takes some seconds
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
         self.device_count = self._mesh.size
-        predict = pj.compile_predict(model)
+        with compiling("kernels", log=False):
+            predict = pj.compile_predict(model)
 
         def one_part(arrays, images):
             return lax.all_gather(tuple(predict.with_arrays(arrays)(images)), BATCH, tiled=True)
@@ -38,6 +38,7 @@ class Predictor:
         # Arrays are an argument: as constants they would be compiled into the program.
         self._arrays = shared(self._mesh, predict.arrays)
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
+        self._compiled = False
 
     def start(self, images: np.ndarray, size: int | None = None) -> Any:
         """Dispatch a batch, padded to ``size`` as each is compiled separately, and return, before it is computed, what
@@ -45,7 +46,10 @@ class Predictor:
         count = len(images)
         size = max(size or count, count)
         filled = next(padded_batches(images, size + -size % self._mesh.size))
-        return count, self._run(self._arrays, rows(self._mesh, filled))
+        with contextlib.nullcontext() if self._compiled else compiling("the prediction", log=False):
+            answer = self._run(self._arrays, rows(self._mesh, filled))
+        self._compiled = True
+        return count, answer
 
     def finish(self, started: Any) -> pj.Prediction:
         """Wait for a batch; refused if its answers are no numbers."""

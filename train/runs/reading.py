@@ -52,6 +52,7 @@ class Summary(msgspec.Struct):
     test_correct: int
     test_accuracy: Share
     test_loss: Amount
+    best: dict[str, float]
     parameters: dict[str, int]
     compression: Amount
     clipped: dict[str, Share]
@@ -66,6 +67,7 @@ class Summary(msgspec.Struct):
     def __post_init__(self) -> None:
         expected: list[tuple[str, str, list[Any]]] = [
             ("parameters", "total generator normalisation head static_twin", [self.parameters]),
+            ("best", "epoch test_accuracy", [self.best]),
             ("clipped", "train test", [self.clipped]),
             ("accuracy_by_depth", "depth images accuracy", self.accuracy_by_depth),
             ("accuracy_by_bin", "complexity images accuracy", self.accuracy_by_bin or []),

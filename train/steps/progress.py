@@ -1,12 +1,8 @@
 """Progress while training: a bar on a terminal, plain lines elsewhere."""
 
-import contextlib
 import math
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,10 @@ from tqdm import tqdm
 
 from train.config import ResolvedConfig
 from train.steps.step import Sums, Tally
+from train.telling import PLAIN, say
 
-# Seconds between two updates of the bar, and between two lines within an epoch where there is no terminal.
-REFRESH, PLAIN = 0.3, 60.0
+# Seconds between two updates of the bar.
+REFRESH = 0.3
 # Updates that images per second are averaged over.
 WINDOW = 20
 
@@ -72,9 +69,9 @@ class Progress:
             return
         if line["epoch"] % math.ceil(self._epochs / 50) == 0 or line["step"] == self._total:
             say(
-                f"epoch {line['epoch']}/{self._epochs}: train loss {line['train_loss']:.4f}, accuracy "
-                f"{line['train_accuracy']:.2%}; {self._config.evaluate_on} loss {line['test_loss']:.4f}, accuracy "
-                f"{line['test_accuracy']:.2%}; {line['seconds']:.1f} s, {line['images_per_second']:,.0f} images/s"
+                f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.3f}, accuracy "
+                f"{line['train_accuracy']:.1%}; {self._config.evaluate_on} {line['test_loss']:.3f}, "
+                f"{line['test_accuracy']:.2%}; {line['seconds']:.1f} s"
             )
 
     def __enter__(self) -> "Progress":
@@ -84,44 +81,9 @@ class Progress:
         self._bar.close()
 
 
-@contextlib.contextmanager
-def compiling(what: str) -> Iterator[None]:
-    """A context in which is told that something is compiled, and for how long: a line that counts on a terminal, and
-    is gone at the end; elsewhere a line now and one a minute."""
-    began, done = time.monotonic(), threading.Event()
-    shown = sys.stderr.isatty() and jax.process_index() == 0
-
-    def tell() -> None:
-        while True:
-            text = f"compiling {what}, {time.monotonic() - began:.0f} s"
-            if shown:
-                print(f"\r{text}", end="", file=sys.stderr, flush=True)
-            else:
-                say(text.removesuffix(", 0 s"))
-            if done.wait(1.0 if shown else PLAIN):
-                return
-
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        if shown:
-            print(f"\r{'':{len(what) + 24}}\r", end="", file=sys.stderr, flush=True)
-
-
 def means(sums: Sums) -> dict[str, float]:
     """Mean loss, accuracy, complexity (bits) and depth of the images summed over; waits for the device."""
     sums = jax.device_get(sums)
     seen = int(sums.seen)
     of = {"loss": sums.loss, "accuracy": sums.correct, "complexity": sums.complexity, "depth": sums.depth}
     return {name: float(value) / seen for name, value in of.items()}
-
-
-def say(text: str) -> None:
-    """A line on standard error, above the progress bar where there is one; from the first process only."""
-    if jax.process_index() == 0:
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
