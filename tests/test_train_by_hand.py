@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 import reference
-import scipy.stats
 from flax import nnx
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,7 +22,6 @@ from safetensors.numpy import load_file
 import puppet_jax as pj
 from train.__main__ import main
 from train.config import Config, resolve
-from train.plots import run_figures
 from train.runs import run_folder
 from train.steps import optimiser
 
@@ -220,12 +218,6 @@ def test_the_summary_tells_time_and_memory(run):
     assert summary["train_seconds"] <= summary["loop_seconds"] + 0.01
     held = psutil.Process().memory_info().rss
     assert held / 4 < summary["peak_memory_bytes"] < 16 * held
-
-
-def test_intervals_of_accuracy_are_wilsons():
-    for correct, images in ((0, 3), (5, 10), (9, 9), (47, 50)):
-        expected = scipy.stats.binomtest(correct, images).proportion_ci(0.95, "wilson")
-        assert run_figures._wilson(correct / images, images) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_card_tells_the_recipe(run, tmp_path):

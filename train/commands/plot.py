@@ -5,19 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
 from train import atomic_file
-from train.config import FREE, shown
+from train.config import shown
 from train.errors import UserError, missing
 from train.runs.reading import Description, Epoch, Summary, read_json, read_metrics
 from train.terminal import printable, table
 
 SUFFIXES = (".png", ".svg", ".pdf")
-NOT_TRAINED = set(FREE) - {"data"}  # what says where and how a run is made, not what it trains
-LONGEST = 60
 HEADER = ("run", "epochs", "accuracy", "loss", "parameters", "compression", "s/epoch", "state")
 
 
@@ -25,8 +23,8 @@ HEADER = ("run", "epochs", "accuracy", "loss", "parameters", "compression", "s/e
 class Plot:
     """Compare runs: their learning curves and their accuracy against stored parameters, and a table of the results.
 
-    Runs are labelled by what differs between their configurations. An unfinished run is shown as far as it got. A run
-    that cannot be read is named on standard error and the rest are compared; the exit code then is 1.
+    Runs are labelled by their folders. An unfinished run is shown as far as it got. A run that cannot be read is named
+    on standard error and the rest are compared; the exit code then is 1.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, shown("RUN...")]
@@ -38,11 +36,10 @@ class Plot:
 
 
 class ComparedRun(NamedTuple):
-    """What is compared of a run: its configuration, its epochs (at least one), and where it has ended its result, else
-    that of its last epoch."""
+    """What is compared of a run: its name, its epochs (at least one), and where it has ended its result, else that of
+    its last epoch."""
 
-    folder: Path
-    config: dict[str, Any]
+    name: str
     epochs: Sequence[Epoch]
     evaluated_on: str
     accuracy: float
@@ -68,17 +65,16 @@ def run(options: Plot) -> int:
             print(f"left out: {error}", file=sys.stderr)
     if not runs:
         raise UserError("RUN: none of them can be compared, expected folders that python -m train left")
-    names = labels([(run.folder, run.config) for run in runs])
     try:
         from train.plots import comparison  # matplotlib takes a second to import
     except ImportError as error:
         raise missing("matplotlib") from error
     try:
         with atomic_file.replacing(options.out) as temporary:
-            comparison.draw(temporary, names, runs, options.against)
+            comparison.draw(temporary, runs, options.against)
     except OSError as error:
         raise UserError(f"--out: {printable(options.out)} cannot be written ({error.strerror})") from error
-    print(table(HEADER, list(map(_row, names, runs)), (False, True, True, True, True, True, True, False)))
+    print(table(HEADER, list(map(_row, runs)), (False, True, True, True, True, True, True, False)))
     print(f"\nfigure: {printable(options.out)}")
     return int(failed)
 
@@ -101,8 +97,7 @@ def _read(folder: Path) -> ComparedRun:
     notes += [f"{len(damaged)} damaged lines"] if damaged else []
     last = summary or epochs[-1]
     return ComparedRun(
-        folder,
-        config,
+        printable(folder),
         epochs,
         evaluated_on="validation" if config.get("evaluate_on") == "validation" else "test",
         accuracy=last.test_accuracy,
@@ -113,9 +108,9 @@ def _read(folder: Path) -> ComparedRun:
     )
 
 
-def _row(name: str, run: ComparedRun) -> tuple[str, ...]:
+def _row(run: ComparedRun) -> tuple[str, ...]:
     return (
-        name,
+        run.name,
         str(run.epochs[-1].epoch),
         f"{run.accuracy:.2%}",
         f"{run.loss:.4f}",
@@ -124,25 +119,3 @@ def _row(name: str, run: ComparedRun) -> tuple[str, ...]:
         f"{sum(epoch.seconds for epoch in run.epochs) / len(run.epochs):.1f}",
         run.state,
     )
-
-
-def labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
-    """A name for each run, of its folder and configuration: what differs between the configurations, and the folder
-    where that does not tell."""
-    # A setting that some run lacks is of another version, so its value there is not known.
-    known = [config for _, config in runs if config]
-    names = [name for name in (known or [{}])[0] if name not in NOT_TRAINED and all(name in each for each in known)]
-    differing = [name for name in names if len({repr(config[name]) for config in known}) > 1]
-    texts = [", ".join(_setting(name, config[name]) for name in differing if config) for _, config in runs]
-    return [
-        printable(
-            folder if not text or len(text) > LONGEST else text if texts.count(text) == 1 else f"{text} ({folder})"
-        )
-        for (folder, _), text in zip(runs, texts, strict=True)
-    ]
-
-
-def _setting(name: str, value: Any) -> str:
-    if name == "data":
-        return Path(str(value)).name
-    return str(value) if name in ("preset", "model", "puppeteer") else f"{name.replace('_', ' ')} {value}"

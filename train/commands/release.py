@@ -115,7 +115,7 @@ def _before(but: dict[str, Any], digest: str) -> str:
 
 
 def _card(name: str, opened: str, about: "About", summary: Summary, size: int, costs: str) -> str:
-    """The model card; ``opened`` is what ``load_pretrained`` takes where the card lies."""
+    """The model card, by ``card.md``; ``opened`` is what ``load_pretrained`` takes where the card lies."""
     from train.steps.optimiser import CLIP_NORM, WARMUP
 
     recipe, parameters, create = about.recipe, about.parameters, about.create
@@ -138,27 +138,9 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
     weighted = ", classes weighted alike" if recipe.get("class_weights") == "balanced" else ""
     at_most = f", at most {recipe['max_steps']:,} steps," if "max_steps" in recipe else ""
     note = f" {about.data_note}" if about.data_note else ""
-    text = f"""# {name}
-
-`puppet_jax.load_pretrained("{opened}")`: {net}{of_width}{every}, puppeteer `{create.puppeteer}`{options}.
-
-- **Task**: {len(about.class_names)} classes ({", ".join(about.class_names)}) of images of {height}×{width}
-  pixels, {create.in_channels} channels, uint8 or float in [0, 1].
-- **Data**: `{recipe["data"]}`.{note}
-- **Accuracy**: {about.accuracy:.2%} of {about.evaluated_images:,} {about.evaluated_on} images, after {after}{stored};
-  seed {recipe["seed"]}, {of_runs}.
-- **Stored**: {parameters["total"]:,} parameters in {size:,} bytes, of them {parameters["generator"]:,} in place of the
-  static twin's {kernels:,} kernel parameters ({kernels / parameters["generator"]:.1f} times fewer); normalisation
-  {parameters["normalisation"]:,}, head {parameters["head"]:,}.
-- **Costs**: {costs}.
-- **Recipe**: {recipe["epochs"]} epochs{at_most} of batches of {recipe["batch_size"]}, {optimiser}, peak learning rate
-  {recipe["learning_rate"]:g}, cosine decay after a warm-up of {WARMUP:.0%}, weight decay
-  {recipe["weight_decay"]:g}, gradients clipped to {CLIP_NORM:g}, augmentation {recipe["augment"]},
-  label smoothing {recipe["label_smoothing"]:g}{weighted},
-  moving average of parameters {recipe["ema"]:g}{begun}{taught}.{before}
-- **Limits**: trained for images like those of its data set, upright and cut to the object; anything else gets one of
-  its classes too. Not checked for robustness, calibration or bias. Not for decisions about people.
-"""
+    fewer, classes = kernels / parameters["generator"], ", ".join(about.class_names)
+    # The template names what is named here.
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(**locals())
     tables = [
         ("depth", "Accuracy of the images of each depth", summary.accuracy_by_depth),
         ("complexity", "Of each bin of complexity, by its centre in bits", summary.accuracy_by_bin),

@@ -17,7 +17,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 
-def draw(path: Path, names: Sequence[str], runs: Sequence[ComparedRun], against: str) -> None:
+def draw(path: Path, runs: Sequence[ComparedRun], against: str) -> None:
     """Draw the comparison ``against`` ``"epoch"`` or ``"seconds"``, into a file of the kind that its suffix says."""
     with style(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
@@ -31,7 +31,7 @@ def draw(path: Path, names: Sequence[str], runs: Sequence[ComparedRun], against:
             for axis, column in ((train_loss, "train_loss"), (test_loss, "test_loss"), (accuracy, "test_accuracy")):
                 y = [getattr(epoch, column) for epoch in run.epochs]
                 dashes, every = DASHES[index % len(DASHES)], max(1, len(y) // 12)
-                axis.plot(x, y, linestyle=dashes, markersize=5, markevery=every, label=plain(names[index]), **look)
+                axis.plot(x, y, linestyle=dashes, markersize=5, markevery=every, label=plain(run.name), **look)
             if run.parameters:
                 stored.plot([run.parameters], [run.accuracy], linestyle="none", markersize=9, clip_on=False, **look)
 
@@ -47,7 +47,7 @@ def draw(path: Path, names: Sequence[str], runs: Sequence[ComparedRun], against:
         stored.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         for axis in (accuracy, stored):
             axis.yaxis.set_major_formatter(PercentFormatter(1))
-        columns = 3 - sum(max(map(len, names)) > limit for limit in (20, 40))
+        columns = 3 - sum(max(len(run.name) for run in runs) > limit for limit in (20, 40))
         handles, labels = accuracy.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10, handlelength=4)
         # No date in the file, so that the same runs give the same bytes.

@@ -1,11 +1,11 @@
 """The figures of a run, as PNG files."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from matplotlib.figure import Figure  # not pyplot, which would choose a window system for the whole process
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -105,7 +105,8 @@ def _accuracy_by_depth(evaluated: str, rows: list[dict[str, Any]]) -> Figure:
     figure = Figure()
     axis = figure.subplots()
     depth, accuracy, images = (np.array([row[name] for row in rows]) for name in ("depth", "accuracy", "images"))
-    low, high = np.array([_wilson(*each) for each in zip(accuracy, images, strict=True)]).T
+    tests = [scipy.stats.binomtest(round(a * n), n) for a, n in zip(accuracy, images.tolist(), strict=True)]
+    low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T  # honest for few images
     errors = [np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)]
     axis.bar(depth, accuracy, 0.6, color=TRAIN, alpha=0.75)
     axis.errorbar(depth, accuracy, errors, fmt="none", ecolor="black", capsize=4, label="95% interval (Wilson)")
@@ -158,11 +159,3 @@ def _kernels(kernels: dict[float, list[np.ndarray]]) -> Figure:
             axis.spines[:].set_visible(False)
             axis.set_title(f"{h:.2f} bits" if row == 0 else "", fontsize=9)
     return figure
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share seen in n trials: inside [0, 1] and honest for few images."""
-    z = 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - half, centre + half
