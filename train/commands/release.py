@@ -116,7 +116,6 @@ def _before(but: dict[str, Any], digest: str) -> str:
 
 def _card(name: str, opened: str, about: "About", summary: Summary, size: int, costs: str) -> str:
     """The model card, by ``card.md``; ``opened`` is what ``load_pretrained`` takes where the card lies."""
-    from train.steps.optimiser import CLIP_NORM, WARMUP
 
     recipe, parameters, create = about.recipe, about.parameters, about.create
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
