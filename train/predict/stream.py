@@ -1,13 +1,11 @@
 """Files of images to what a model says of them, while later images are being read and decoded."""
 
 import contextlib
-import itertools
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +38,7 @@ def predict_images(
     height, width, channels = shape = predictor.image_shape
     size = batch_size(count, shape, predictor.device_count)
     read = lambda name: read_image(name, (height, width), channels)  # noqa: E731
-    reading = read_ahead(names, read, shape, size, threads=min(cores(), MAX_THREADS))
+    reading = read_ahead(names, read, size, threads=min(cores(), MAX_THREADS))
     started: deque = deque()
     with (
         quiet(),
@@ -57,20 +55,21 @@ def predict_images(
     ):
 
         def finished() -> list[tuple[str, dict[str, Any]]]:
-            batch, answer = started.popleft()
+            chosen, errors, answer = started.popleft()
             found = iter(() if answer is None else records(predictor.finish(answer), top))
             told = []
-            for place, name in enumerate(batch.names):
-                told.append((name, {"error": batch.errors[place]} if place in batch.errors else next(found)))
-                if place in batch.errors:
-                    tqdm.write(f"{printable(name)}: {printable(batch.errors[place])}", file=sys.stderr)
+            for name, error in zip(chosen, errors, strict=True):
+                told.append((name, {"error": error} if error else next(found)))
+                if error:
+                    tqdm.write(f"{printable(name)}: {printable(error)}", file=sys.stderr)
             sys.stderr.flush()
             shown.update(len(told))
             return told
 
-        for batch in reading:
-            started.append((batch, predictor.start(batch.pixels, size) if len(batch.pixels) else None))
-            del batch
+        for chosen, images in reading:
+            errors = [each if isinstance(each, str) else "" for each in images]
+            pixels = [each for each in images if not isinstance(each, str)]
+            started.append((chosen, errors, predictor.start(np.stack(pixels), size) if pixels else None))
             if len(started) > 1:
                 yield finished()
         while started:
@@ -83,52 +82,32 @@ def batch_size(count: int, shape: tuple[int, int, int], devices: int) -> int:
     return -(-count // -(-count // most))
 
 
-@dataclass(eq=False)
-class Batch:
-    """Images in the order named: the pixels ``(n, H, W, C)``, uint8, of those that could be read, and why the others
-    could not, in a line, by their place in ``names``."""
-
-    names: list[str]
-    pixels: np.ndarray
-    errors: dict[int, str] = field(default_factory=dict)
-
-
 def read_ahead(
-    names: Iterable[str], read: Callable[[str], np.ndarray], shape: tuple[int, int, int], size: int, *, threads: int
-) -> Generator[Batch]:
-    """All images in the order named, ``size`` at a time, the last batch smaller.
+    names: Sequence[str], read: Callable[[str], np.ndarray], size: int, *, threads: int
+) -> Generator[tuple[Sequence[str], list[np.ndarray | str]]]:
+    """All images in the order named, ``size`` at a time, the last time fewer: their names, and of each what ``read``
+    gives, or in a line why it could not be read.
 
     At most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
-    threads, which call ``read``: name → ``shape`` uint8. An :class:`ImageError` of it is kept in the batch, anything
-    else is raised here.
+    threads, which call ``read``. Another error of it than :class:`ImageError` is raised here.
     """
-    names = iter(names)
 
-    def fill(batch: Batch, places: range) -> None:
-        for place in places:
-            try:
-                batch.pixels[place] = read(batch.names[place])
-            except ImageError as error:
-                batch.errors[place] = " ".join(str(error).split())
+    def one(name: str) -> np.ndarray | str:
+        try:
+            return read(name)
+        except ImageError as error:
+            return " ".join(str(error).split())
 
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[tuple[Batch, list[Future]]] = deque()
-    chunk = max(1, min(CHUNK, size // threads))
+    pool, chunk = ThreadPoolExecutor(threads), max(1, min(CHUNK, size // threads))
+    some = lambda part: list(map(one, part))  # noqa: E731
+    waiting: deque[tuple[Sequence[str], list[Future]]] = deque()
     try:
-        while True:
-            while len(waiting) <= AHEAD and (chosen := list(itertools.islice(names, size))):
-                # A new array each time: the device may still read from an earlier one.
-                batch = Batch(chosen, np.empty((len(chosen), *shape), np.uint8))
-                places = (range(start, min(start + chunk, len(chosen))) for start in range(0, len(chosen), chunk))
-                waiting.append((batch, [pool.submit(fill, batch, part) for part in places]))
-            if not waiting:
-                return
-            batch, parts = waiting.popleft()
-            for part in parts:
-                part.result()
-            if batch.errors:
-                batch.pixels = np.delete(batch.pixels, list(batch.errors), 0)
-            yield batch
-            del batch  # so that it is freed before another one is allocated
+        for start in range(0, len(names) + AHEAD * size, size):
+            if chosen := names[start : start + size]:
+                parts = [chosen[i : i + chunk] for i in range(0, len(chosen), chunk)]
+                waiting.append((chosen, [pool.submit(some, part) for part in parts]))
+            if start >= AHEAD * size:
+                chosen, read_parts = waiting.popleft()
+                yield chosen, [image for part in read_parts for image in part.result()]
     finally:
         pool.shutdown(cancel_futures=True)
