@@ -277,7 +277,9 @@ def read(path: Path) -> dict[str, Any]:
         values = read_json(path)
         values = values["config"] if isinstance(values.get("config"), dict) else values
         found = msgspec.convert({k: v for k, v in values.items() if k not in PLACE and v is not None}, Config)
-    except (UserError, msgspec.ValidationError) as error:
+    except UserError as error:
+        raise UserError(f"--config: {error}") from error
+    except msgspec.ValidationError as error:
         raise UserError(f"--config: {printable(path)}: {printable(error)}") from error
     nested = [f"measurement.{name}" for name in (values.get("measurement") or {}).keys() - vars(Measurement()).keys()]
     if unknown := [*sorted(values.keys() - vars(Config()).keys()), *sorted(nested)]:

@@ -50,7 +50,7 @@ def run(options: Evaluate) -> int:
     if evaluated_on == "validation" and config.evaluate_on == "test":
         print("note: the validation images were among those that this run was trained on", file=sys.stderr)
     result = {
-        "run": str(options.run),
+        "run": str(trained.source if options.best else options.run),
         "data": config.data_name,
         "evaluated_on": evaluated_on,
         **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),

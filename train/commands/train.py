@@ -129,6 +129,7 @@ def report(summary: Summary, folder: Path) -> str:
         [
             f"{summary.evaluated_on} accuracy  {summary.test_accuracy:.2%}"
             f"  ({summary.test_correct:,} of {summary.test_images:,}, after the last epoch)",
+            f"best accuracy  {summary.best['test_accuracy']:.2%}  (after epoch {summary.best['epoch']:.0f}; --best)",
             f"parameters     {parameters['total']:,}: generator {parameters['generator']:,}, normalisation "
             f"{parameters['normalisation']:,}, head {parameters['head']:,}",
             f"compression    {summary.compression:.2f}x against {parameters['static_twin']:,} of the static twin",
