@@ -116,6 +116,7 @@ def _before(but: dict[str, Any], digest: str) -> str:
 
 def _card(name: str, opened: str, about: "About", summary: Summary, size: int, costs: str) -> str:
     """The model card, by ``card.md``; ``opened`` is what ``load_pretrained`` takes where the card lies."""
+    from train.steps.optimiser import CLIP_NORM, WARMUP
 
     recipe, parameters, create = about.recipe, about.parameters, about.create
     optimiser = "Muon" if recipe.get("optimiser") == "muon" else "AdamW"
@@ -139,7 +140,8 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
     note = f" {about.data_note}" if about.data_note else ""
     fewer, classes = kernels / parameters["generator"], ", ".join(about.class_names)
     # The template names what is named here.
-    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(**locals())
+    named = locals() | {"warmup": WARMUP, "clip_norm": CLIP_NORM}
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(**named)
     tables = [
         ("depth", "Accuracy of the images of each depth", summary.accuracy_by_depth),
         ("complexity", "Of each bin of complexity, by its centre in bits", summary.accuracy_by_bin),
