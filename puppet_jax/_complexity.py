@@ -14,7 +14,7 @@ from puppet_jax._mesh import of_any_mesh
 LEVELS = 256
 ROUNDING = 1e-6
 """How far beyond [0, 1] floats may lie, as a resize leaves them."""
-_FLAT = 1e-5
+FLAT = 1e-5
 # Below this H, tanh(1/H) is 1 and exp(1 − 1/H²) is 0 in float32 to the last bit: using the limits themselves there
 # keeps 1/0 out of the value and out of the gradient.
 _LIMIT = 0.05
@@ -226,7 +226,7 @@ def _frequency_map(images: Num[Array, "*batch h w c"]) -> Integer[Array, "*batch
     low = jnp.min(y, axis=(-3, -2), keepdims=True)
     high = jnp.max(y, axis=(-3, -2), keepdims=True)
     # A flat spectrum (one bright pixel) is flat up to rounding errors; do not stretch those over 256 levels.
-    flat = high - low <= _FLAT * high
+    flat = high - low <= FLAT * high
     scaled = jnp.where(flat, 0.0, (y - low) / jnp.where(flat, 1.0, high - low))
     return jnp.round(scaled * (LEVELS - 1)).astype(jnp.int32)
 
@@ -238,7 +238,7 @@ def _counted_bits(levels: Integer[Array, "*batch n"], averaged: int) -> tuple[In
     depends on the order in which a program happens to add, which differs between batch sizes.
     """
     n = levels.shape[-1]
-    scale = 2.0 ** math.floor(30 - math.log2(n * max(8 * averaged, math.log2(n))))  # no sum reaches 2³¹
+    scale, unit = fixed_point(n, averaged)
     counts = np.arange(n + 1)
     table = np.round(counts * np.log2(np.maximum(counts, 1)) * scale).astype(np.int32)
     # One scatter for the whole batch; comparing with 256 bins costs 60 times as much on a CPU, sorting 8 times.
@@ -246,7 +246,14 @@ def _counted_bits(levels: Integer[Array, "*batch n"], averaged: int) -> tuple[In
     own_row = jnp.arange(rows.shape[0])[:, None]
     histogram = jnp.zeros((rows.shape[0], LEVELS), jnp.int32).at[own_row, rows].add(1, mode="drop")
     information = jnp.asarray(table).at[histogram].get(mode="promise_in_bounds").reshape(*levels.shape[:-1], LEVELS)
-    return table[n] - jnp.sum(information, axis=-1, dtype=jnp.int32), 1.0 / (averaged * n * scale)
+    return table[n] - jnp.sum(information, axis=-1, dtype=jnp.int32), unit
+
+
+def fixed_point(n: int, averaged: int) -> tuple[float, float]:
+    """Return what c·log2 c of ``n`` levels is multiplied by before it is rounded, so that no sum over ``averaged`` of
+    them reaches 2³¹, and what such a sum is multiplied by for their mean per level."""
+    scale = 2.0 ** math.floor(30 - math.log2(n * max(8 * averaged, math.log2(n))))
+    return scale, 1.0 / (averaged * n * scale)
 
 
 def _range_seen(values: ArrayLike) -> tuple[float, float] | None:

@@ -42,31 +42,39 @@ def export(
     weights: StoredDtype = "float32",
     classes: Sequence[str] | None = None,
     preprocessing: str | None = None,
+    batch: int | None = None,
 ) -> None:
-    """Write what ``predict`` computes as one file, for any batch size, that needs jax but not this package.
+    """Write what ``predict`` computes as one file, for any batch size, that does not need this package.
 
-    :func:`puppet_jax.load` runs it, and so does ``jax.export.deserialize`` in the lines of the file's README.txt. The
-    program is made of XLA's own operations: on CPUs it does not call this package's C++ convolutions. It is the same on
-    all platforms but for the convolutions' formulation, and has no gradient. A file that is there is replaced once the
-    new one is whole.
+    A path that ends in ``.onnx`` becomes an ONNX graph (opset 18), in which the puppeteer generates the kernels: it is
+    about as large as the stored parameters. It takes ``images`` and gives ``logits``, ``complexity`` and ``depth``;
+    what else is known stands in its metadata. Nothing in it checks images.
+
+    Any other path becomes a StableHLO program with the kernels of all bins, for jax. :func:`puppet_jax.load` runs it,
+    and so does ``jax.export.deserialize`` in the lines of the file's README.txt. The program is made of XLA's own
+    operations: on CPUs it does not call this package's C++ convolutions. It is the same on all platforms but for the
+    convolutions' formulation, and has no gradient.
+
+    A file that is there is replaced once the new one is whole.
 
     Args:
         predict: made by :func:`puppet_jax.compile_predict`.
-        path: of the file; any name.
+        path: of the file; ``.onnx`` at its end makes it an ONNX graph.
         image_shape: (H, W, C) of the images it will be given; ``None``: the model's own.
         dtype: of the images: ``"uint8"`` (levels 0 to 255) or ``"float32"`` (in [0, 1]).
-        platforms: what it is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
+        platforms: what a program for jax is to run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``.
         weights: what numbers are stored as: ``"float32"``, ``"float16"``, or ``"int8"`` with a scale for each row, as
             :func:`~puppet_jax._stored_dtype.pack` has it; the program computes in float32 all the same.
         classes: a name for each logit, to be kept in the file; ``None``: the model's.
         preprocessing: how to make an image fit for the model, in words, to be kept in the file.
+        batch: 1 for an ONNX graph of one image, all shapes fixed, as compilers want it: without a loop over images.
 
     Raises:
         TypeError: ``predict`` is no :class:`Predictor`.
-        ValueError: a model of continuous complexity, an image shape that the model does not take, an unknown dtype,
-            platform or ``weights``, another number of classes than logits, a path whose folder does not
-            exist, or a model that calls functions outside of XLA.
-        ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs.
+        ValueError: a model of continuous complexity for jax, one that computes what is not written as ONNX, an image
+            shape that the model does not take, an unknown dtype, platform or ``weights``, another number of classes
+            than logits, a path whose folder does not exist, or a model that calls functions outside of XLA.
+        ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs, or ``onnx``.
     """
     if not isinstance(predict, Predictor):
         raise TypeError(
@@ -76,41 +84,51 @@ def export(
     given = predict.image_shape if image_shape is None else image_shape
     shape, path = image_shape_of(() if given is None else given, "export"), Path(path)
     classes = classes or predict.classes
-    _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing)
-    function, arrays = portable(predict)
-    (batch,) = jax.export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
-    stored = pack(arrays, weights)
-    program = _program(
-        lambda images, held: function(images, list(unpack(dict(zip(stored, held, strict=True))).values())),
-        platforms,
-        images,
-        list(stored.values()),
-    )
-    contents = {PROGRAM: program} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in stored.items()}
+    _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing, batch)
     from puppet_jax import __version__  # not before the package is whole
 
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
+    about = {
         "puppet_jax": __version__,
-        "jax": jax.__version__,
-        "platforms": list(platforms),
         "images": {"shape": list(shape), "dtype": dtype, "values": _VALUES[dtype]},
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
+    }
+    if path.suffix == ".onnx":
+        try:
+            from puppet_jax._onnx import onnx_model
+        except ImportError as error:
+            raise ImportError(f'export: {error}; an .onnx file needs it: pip install "puppet-jax[onnx]"') from error
+        words = {key: each if isinstance(each, str) else json.dumps(each) for key, each in about.items() if each}
+        _write(path, onnx_model(predict, shape, dtype, weights, batch, words))
+        return
+    function, arrays = portable(predict)
+    (symbolic,) = jax.export.symbolic_shape("b")
+    packed = pack(arrays, weights)
+    program = _program(
+        lambda images, held: function(images, list(unpack(dict(zip(packed, held, strict=True))).values())),
+        platforms,
+        jax.ShapeDtypeStruct((symbolic, *shape), jnp.dtype(dtype)),
+        list(packed.values()),
+    )
+    contents = {PROGRAM: program} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in packed.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "jax": jax.__version__,
+        "platforms": list(platforms),
+        **about,
         "num_classes": predict.puppet.num_classes,
         "complexities": list(predict.complexities or ()),
         "measurement": {name: getattr(predict.measurement, name) for name in ("depth", "bin", "function")},
         "max_depth": predict.puppet.max_depth,
-        "arrays": list(stored),
+        "arrays": list(packed),
     }
     contents["README.txt"] = _readme(metadata).encode()
     metadata["files"] = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
-    _write(path, {METADATA: json.dumps(metadata, indent=1).encode(), **contents})
+    _write(path, _zipped({METADATA: json.dumps(metadata, indent=1).encode(), **contents}))
 
 
 def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
@@ -124,7 +142,7 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     assert predict.bank is not None  # `export` refuses what has none
     graphdef, state = nnx.split(predict.puppet)
     firsts = predict.bank.firsts
-    arrays, filled = _stored({"puppet": state, "kernels": whole(predict.bank.kernels)})
+    arrays, filled = stored({"puppet": state, "kernels": whole(predict.bank.kernels)})
 
     def function(images, arrays):
         held = filled(arrays)
@@ -153,7 +171,7 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     return function, arrays
 
 
-def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
+def stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
     """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
     structure: Any
     leaves, structure = jax.tree.flatten_with_path(tree)
@@ -169,12 +187,14 @@ def _stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
     return {leaf_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
 
 
-def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing) -> None:
-    if predict.bank is None:
+def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing, batch) -> None:
+    if predict.bank is None and path.suffix != ".onnx":
         raise ValueError(
             "export: predict generates kernels for every image, as its model measures complexity without bins; create "
-            "the model with measurement=Measure(bin=0.25), or a smaller bin"
+            "the model with measurement=Measure(bin=0.25), or a smaller bin, or export to a path that ends in .onnx"
         )
+    if batch is not None and (batch != 1 or path.suffix != ".onnx"):
+        raise ValueError(f"export: batch must be None, or 1 for a path that ends in .onnx, got {batch!r}")
     puppet = predict.puppet
     puppet.check(shape, puppet.kernel_shapes, puppet.max_depth)
     if dtype not in _VALUES:
@@ -215,14 +235,21 @@ def _npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _write(path: Path, contents: dict[str, bytes]) -> None:
-    """Write a zip file, uncompressed, whole or not at all; the same contents make the same bytes."""
+def _zipped(contents: dict[str, bytes]) -> bytes:
+    """A zip file, uncompressed; the same contents make the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
+    return file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")  # of a short name; with the permissions of any new file
     try:
         with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, content in contents.items():
-                    archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -88,7 +88,7 @@ class Measure:
             TypeError, ValueError: images that :func:`complexity` refuses; a function that gives another shape, or
                 concrete values that are not in [0, 8].
         """
-        h = complexity(images) if self.function is None else self._measured(images)
+        h = complexity(images) if self.function is None else self.measured(images)
         if self.bin is not None:
             h = jnp.where(jnp.isnan(h), h, jnp.asarray(self.centres)[self.index(h)])
         return h, self.depth_of(h, max_depth)
@@ -99,7 +99,7 @@ class Measure:
             return jnp.full(jnp.shape(h), max_depth, jnp.int32)
         return jnp.clip(depth(h) + (0 if self.depth == "complexity" else self.depth), 1, max_depth)
 
-    def _measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
+    def measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
         """Return what the user's function measures; NaN for what is not in [0, 8]."""
         assert self._imported is not None
         h = jnp.asarray(self._imported(images), jnp.float32)

@@ -47,7 +47,13 @@ def varying_alike(*trees: Any) -> tuple[Any, ...]:
 
 
 class AlikePrimitive(Primitive):
-    """A primitive whose operands are made to vary alike within ``jax.shard_map``."""
+    """A primitive whose operands are made to vary alike within ``jax.shard_map``.
+
+    Attributes:
+        formula: the same in JAX, if there is one, of its operands and static arguments.
+    """
+
+    formula: Callable[..., Any]
 
     def bind(self, *operands: Any, **static: Any) -> Any:
         return super().bind(*varying_alike(*operands), **static)

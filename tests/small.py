@@ -43,6 +43,11 @@ def drawn(make, seed=1):
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(filled, state))
 
 
+def brightness(images):
+    """Somebody's own measure: from 0 to 8."""
+    return 8 * jnp.mean(images.astype(jnp.float32), axis=(-3, -2, -1)) / 255
+
+
 class Block(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)

@@ -208,15 +208,16 @@ def test_a_module_that_calls_python_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path, monkeypatch):
-    path = tmp_path / "a"
+@pytest.mark.parametrize("name", ["a", "a.onnx"])
+def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, name, tmp_path, monkeypatch):
+    path = tmp_path / name
     path.write_bytes(b"before")
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "writestr", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             pj.export(predict, path, image_shape=SHAPE)
     assert path.read_bytes() == b"before"

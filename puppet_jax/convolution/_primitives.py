@@ -57,7 +57,7 @@ def primitive_of(name: str, abstract: Callable, formula: Callable, several: bool
         several: whether there is a list of results.
     """
     primitive = AlikePrimitive(f"puppet_{name}")
-    primitive.multiple_results = several
+    primitive.multiple_results, primitive.formula = several, formula
 
     @functools.cache
     def compiled(**static):

@@ -1,4 +1,4 @@
-"""``python -m train export RUN FILE``: a run's model as one file that ``puppet_jax.load``, or jax alone, runs."""
+"""``python -m train export RUN FILE``: a run's model as one file that jax alone, or an ONNX runtime, runs."""
 
 import sys
 from dataclasses import dataclass
@@ -19,15 +19,18 @@ Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 class Export(OfModel):
     """Write a run's model as one file for any batch size, with its classes' names, that runs without this project.
 
-    puppet_jax.load(FILE) opens it; README.txt in the file, which is a zip file, tells how jax runs it by itself.
+    FILE.onnx becomes an ONNX graph that generates the kernels itself; any other name a program for jax, which
+    puppet_jax.load(FILE) opens. README.txt in it, which is a zip file, tells how jax runs it by itself.
     """
 
     file: Annotated[Path, tyro.conf.Positional, shown("FILE")]
     """To write."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "rocm", "tpu")
-    """What it is to run on."""
+    """What a program for jax is to run on."""
     weights: Literal["float32", "float16", "int8"] = "float32"
     """What its numbers are stored as; int8 with a scale for each row."""
+    batch: Literal[1] | None = None
+    """1: an ONNX graph of one image, all shapes fixed, for compilers."""
     overwrite: bool = False
     """Replace a file that is there, once the new one is whole."""
 
@@ -52,11 +55,6 @@ def run(options: Export) -> int:
     channels = trained.about.create.in_channels
     with compiling("kernels", log=False):
         predict = pj.compile_predict(trained.model)
-    if predict.bank is None:
-        raise UserError(
-            "RUN: trained with --measurement.bin None, so that kernels are generated for every image, and none can be "
-            "stored"
-        )
     kind = {1: "grey by luma (ITU-R 601)", 3: "RGB"}.get(channels, f"{channels} channels")
     try:
         with compiling("the program", log=False):
@@ -65,6 +63,7 @@ def run(options: Export) -> int:
                 options.file,
                 platforms=options.platforms,
                 weights=options.weights,
+                batch=options.batch,
                 preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the "
                 "middle cut out; uint8 levels, nothing subtracted or divided",
             )
