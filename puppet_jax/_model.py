@@ -116,15 +116,18 @@ class PuppetCNN(nnx.Module):
         self.puppet.advance()
         return logits if checked.ndim == 4 else jax.tree.map(lambda rows: rows[0], logits)
 
-    def at_exits(self, images: Num[ArrayLike, "b h w c"]) -> Float[Array, "b exits num_classes"]:
+    def at_exits(
+        self, images: Num[ArrayLike, "b h w c"], draw: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "b exits num_classes"]:
         """Logits of a batch at each of ``puppet.depths``, whatever its images' own depths: what a loss on all exits is
-        made of. A plain puppet takes one pass for it, others one for each.
+        made of. A plain puppet takes one pass for it, others one for each; for the first, the last and one between,
+        chosen by the number ``draw``, if that is given.
 
         Raises:
             TypeError, ValueError: as for a call.
         """
         checked = check_batch(images, "PuppetCNN.at_exits")
-        logits = of_any_mesh(_at_exits, *nnx.split(self), images=checked, batch_axes=1)
+        logits = of_any_mesh(_at_exits, *nnx.split(self), draw, images=checked, batch_axes=1)
         self.puppet.advance()
         return logits
 
@@ -148,10 +151,11 @@ def _logits(graphdef, state, images):
 
 
 @jax.jit
-def _at_exits(graphdef, state, images):
+def _at_exits(graphdef, state, draw, images):
     model, images, h, d = _measured(graphdef, state, images)
     deepest = jnp.full_like(d, model.max_depth)
-    return logits_of_batch(model.puppet.at_exits, model.puppeteer, model.measurement, images, h, deepest)
+    forward = functools.partial(model.puppet.at_exits, draw=draw)
+    return logits_of_batch(forward, model.puppeteer, model.measurement, images, h, deepest)
 
 
 def _measured(graphdef, state, images):

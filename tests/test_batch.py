@@ -18,7 +18,7 @@ from puppet_jax.puppets import _plain as plain
 
 
 def of_batch(model, images):
-    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, *model.measure(images))
+    return logits_of_batch(model.puppet.batch, model.puppeteer, model.measurement, images, *model.measure(images))
 
 
 def value_and_gradients(forward, model, images):
@@ -90,7 +90,7 @@ def test_kernel_sets_are_generated_only_as_far_as_they_are_needed(puppeteer, bin
     model = model_of("plain", puppeteer, bin=bin_)
     h = jnp.asarray(np.resize(pj.Measure().centres[8 : 8 + bins], 8))
     depth, images = jnp.ones(8, int), images_of()[:8]
-    run = jax.jit(lambda x: logits_of_batch(model.puppet, model.puppeteer, model.measurement, x, h, depth))
+    run = jax.jit(lambda x: logits_of_batch(model.puppet.batch, model.puppeteer, model.measurement, x, h, depth))
     found = jax.block_until_ready(run(images))
     jax.effects_barrier()
     assert sum(made) == generated
@@ -115,7 +115,7 @@ def test_only_layers_that_an_images_depth_reaches_are_convolved(puppet, chunk, m
     h, d = map(jnp.asarray, measured(model, images))
     bank = make_bank(model.puppeteer, jnp.asarray(model.measurement.centres))
     place = model.measurement.index(h)
-    jax.jit(lambda d: logits_from_bank(model.puppet, bank, images, place, d, chunk))(d).block_until_ready()
+    jax.jit(lambda d: logits_from_bank(model.puppet.batch, bank, images, place, d, chunk))(d).block_until_ready()
     jax.effects_barrier()
     assert sum(chosen) == sum(int((d >= level).sum()) for level in levels)
     deepest = max(d) if chunk == 10 else None

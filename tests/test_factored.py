@@ -150,7 +150,7 @@ def test_a_model_is_the_same_with_factors_and_without(make, options, bin_, monke
 
     def run(params):
         made = nnx.merge(graphdef, params)
-        return jnp.sum(jnp.sin(logits_of_batch(made.puppet, made.puppeteer, made.measurement, images, *measured)))
+        return jnp.sum(jnp.sin(logits_of_batch(made.puppet.batch, made.puppeteer, made.measurement, images, *measured)))
 
     found = jax.jit(lambda params: jax.value_and_grad(run)(params))(params)
     assert any(isinstance(each, FactoredBank) for each in make_bank(model.puppeteer, measured[0]).kernels)

@@ -238,7 +238,7 @@ def test_the_default_recipes_are_those_that_were_chosen():
     ):
         config = resolve(Config(data=data))
         assert tuple(getattr(config, field) for field in fields) == recipe
-        assert (config.weight_decay, config.ema, config.label_smoothing, config.accumulate) == (0.01, 0, 0, 1)
+        assert (config.weight_decay, config.ema, config.label_smoothing) == (0.01, 0, 0)
     assert (optimiser.WARMUP, optimiser.CLIP_NORM) == (0.1, 1.0)
 
 

@@ -87,7 +87,7 @@ def test_what_the_parser_refuses_is_code_2(arguments, capsys):
         *("--epochs=0", "--max-steps=0", "--batch-size=-3", "--seed=-1", "--devices=4096"),
         *("--measurement.bin=0", "--measurement.bin=9", "--measurement.depth=99", "--measurement.function=no_such:one"),
         *("--learning-rate=0", "--learning-rate=nan", "--weight-decay=-1", "--label-smoothing=1.5", "--ema=1.0"),
-        *("--accumulate=0", "--accumulate=5", "--checkpoint-steps=0", "--puppeteer=no_such"),
+        *("--exits=3;5", "--checkpoint-steps=0", "--puppeteer=no_such"),
         *("--puppeteer-options={broken", "--puppeteer-options=[1]", '--puppeteer-options={"no_such_option": 1}'),
     ],
 )

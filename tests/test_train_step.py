@@ -77,25 +77,6 @@ def test_classes_count_alike_where_they_are_weighted():
     np.testing.assert_allclose(moved["puppet.head_bias"], (weights[:, None] * wrong).mean(0), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("taught", [False, True])
-def test_a_batch_in_parts_is_the_same_step(taught):
-    (whole, told), (parts, also) = gradient(taught=taught), gradient(taught=taught, accumulate=4)
-    for name in whole:
-        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-5 * np.abs(whole[name]).max())
-    for one, other in zip(told.sums, also.sums, strict=True):
-        assert float(one) == pytest.approx(float(other), rel=1e-6)
-
-
-def test_every_part_of_every_step_draws_anew(monkeypatch):
-    drawn = []
-    record = lambda _, number: jax.debug.callback(lambda n: drawn.append(int(n)), number)  # noqa: E731
-    monkeypatch.setattr("train.steps.step._draw_anew", record)
-    _, one, first = begun.__wrapped__(accumulate=4)
-    one(*one(*first()))
-    jax.effects_barrier()
-    assert sorted(drawn) == list(range(8))
-
-
 def test_another_seed_and_length_need_no_other_program():
     def lowered(seed, steps):
         config = resolve(Config(seed=seed, batch_size=16, devices=1))

@@ -26,6 +26,7 @@ def build(
         **given,
         "name": config.preset,
         "width": config.width,
+        "exits": config.exit_depths,
         "dtype": config.dtype,
         "puppeteer_options": json.loads(config.puppeteer_options),
         "measurement": measurement(config),
@@ -48,12 +49,12 @@ def build(
         raise
     except (TypeError, ValueError) as error:
         usual = vars(Config()) | vars(Measurement())
-        given |= {"puppeteer_options": config.puppeteer_options, "preset": config.preset, "width": config.width}
+        given |= {"puppeteer_options": config.puppeteer_options, "preset": config.preset, "width": config.width, "exits": config.exits}
         told = {name: value for name, value in given.items() if value not in (None, usual[name])}
         told |= {f"measurement.{k}": v for k, v in vars(config.measurement).items() if v != usual[k]}
         flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in told.items())
         flag = lambda found: f"--{found[1].replace('_', '-')}" + (f" {found[3]}" if found[2] else "")  # noqa: E731
-        arguments = r'\b(batch_norm|compression|puppeteer_options)\b(="?(\w+)"?)?'
+        arguments = r'\b(batch_norm|compression|exits|puppeteer_options)\b(="?(\w+)"?)?'
         text = re.sub(arguments, flag, str(error).removeprefix("puppetize: "))
         raise UserError(f"{flags}: {text}") from error
 

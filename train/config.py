@@ -82,6 +82,9 @@ class Model:
     (default: with --model as puppet_jax.puppetize says, else as the preset does)."""
     width: Annotated[int | None, shown("INT")] = None
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
+    exits: Annotated[str | None, shown("D,D,…")] = None
+    """Depths that an image may leave at, such as 3,5: training puts a loss on each of them, so that one file serves
+    several budgets (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
     differential equation with a learned start and standardised kernels. printed: the equation exactly as the
@@ -129,8 +132,6 @@ class Recipe:
     ema: float = 0.0
     """Decay of an exponential moving average of the parameters, in [0, 1), which is then what is evaluated and saved;
     0.999 averages over about the last 1,000 steps. 0: none, the parameters themselves."""
-    accumulate: int = 1
-    """Send each batch through in so many parts and add their gradients up: the same step with less memory."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes, in [0, 1). The test loss never has it."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -243,6 +244,11 @@ class ResolvedConfig(Config):
     augment: Augmentation
 
     @property
+    def exit_depths(self) -> list[int] | None:
+        """The depths of ``exits``."""
+        return None if self.exits is None else [int(each) for each in self.exits.split(",")]
+
+    @property
     def net(self) -> str:
         """What the puppet is called: its preset, or the function that makes it."""
         return self.model or self.preset or ""
@@ -310,7 +316,7 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
             flag = ("--measurement." if of is config.measurement else "--") + field.replace("_", "-")
             raise UserError(f"{flag}: got {getattr(of, field)!r}, expected {expected}")
 
-    whole = ("epochs", "max_steps", "width", "batch_size", "image_size", "accumulate", "checkpoint_steps", "devices")
+    whole = ("epochs", "max_steps", "width", "batch_size", "image_size", "checkpoint_steps", "devices")
     for field in whole:
         value = getattr(config, field)
         expect(field, value is None or value >= 1, "at least 1")
@@ -324,6 +330,8 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
         expect("dtype", config.dtype == "float32", "float32 with --model, whose layers have types of their own")
     known = config.puppeteer in PUPPETEERS or ":" in config.puppeteer
     expect("puppeteer", known, f"one of {', '.join(PUPPETEERS)}, or MODULE:FUNCTION, such as my_package.kernels:make")
+    listed = config.exits is None or all(each.isdecimal() for each in config.exits.split(","))
+    expect("exits", listed, "depths with commas between them, such as 3,5")
     expect("compression", config.compression is None or config.compression > 0, "a number above 0")
     width = config.measurement.bin
     expect("bin", width is None or 0 < width <= 8, "above 0 and at most 8 bits, or None", config.measurement)

@@ -52,7 +52,7 @@ def explain(error: jax.errors.JaxRuntimeError) -> None:
     reason = _first_line(error)
     what = f"lost another process ({reason})"
     if "RESOURCE_EXHAUSTED" in reason:
-        what = f"--batch-size: out of memory ({reason}); take fewer images, or send them through with --accumulate"
+        what = f"--batch-size: out of memory ({reason}); take fewer images"
     if jax.process_count() > 1:
         print(told(f"error: {what}", error), file=sys.stderr, flush=True)
         os._exit(1)
@@ -78,10 +78,9 @@ def make_mesh(config: ResolvedConfig, data: Mapping[str, Any] | None = None) -> 
     the batch cannot be divided among them, or the processes differ in configuration or in what identifies the data."""
     count = len(local_devices(config.devices))
     processes = jax.process_count()
-    parts = count * processes * config.accumulate
+    parts = count * processes
     if config.batch_size % parts:
         of = [f"{count} devices"] + [f"{processes} processes"] * (processes > 1)
-        of += [f"--accumulate {config.accumulate}"] * (config.accumulate > 1)
         raise UserError(
             f"--batch-size: got {config.batch_size}, expected a multiple of {parts} ({' times '.join(of)}); change it, "
             "or use fewer devices with --devices"

@@ -72,13 +72,19 @@ class Puppet(nnx.Module):
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
+        *,
+        draw: Int[Array, ""] | None = None,
     ) -> Float[Array, "b exits num_classes"]:
         """Return the logits of :meth:`batch` at each of ``self.depths``, as far as an image's own.
 
-        The default is a pass for each.
+        The default is a pass for each; with ``draw`` for the least, the greatest and one between that it chooses (the
+        sandwich rule; Yu and Huang 2019, arXiv:1903.05134).
         """
-        ends = (self.batch(images, indices, bank, jnp.minimum(depths, d), samples, lowering) for d in self.depths)
-        return jnp.stack(list(ends), axis=1)
+        ends: tuple[Any, ...] = self.depths
+        if draw is not None and len(ends) > 3:
+            ends = ends[0], jnp.asarray(ends)[1 + draw % (len(ends) - 2)], ends[-1]
+        each = (self.batch(images, indices, bank, jnp.minimum(depths, end), samples, lowering) for end in ends)
+        return jnp.stack(list(each), axis=1)
 
     def leaving(self, *batch: Any, confidence: Float[Array, ""]) -> tuple[Any, Int[Array, " b"]]:
         """Return the logits of :meth:`batch`, each image leaving at the first exit whose largest probability reaches

@@ -170,8 +170,10 @@ class PlainPuppet(Puppet):
         depths: Int[Array, " b"],
         samples: Int[Array, " b"],
         lowering: str | None = None,
+        *,
+        draw: Int[Array, ""] | None = None,
     ) -> Float[Array, "b exits num_classes"]:
-        del samples
+        del samples, draw
         return self._through(images, indices, bank, depths, lowering, every=True)[0]
 
     def leaving(

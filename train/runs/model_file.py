@@ -48,6 +48,7 @@ class Create(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     measurement: dict[str, Any]
     name: str | None = None
     width: Count | None = None
+    exits: list[Count] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     model: str | None = None
     batch_norm: Literal["group", "running"] | None = None
@@ -148,6 +149,7 @@ def describe(
         "dtype": config.dtype,
     }
     create |= {name: getattr(config, name) for name in ("width", "model", "batch_norm", "compression")}
+    create["exits"] = config.exit_depths
     if config.model is None:
         create["name"] = config.preset
         if config.compression is None:  # with the preset's own options, which may differ in a later version
@@ -191,6 +193,7 @@ def open_run(source: Path) -> Trained:
     of_model = {name: create.get(name) for name in ("width", "model", "batch_norm", "compression", "puppeteer")}
     of_model |= {"preset": about.create.name, "dtype": about.create.dtype, "measurement": about.create.measurement}
     of_model["puppeteer_options"] = json.dumps(about.create.puppeteer_options)
+    of_model["exits"] = about.create.exits and ",".join(map(str, about.create.exits))
     try:
         config = resolve(msgspec.convert(about.recipe | of_model, Config))  # without what this version does not know
         model = _pretrained.model_of(msgspec.structs.asdict(about) | {"create": create}, arrays)

@@ -21,6 +21,8 @@ from train.steps.optimiser import averaged
 # arXiv:1503.02531, whose gradients are multiplied by its square too).
 TAUGHT = 0.9
 TEMPERATURE = 4.0
+# The weight of the loss at an exit before the last, whose own is 1.
+EARLIER = 0.5
 
 
 class Sums(NamedTuple):
@@ -101,15 +103,17 @@ def make_train_step(
         model = nnx.merge(graphdef, params, rest, copy=True)  # of this trace's own, so that its streams may count
         model.train()
         _draw_anew(model, draw)
-        logits = model(images)
+        at_exits = model(images)[:, None] if model.puppet.exits is None else model.at_exits(images, draw)
+        logits, shares = at_exits[:, -1], jnp.full(at_exits.shape[1], EARLIER).at[-1].set(1.0)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, targets)
+        loss = optax.softmax_cross_entropy(at_exits, targets[:, None])
         if teacher is not None:
             told = jax.nn.softmax(nnx.merge(teacher, teaching)(images) / TEMPERATURE)
-            apart = optax.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), told)
+            apart = optax.kl_divergence(jax.nn.log_softmax(at_exits / TEMPERATURE), told[:, None])
             loss = (1 - TAUGHT) * loss + TAUGHT * TEMPERATURE**2 * apart
         if class_weights is not None:
-            loss *= jnp.asarray(class_weights)[labels]
+            loss *= jnp.asarray(class_weights)[labels][:, None]
+        loss = (loss @ (shares / shares.sum())).sum()
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
         # The model measures the same images itself; XLA merges the two (tested).
         complexity, depth = model.measure(images)
@@ -122,19 +126,9 @@ def make_train_step(
     def step(state: TrainState, tally: Tally, rest, images, labels, stop, numbers, teaching):
         seed, steps = numbers
         images = augment(images, _keys(seed, state.step, len(images)), config.augment)
-        # A number for each part of each device's batch in each step, for what the user's own CNN draws (dropout).
-        first = (state.step * mesh.size + lax.axis_index(BATCH)) * config.accumulate
-        if config.accumulate == 1:
-            gradients, sums = gradient_fn(state.params, rest, images, labels, first, teaching)
-        else:
-            parts = [x.reshape(config.accumulate, -1, *x.shape[1:]) for x in (images, labels)]
-            parts.append(first + jnp.arange(config.accumulate))
-            one_part = lambda part: gradient_fn(state.params, rest, *part, teaching)  # noqa: E731
-            nothing = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_part, [p[0] for p in parts])
-            )
-            add = lambda total, part: (jax.tree.map(jnp.add, total, one_part(part)), None)  # noqa: E731
-            (gradients, sums), _ = lax.scan(add, nothing, parts)
+        # A number for each device's batch in each step, for what the user's own CNN draws (dropout).
+        draw = state.step * mesh.size + lax.axis_index(BATCH)
+        gradients, sums = gradient_fn(state.params, rest, images, labels, draw, teaching)
         gradients, sums = lax.psum((gradients, sums), BATCH)
 
         updates, opt_state = optimiser(steps).update(gradients, state.opt_state, state.params)
