@@ -29,8 +29,8 @@ class Measure:
     It is part of the model's definition, the same in training and inference: nothing is approximated by it.
 
     Attributes:
-        depth: ``"complexity"`` is eq. (6), ``"full"`` gives every image all layers, an integer so many. Where a puppet has
-            exits, it is the next of them.
+        depth: ``"complexity"`` is eq. (6), ``"full"`` gives every image all layers, an integer so many. Where a puppet
+            has exits, it is the next of them.
         bin: width of the bins in bits, above 0 and at most 8; ``None`` is the paper's continuous H, for which kernels
             are generated for every image.
         function: a measure of your own in place of eqs. (1) to (4), as ``"module:function"`` from images

@@ -82,6 +82,11 @@ class PuppetCNN(nnx.Module):
                 f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
             )
         self.measurement = measurement or Measure()
+        if isinstance(self.measurement.depth, int) and self.measurement.depth > puppet.max_depth:
+            raise ValueError(
+                f"PuppetCNN: measurement has depth {self.measurement.depth}, the puppet at most {puppet.max_depth}; "
+                "choose a smaller one"
+            )
         self.puppeteer = puppeteer
         self.puppet = puppet
         self.classes: tuple[str, ...] | None = None

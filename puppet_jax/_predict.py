@@ -19,8 +19,8 @@ from puppet_jax._integers import integer
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
-from puppet_jax.puppets import Puppet
 from puppet_jax.artifact import Prediction, TakesPictures
+from puppet_jax.puppets import Puppet
 
 
 class Predictor(TakesPictures):
@@ -124,8 +124,8 @@ def compile_predict(
 
     Raises:
         TypeError: ``model`` is not a :class:`PuppetCNN`.
-        ValueError: ``depth`` is no exit, a ``confidence`` outside of (0, 1] or for a puppet whose images cannot go on from
-            an exit, ``chunk`` < 1, a ``dtype`` for a puppetized model, or ``complexities`` that are empty or given
+        ValueError: ``depth`` is no exit, a ``confidence`` outside of (0, 1] or for a puppet whose images cannot go on
+            from an exit, ``chunk`` < 1, a ``dtype`` for a puppetized model, or ``complexities`` that are empty or given
             for continuous complexity.
     """
     if not isinstance(model, PuppetCNN):
@@ -218,10 +218,10 @@ def _predict(measurement: Measure, chunk: int, count, confidence, graphdef, stat
     return where_rows(held | padding, logits, jnp.nan), h, jnp.where(held, left, d)
 
 
-def answering(puppet: Puppet, confidence: Float[ArrayLike, ""] | None) -> Callable[..., Any]:
+def answering(puppet: Puppet, confidence: Float[Array, ""] | float | None) -> Callable[..., Any]:
     """Return the puppet's function from a batch to logits and to the depths that its images left at."""
     if confidence is not None:
-        return functools.partial(puppet.leaving, confidence=confidence)
+        return functools.partial(puppet.leaving, confidence=jnp.asarray(confidence, jnp.float32))
 
     def measured(images, indices, bank, depths, *rest):
         return puppet.batch(images, indices, bank, depths, *rest), depths

@@ -49,7 +49,12 @@ def build(
         raise
     except (TypeError, ValueError) as error:
         usual = vars(Config()) | vars(Measurement())
-        given |= {"puppeteer_options": config.puppeteer_options, "preset": config.preset, "width": config.width, "exits": config.exits}
+        given |= {
+            "puppeteer_options": config.puppeteer_options,
+            "preset": config.preset,
+            "width": config.width,
+            "exits": config.exits,
+        }
         told = {name: value for name, value in given.items() if value not in (None, usual[name])}
         told |= {f"measurement.{k}": v for k, v in vars(config.measurement).items() if v != usual[k]}
         flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in told.items())

@@ -86,7 +86,17 @@ class Puppet(nnx.Module):
         each = (self.batch(images, indices, bank, jnp.minimum(depths, end), samples, lowering) for end in ends)
         return jnp.stack(list(each), axis=1)
 
-    def leaving(self, *batch: Any, confidence: Float[Array, ""]) -> tuple[Any, Int[Array, " b"]]:
+    def leaving(
+        self,
+        images: Float[Array, "b h w c"],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+        lowering: str | None = None,
+        *,
+        confidence: Float[Array, ""],
+    ) -> tuple[Float[Array, "b num_classes"], Int[Array, " b"]]:
         """Return the logits of :meth:`batch`, each image leaving at the first exit whose largest probability reaches
         ``confidence``, at its own depth at the latest; and the depth that it left at.
 

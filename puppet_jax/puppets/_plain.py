@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -257,7 +258,8 @@ class PlainPuppet(Puppet):
 
     def _layer_of_batch(self, x, own, kernels, depth: int, lowering: str | None):
         one = functools.partial(self.layer, index=depth - 1, lowering=lowering)
-        return jax.vmap(one, in_axes=(0, Choice(0, None)))(x, Choice(own, kernels))
+        mapped: Any = (0, Choice(0, None))  # type: ignore[arg-type]  # axes
+        return jax.vmap(one, in_axes=mapped)(x, Choice(own, kernels))
 
     def classify(self, features: Float[Array, " features"], depth: int) -> Float[Array, " num_classes"]:
         """The head of this depth: logits of an image's features."""

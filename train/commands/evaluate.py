@@ -71,6 +71,7 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
     from train import data
     from train.devices import BATCH
     from train.steps.evaluation import accuracy_by, confusion, evaluate, measure
+    from train.steps.exits import at_exits, dial
     from train.steps.step import make_eval_step
     from train.telling import compiling
 
@@ -97,6 +98,7 @@ def measured(model, split, batch_size: int, devices: int | None) -> dict[str, An
         "max_depth": model.max_depth,
         "accuracy_by_depth": accuracy_by("depth", images["depth"], correct),
         "confusion": confusion(split.labels, taken, model.puppet.num_classes).tolist(),
+        **(dial(model, at_exits(model, split, batch_size, mesh), split) if model.puppet.exits else {}),
     }
 
 
@@ -139,7 +141,17 @@ def report(result: dict[str, Any]) -> str:
         for row in worst
     ]
     by_class = table(("images", "accuracy", "class", "most taken for"), classes, (True, True, False, False))
-    return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_class, "", by_depth])
+    exits = []
+    for kind in ("exit", "confidence"):
+        lines = result.get(f"accuracy_by_{kind}", [])
+        cells = [
+            (f"{line['multiplications'] / 1e6:.2f}", f"{line['accuracy']:.2%}", f"{line['depth']:.2f}".rstrip("0."))
+            + ((str(line[kind]),) if kind in line else ())
+            for line in lines
+        ]
+        names = ("million multiplications", "accuracy", "depth", *([kind] if kind == "confidence" else []))
+        exits += ["", table(names, cells, (True,) * len(names))] if lines else []
+    return "\n".join([*(f"{name:<{wide}}{text}" for name, text in facts), "", by_class, "", by_depth, *exits])
 
 
 def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:

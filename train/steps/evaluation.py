@@ -19,8 +19,8 @@ def evaluate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss of every image, float32 cross-entropy in nats, and the class that it is taken for, both ``(N,)``; every
     process gets all of them. They do not depend on ``batch_size`` but for rounding."""
-    both = zip(*(_batches(array, batch_size, mesh) for array in (split.images, split.labels)), strict=True)
-    loss, taken = _columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
+    both = zip(*(batches(array, batch_size, mesh) for array in (split.images, split.labels)), strict=True)
+    loss, taken = columns((eval_step(params, rest, images, labels) for images, labels in both), len(split))
     return loss, taken
 
 
@@ -33,8 +33,8 @@ def measure(model: pj.PuppetCNN, split: Split, batch_size: int, mesh: Mesh) -> d
         return lax.all_gather(found, BATCH, tiled=True)
 
     run = jax.jit(on_each_device(one_batch, mesh, (ROWS,)))
-    columns = _columns(map(run, _batches(split.images, batch_size, mesh)), len(split))
-    return dict(zip(("complexity", "depth", "clipped"), columns, strict=True))
+    found = columns(map(run, batches(split.images, batch_size, mesh)), len(split))
+    return dict(zip(("complexity", "depth", "clipped"), found, strict=True))
 
 
 def accuracy_by(name: str, values: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
@@ -60,11 +60,13 @@ def kernels_by_bin(model: pj.PuppetCNN, complexity: np.ndarray) -> dict[float, l
     return {h.item(): [np.asarray(kernel) for kernel in write(model.puppeteer, h)] for h in levels}
 
 
-def _batches(array: np.ndarray, batch_size: int, mesh: Mesh) -> Iterable[jax.Array]:
+def batches(array: np.ndarray, batch_size: int, mesh: Mesh) -> Iterable[jax.Array]:
+    """An array's rows on the devices, ``batch_size`` at a time, the last ones filled up."""
     return (rows(mesh, own_rows(batch)) for batch in padded_batches(array, batch_size))
 
 
-def _columns(results: Iterable[tuple[jax.Array, ...]], count: int) -> list[np.ndarray]:
+def columns(results: Iterable[tuple[jax.Array, ...]], count: int) -> list[np.ndarray]:
+    """The ``count`` rows of each of several results, batch after batch, on the host."""
     # list: all batches are dispatched before the first result is waited for.
     columns = zip(*list(results), strict=True)
     return [np.concatenate([np.asarray(part) for part in parts])[:count] for parts in columns]

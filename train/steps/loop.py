@@ -28,6 +28,7 @@ from train.runs.model_file import About, Trained
 from train.runs.origins import begin_with, teacher_of
 from train.steps import interrupt
 from train.steps.evaluation import accuracy_by, confusion, evaluate, kernels_by_bin, measure
+from train.steps.exits import at_exits, dial
 from train.steps.optimiser import learning_rate, make_optimiser
 from train.steps.progress import Progress, means
 from train.steps.step import Tally, empty_tally, make_eval_step, make_train_step, start
@@ -241,6 +242,11 @@ def train(
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     both = ("train", of_train), ("test", of_test)
     accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
+    nnx.update(model, jax.tree.map(np.asarray, state.evaluated))  # on this process's device alone
+    model.eval()
+    of_exits = {}
+    if model.puppet.exits:
+        of_exits = dial(model, at_exits(model, dataset.test, config.batch_size, mesh), dataset.test)
     best = max(history, key=lambda line: line["test_accuracy"])
     summary = {
         "evaluated_on": config.evaluate_on,
@@ -260,6 +266,7 @@ def train(
         "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct)
         if config.measurement.bin
         else None,
+        **of_exits,
         "compile_seconds": round(compile_seconds, 2),
         "train_seconds": round(train_seconds, 2),
         "loop_seconds": round(loop_seconds, 3),  # with evaluation and checkpoints, since the run was last started
@@ -268,7 +275,6 @@ def train(
     }
     if folder is not None:
         try:
-            nnx.update(model, jax.tree.map(np.asarray, state.evaluated))  # on this process's device alone
             from train.plots import run_figures  # matplotlib takes a second to import, and is needed only here
 
             run_figures.draw(
