@@ -136,7 +136,7 @@ def _finish(options: Accuracy, row: Row, seed: int, done: dict[str, dict]) -> st
     """Take over what a run says of itself and what ``bench.evaluated`` measures. Returns what is told of it."""
     folder = _folder(options, row, seed)
     # In a process of its own: JAX's threads do not agree with beginning others.
-    command = [sys.executable, "-m", "bench.evaluated", str(folder), *map(str, row.shifts)]
+    command = [sys.executable, "-m", "bench.evaluated", str(folder)]
     evaluated = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
     if evaluated.returncode:
         return f"could not be measured further: {evaluated.args} ended with code {evaluated.returncode}"

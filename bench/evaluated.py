@@ -1,11 +1,9 @@
 """A trained model's accuracy with its numbers stored in fewer bits, computed with in bfloat16, at other depths; without
 arguments, as ``python -m bench.evaluated``, that of the pretrained models, for bench/results."""
 
-import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,19 +20,18 @@ from train.commands import evaluate
 from train.data import padded_batches
 from train.devices import BATCH
 from train.steps import evaluation
+from train.steps.exits import at_exits, dial
 from train.steps.step import make_eval_step
 
 
-def measured(run: Path | str, shifts: Sequence[int]) -> dict:
-    """Of a run, on the images that it was evaluated on: ``bits``, for each number of them bytes and accuracy;
-    ``shifts``, for each number of layers added mean depth and accuracy; ``bfloat16``, the accuracy computed in it, but
-    not of puppetized models.
-    """
+def measured(run: Path | str) -> dict:
+    """Of a run, on the images that it was evaluated on: ``bits``, for each number of them bytes and accuracy; the
+    tables of its exits; ``bfloat16``, the accuracy computed in it, but not of puppetized models."""
     trained, split, _ = evaluate.with_images(evaluate.Evaluate(Path(run)))
     model, config = trained.model, trained.config
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), (BATCH,))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    arrays, found = flat(params), {"bits": {}, "shifts": {}}
+    arrays, found = flat(params), {"bits": {}}
 
     def accuracy(step):
         now = nnx.state(model, nnx.Param)
@@ -47,12 +44,8 @@ def measured(run: Path | str, shifts: Sequence[int]) -> dict:
         assign(model, {name: array for name, (array, _) in stored.items()})
         found["bits"][str(bits)] = {"bytes": sum(size for _, size in stored.values()), "accuracy": accuracy(step)}
     assign(model, arrays)
-    own = model.measurement
-    for shift in shifts:
-        model.measurement = dataclasses.replace(own, depth=shift)
-        now = evaluate.measured(model, split, config.batch_size, config.devices)
-        found["shifts"][str(shift)] = {key: now[key] for key in ("depth_mean", "accuracy")}
-    model.measurement = own
+    if model.puppet.exits:
+        found |= dial(model, at_exits(model, split, config.batch_size, mesh), split)
     try:
         model.puppet.compute_in(jnp.bfloat16)
     except ValueError:  # its author chose the types
@@ -80,10 +73,10 @@ def mirrored(name: str) -> float:
 
 if __name__ == "__main__" and not sys.argv[1:]:
     models = {
-        name: {"bytes": pj.pretrained_info(name)["bytes"], "mirrored": mirrored(name), **measured(name, ())}
+        name: {"bytes": pj.pretrained_info(name)["bytes"], "mirrored": mirrored(name), **measured(name)}
         for name in pj.list_pretrained()
     }
     about = {**machine.describe(), "command": "python -m bench.evaluated", "models": models}
     results_file.write(results_file.FOLDER / "pretrained.json", about)
 elif __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1], [int(shift) for shift in sys.argv[2:]])))
+    print(json.dumps(measured(sys.argv[1])))

@@ -23,7 +23,6 @@ class Row:
     Attributes:
         what: where the kernels come from, for a reader.
         arguments: of ``python -m train``, without seed and folder; the puppeteer's among them.
-        shifts: of depth, at which a trained model is measured besides.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Row:
     puppeteer: str
     arguments: tuple[str, ...]
     seeds: tuple[int, ...]
-    shifts: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +61,4 @@ def _row(data: dict, part_name: str, part: dict, row: dict) -> Row:
     ordered = sorted(flags, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
     arguments = tuple(f"--{name}={flags[name]}" for name in ordered)
     seeds = tuple(row.get("seeds", part.get("seeds", (0,))))
-    shifts = tuple(row.get("shifts", part.get("shifts", ())))
-    return Row(row["name"], part_name, row["what"], puppeteer, arguments, seeds, shifts)
+    return Row(row["name"], part_name, row["what"], puppeteer, arguments, seeds)

@@ -47,7 +47,7 @@ class Predictor(TakesPictures):
         model: PuppetCNN,
         complexities: tuple[float, float] | None,
         chunk: int | None,
-        confidence: float | None,
+        confidence: float | int | None,
     ):
         self.puppet, self.puppeteer, self.measurement = model.puppet, model.puppeteer, model.measurement
         self.classes, self.image_shape = model.classes, model.image_shape
@@ -97,7 +97,7 @@ def compile_predict(
     model: PuppetCNN,
     *,
     depth: int | None = None,
-    confidence: float | None = None,
+    confidence: float | int | None = None,
     complexities: tuple[float, float] | None = None,
     dtype: DTypeLike | None = None,
     chunk: int | None = None,
@@ -150,7 +150,7 @@ def compile_predict(
     return Predictor(model, complexities, chunk, confidence)
 
 
-def _check_confidence(model: PuppetCNN, confidence: float) -> None:
+def _check_confidence(model: PuppetCNN, confidence: float | int) -> None:
     if not 0 < confidence <= 1:
         raise ValueError(f"compile_predict: confidence must be a probability in (0, 1], got {confidence!r}")
     if model.puppet.exits is None:

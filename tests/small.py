@@ -105,13 +105,13 @@ def model_of(puppet="plain", puppeteer="continuous", dtype=jnp.float32, **measur
 
 
 @functools.cache
-def _measuring(measurement, max_depth):
-    return jax.jit(lambda images: measurement(images, max_depth))
+def _measuring(measurement, depths):
+    return jax.jit(lambda images: measurement(images, depths))
 
 
 def measured(model, images):
     """``model.measure``, as one program for all models that measure alike."""
-    return tuple(map(np.asarray, _measuring(model.measurement, model.max_depth)(images)))
+    return tuple(map(np.asarray, _measuring(model.measurement, model.puppet.depths)(images)))
 
 
 def one_by_one(model, images):

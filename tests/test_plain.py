@@ -37,7 +37,7 @@ def image(rng):
     return jnp.asarray(rng.random((15, 12, 2)), jnp.float32)
 
 
-def numpy_puppet(puppet, image, kernels, depth):
+def numpy_puppet(puppet, image, kernels, depth, width=8):
     """The puppet's definition in float64 NumPy, cut off after ``depth`` layers."""
     x = (np.asarray(image, np.float64) - 0.5) * 4
     for index, spec in enumerate(puppet.layers[:depth]):
@@ -53,7 +53,7 @@ def numpy_puppet(puppet, image, kernels, depth):
         cells = y[: h * spec.pool, : w * spec.pool].reshape(h, spec.pool, w, spec.pool, -1)
         y = cells.mean((1, 3))
         x = y
-    features = np.zeros(8)
+    features = np.zeros(width)
     features[: x.shape[2]] = x.mean((0, 1))
     return features @ np.asarray(puppet.head[...]) + np.asarray(puppet.head_bias[...])
 

@@ -114,7 +114,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(capsys, tmp_pat
 
 
 def test_a_configuration_is_json_and_has_a_recipe():
-    config = resolve(Config(puppeteer="printed", out=Path("x"), max_steps=3, measurement=Measurement(depth=-1)))
+    config = resolve(Config(puppeteer="printed", out=Path("x"), max_steps=3, measurement=Measurement(depth=2)))
     assert from_json(json.loads(json.dumps(to_json(config)))) == resolve(config) == config
     for name in ("cifar10", "mnist", "photographs/birds"):
         config = resolve(Config(data=name))

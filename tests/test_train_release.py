@@ -27,7 +27,7 @@ NAMES = [*"012345678", "a \x1b[31mred\n name"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "run"
-    fields = {"measurement": Measurement(bin=0.5, depth=-1), "puppeteer_options": '{"basis": 4}'}
+    fields = {"measurement": Measurement(bin=0.5, depth=2), "puppeteer_options": '{"basis": 4}'}
     fields |= {"puppeteer": "continuous", "teacher": str(folder.parent / "teacher")}
     fields |= {"start_from": str(folder.parent / "start")}
     groups = pj.summary(save_run(folder, [8, 12], NAMES, 1, **fields))
@@ -59,7 +59,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     images = rng.integers(0, 256, (4, 8, 12, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model(images), trained(images))
     assert (model.classes, model.image_shape) == (tuple(NAMES), (8, 12, 1))
-    assert model.measurement == pj.Measure(depth=-1, bin=0.5)
+    assert model.measurement == pj.Measure(depth=2, bin=0.5)
 
     info, card = pj.pretrained_info("of_digits"), (weights / "of_digits.md").read_text()
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)

@@ -67,6 +67,14 @@ def test_a_teacher_is_nine_tenths_of_the_loss():
     np.testing.assert_allclose(moved["puppet.head_bias"], expected.mean(0), rtol=1e-3, atol=1e-6)
 
 
+def test_the_loss_of_an_exit_before_the_last_is_half_as_heavy():
+    images, labels = batch()
+    moved, _ = gradient(exits="2,4", label_smoothing=0.0)
+    wrong = np.asarray(nnx.softmax(begun(exits="2,4")[0].at_exits(images))) - np.eye(10)[labels][:, None]
+    biases = [*moved["puppet.early_biases"], moved["puppet.head_bias"]]
+    np.testing.assert_allclose(biases, np.array([[0.25], [0.25], [0.5]]) * wrong.mean(0), rtol=1e-3, atol=1e-6)
+
+
 def test_classes_count_alike_where_they_are_weighted():
     images, labels = batch()
     moved, _ = gradient(class_weights="balanced", label_smoothing=0.0)

@@ -199,33 +199,35 @@ class PlainPuppet(Puppet):
     ) -> tuple[Float[Array, "b exits num_classes"], Int[Array, " b"]]:
         """A batch's logits, of ``every`` exit or of the one that each image leaves at, and the depth of that."""
         x, left = self._pixels(images), jnp.zeros(images.shape[0], jnp.int32)
-        logits = jnp.zeros((images.shape[0], len(self.depths) if every else 1, self.num_classes), jnp.float32)
+        # One head for all depths is applied once, at the end: until then an image has the features that it left with.
+        kept = self.num_classes if self.exits else self.head.shape[0]
+        found = jnp.zeros((images.shape[0], len(self.depths) if every else 1, kept), jnp.float32)
         for place, kernels in enumerate(bank[: self.max_depth]):
             # An image that has left gets index −1, for which the C++ convolution does no work.
             running = (depths > 0) & (left == 0)
             own = jnp.where(running, indices[place], -1)
 
-            def run(x, logits, left, own, kernels, depth=place + 1):
+            def run(x, found, left, own, kernels, depth=place + 1):
                 y, means = self._layer_of_batch(x, own, kernels, depth, lowering)
                 if depth in self.depths:
-                    here = jax.vmap(functools.partial(self.classify, depth=depth))(means)
+                    here = self.classify(means, depth) if self.exits else means
                     leaves = _leaves(here, depths, depth, confidence) & (own >= 0)
                     slot, told = (self.depths.index(depth), own >= 0) if every else (0, leaves)
-                    logits = logits.at[:, slot].set(jnp.where(told[:, None], here, logits[:, slot]))
+                    found = found.at[:, slot].set(jnp.where(told[:, None], here, found[:, slot]))
                     left = jnp.where(leaves, depth, left)
-                return y, logits, left
+                return y, found, left
 
-            out = jax.eval_shape(run, x, logits, left, own, kernels)[0]
+            out = jax.eval_shape(run, x, found, left, own, kernels)[0]
 
-            def skip(x, logits, left, own, kernels, out=out):
-                return jnp.zeros(out.shape, out.dtype), logits, left
+            def skip(x, found, left, own, kernels, out=out):
+                return jnp.zeros(out.shape, out.dtype), found, left
 
             @_recomputed
-            def layer_or_none(x, logits, left, own, kernels, run=run, skip=skip, running=running):
-                return cond(jnp.any(running), run, skip, x, logits, left, own, kernels)
+            def layer_or_none(x, found, left, own, kernels, run=run, skip=skip, running=running):
+                return cond(jnp.any(running), run, skip, x, found, left, own, kernels)
 
-            x, logits, left = layer_or_none(x, logits, left, own, kernels)
-        return logits, left
+            x, found, left = layer_or_none(x, found, left, own, kernels)
+        return found if self.exits else self.classify(found, self.max_depth), left
 
     def _shrinking(
         self, images, indices, bank, depths, confidence
@@ -245,7 +247,7 @@ class PlainPuppet(Puppet):
                 for place in range(before, depth):
                     own = jnp.where(running, indices[place], -1)[rows]
                     y, means = self._layer_of_batch(y, own, bank[place], place + 1, None)
-                here = jax.vmap(functools.partial(self.classify, depth=depth))(means)
+                here = self.classify(means, depth)
                 leaves = _leaves(here, depths[rows], depth, confidence) & running[rows]
                 logits = logits.at[rows].set(jnp.where(leaves[:, None], here, logits[rows]))
                 left = left.at[rows].set(jnp.where(leaves, depth, left[rows]))
@@ -261,8 +263,8 @@ class PlainPuppet(Puppet):
         mapped: Any = (0, Choice(0, None))  # type: ignore[arg-type]  # axes
         return jax.vmap(one, in_axes=mapped)(x, Choice(own, kernels))
 
-    def classify(self, features: Float[Array, " features"], depth: int) -> Float[Array, " num_classes"]:
-        """The head of this depth: logits of an image's features."""
+    def classify(self, features: Float[Array, "*images features"], depth: int) -> Float[Array, "*images num_classes"]:
+        """The head of this depth: logits of images' features."""
         if self.exits is None or depth == self.max_depth:
             return features @ self.head[...] + self.head_bias[...]
         early = self.exits.index(depth)
