@@ -100,7 +100,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
 
 
 def test_the_best_parameters_are_those_of_the_epoch_that_had_them(run, weights, tmp_path, rng, capsys):
-    fields = {"measurement": Measurement(bin=0.5, depth=-1), "puppeteer_options": '{"basis": 4}'}
+    fields = {"measurement": Measurement(bin=0.5, depth=2), "puppeteer_options": '{"basis": 4}'}
     best = save_run(tmp_path / "best", [8, 12], NAMES, 1, scale=0.8, puppeteer="continuous", **fields)
     for command in ("predict", "eval", "export", "release"):
         more = {"predict": ["a.png"], "export": ["b"], "release": ["--name=c", "--out=d"]}.get(command, [])
