@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from train import data
+from train.__main__ import main
 from train.data import store
 from train.data.split import held_out
 from train.errors import UserError
@@ -136,19 +138,13 @@ def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split
 
 
 @pytest.mark.parametrize(
-    ("module", "package", "load"),
-    [
-        ("tensorflow_datasets", "tensorflow-datasets", lambda split: data.load("cifar100", "test")),
-        ("sklearn.datasets", "scikit-learn", lambda split: data.load("digits", "test")),
-        ("PIL", "pillow", lambda split: data.load(tempfile.mkdtemp(), "test")),
-    ],
+    ("module", "package", "name"),
+    [("tensorflow_datasets", "tensorflow-datasets", "cifar100"), ("sklearn.datasets", "scikit-learn", "digits")],
 )
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, split, module, package, load):
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, capsys, module, package, name):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError) as error:
-        load(split)
-    assert package in str(error.value)
-    assert 'pip install ".[train]"' in str(error.value)
+    assert main(["--data", name]) == 2
+    assert re.search(rf'the Python package {package} is missing; .* pip install "\.\[train\]"', capsys.readouterr().err)
 
 
 def test_the_share_decides_between_memory_and_a_file(tmp_path, monkeypatch):

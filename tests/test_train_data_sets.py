@@ -127,22 +127,16 @@ def test_versions_configurations_and_sets_of_another_kind(tmp_path, rng):
     assert len(data.load("cloth/fine", "test").train) == 8
     with pytest.raises(UserError, match=r"configurations coarse, fine; expected one.*--data cloth/coarse"):
         data.load("cloth", "test")
-    for name, feature, message in [
-        ("label", tfds.features.Scalar(np.int64), "one class an image"),
-        ("image", tfds.features.Image(shape=(5, 6, 1), dtype=np.float32), "of 8 or 16 bits a channel"),
-    ]:
+    floats = tfds.features.Image(shape=(5, 6, 1), dtype=np.float32)
+    for name, feature in (("label", tfds.features.Scalar(np.int64)), ("image", floats)):
         splits = {"train": a_set(rng), "test": a_set(rng)}
         prepare(tmp_path, f"other_{name}", splits, shape=(5, 6, 1), **{name: feature})
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=rf"features .*{name}.*of 8 or 16 bits a channel, and label \(ClassLabel\)"):
             data.load(f"other_{name}", "test")
     for version, count in (("1.9.0", 8), ("1.10.0", 12)):
-        prepare(
-            tmp_path, "fabric", {"train": a_set(rng, count=count), "test": a_set(rng)}, shape=(5, 6, 1), version=version
-        )
+        splits = {"train": a_set(rng, count=count), "test": a_set(rng)}
+        prepare(tmp_path, "fabric", splits, shape=(5, 6, 1), version=version)
     assert len(data.load("fabric", "test").train) == 12
-    assert len(data.load("fabric:1.9.0", "test").train) == 8
-    with pytest.raises(UserError, match=r"\(1\.10\.0, 1\.9\.0\) expected 2\.0\.0"):
-        data.load("fabric:2.0.0", "test")
 
 
 def test_other_features_splits_and_labels_are_named(tmp_path, rng, monkeypatch):
@@ -154,7 +148,7 @@ def test_other_features_splits_and_labels_are_named(tmp_path, rng, monkeypatch):
     with pytest.raises(UserError, match=r"has the splits test, expected one called train"):
         data.load("fabric", "test")
     tfds.features.FeaturesDict({"picture": tfds.features.Image()}).save_config(folder)
-    with pytest.raises(UserError, match=r"features .*picture.*expected image and label"):
+    with pytest.raises(UserError, match=r"features .*picture.*expected one image"):
         data.load("fabric", "test")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"tensorflow-datasets is missing.*no folder"):

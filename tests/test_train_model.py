@@ -198,7 +198,7 @@ def test_pretrained_models_are_welcome_where_runs_are(tmp_path, monkeypatch, cap
     split = data.Split(images, logits.argmax(-1).astype(np.int32))
     sets = data.Dataset(split, split, tuple(classes))
     monkeypatch.setattr(data, "load", lambda *_, **__: sets)
-    assert main(["eval", name, "--json", "--batch-size=4"]) == 0
+    assert main(["eval", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["correct"], found["data"], found["reported"]) == (12, "cifar10", None)
     image = picture(tmp_path / "in.png", 3, (32, 32), "RGB")

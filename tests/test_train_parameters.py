@@ -90,19 +90,6 @@ def test_arrays_are_saved_as_they_are_however_they_lie_in_memory(run, tmp_path):
     np.testing.assert_array_equal(model_file.read(tmp_path / FILE)[0]["across"], across)
 
 
-def test_a_failed_save_keeps_the_old_file(run, tmp_path, monkeypatch):
-    path = tmp_path / FILE
-    path.write_bytes(b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        model_file.save(path, *model_file.read(run / FILE))
-    assert path.read_bytes() == b"old"
-
-
 def write(folder: Path, arrays, about) -> Path:
     folder.mkdir(exist_ok=True)
     metadata = {KEY: about if isinstance(about, str) else json.dumps(about)}

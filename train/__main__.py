@@ -24,7 +24,7 @@ import tyro
 from train import host
 from train.commands import evaluate, export, plot, predict, release
 from train.config import Train, in_paragraphs
-from train.errors import UserError, told
+from train.errors import UserError, missing, told
 from train.steps import interrupt
 from train.terminal import printable
 
@@ -73,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except UserError as error:
         return _end(error, f"error: {error}", error.code)
+    except ModuleNotFoundError as error:
+        return _end(error, f"error: {missing(error)}", 2)
     except OSError as error:  # a full disk, a folder without permission, a name that is too long
         where = f"{printable(error.filename)}: " if error.filename else ""
         return _end(error, f"error: {where}{error.strerror or error}", 2)

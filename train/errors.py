@@ -1,5 +1,8 @@
 """The one error that ends the program with a line instead of a traceback, and how a line tells of any error."""
 
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "tensorflow_datasets": "tensorflow-datasets"}
+"""Packages that are installed by another name than they are imported by."""
+
 
 class UserError(ValueError):
     """Something the user can put right: a flag's value, a missing data set, an unreadable file.
@@ -21,9 +24,10 @@ def told(text: str, error: BaseException) -> str:
     return "; ".join([text, *(note for note in getattr(error, "__notes__", ()) if note.startswith(RESUME))])
 
 
-def missing(package: str, data: str | None = None) -> UserError:
-    """The error for a Python package that is not installed, which every run needs, or those on ``--data data`` do."""
-    return UserError(
-        f"{f'--data {data}: ' if data else ''}the Python package {package} is missing, expected it to be installed; "
-        'install the trainer\'s packages with: pip install ".[train]"'
+def missing(error: ModuleNotFoundError) -> str:
+    """What to say of a Python package that is not installed."""
+    name = (error.name or "").partition(".")[0]
+    return (
+        f"the Python package {PACKAGES.get(name, name)} is missing; install the trainer's packages with: "
+        'pip install ".[train]"'
     )

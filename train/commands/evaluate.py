@@ -36,8 +36,6 @@ class Evaluate(OfModel):
     too, which is said."""
     evaluate_on: Annotated[Literal["test", "validation"] | None, shown("{test,validation}")] = None
     """The images to measure on (default: those that the run reported on)."""
-    batch_size: Annotated[int | None, shown("INT")] = None
-    """Images at a time (default: the run's own). Another number may change the last digits."""
     json: bool = False
     """Print one JSON object instead of the table."""
 
@@ -53,7 +51,7 @@ def run(options: Evaluate) -> int:
         "run": str(trained.source if options.best else options.run),
         "data": config.data_name,
         "evaluated_on": evaluated_on,
-        **measured(trained.model, split, options.batch_size or config.batch_size, config.devices),
+        **measured(trained.model, split, config.batch_size, config.devices),
         "reported": _reported(trained, len(split)) if own else None,
     }
     result["accuracy_by_class"] = _by_class(result["confusion"], trained.about.class_names)
@@ -157,8 +155,6 @@ def report(result: dict[str, Any]) -> str:
 def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     """The trained model, the images to measure it on, of the size that it is for, and whether they are those that it
     was reported on."""
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UserError(f"--batch-size: got {options.batch_size}, expected at least 1")
     path = options.located()
 
     import numpy as np

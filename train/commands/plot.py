@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
 from train import atomic_file
 from train.config import shown
-from train.errors import UserError, missing
+from train.errors import UserError
 from train.runs.reading import Description, Epoch, Summary, read_json, read_metrics
 from train.terminal import printable, table
 
@@ -31,8 +31,6 @@ class Plot:
     """Folders that python -m train left."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("comparison.png")
     """The figure, replaced if there is one; of the kind that its suffix says: .png, .svg or .pdf."""
-    against: Literal["epoch", "seconds"] = "epoch"
-    """What the curves are drawn against: the epoch, or the seconds spent in training steps."""
 
 
 class ComparedRun(NamedTuple):
@@ -65,13 +63,11 @@ def run(options: Plot) -> int:
             print(f"left out: {error}", file=sys.stderr)
     if not runs:
         raise UserError("RUN: none of them can be compared, expected folders that python -m train left")
-    try:
-        from train.plots import comparison  # matplotlib takes a second to import
-    except ImportError as error:
-        raise missing("matplotlib") from error
+    from train.plots import comparison  # matplotlib takes a second to import
+
     try:
         with atomic_file.replacing(options.out) as temporary:
-            comparison.draw(temporary, runs, options.against)
+            comparison.draw(temporary, runs)
     except OSError as error:
         raise UserError(f"--out: {printable(options.out)} cannot be written ({error.strerror})") from error
     print(table(HEADER, list(map(_row, runs)), (False, True, True, True, True, True, True, False)))

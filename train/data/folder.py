@@ -20,7 +20,7 @@ import numpy as np
 from train.data.decode import decode
 from train.data.split import Dataset, Skipped, Split, held_out, set_aside
 from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
-from train.errors import UserError, missing
+from train.errors import UserError
 
 OUTSIDE = "in no class folder"
 # What a test split may be called, first choice first.
@@ -31,10 +31,6 @@ def load(folder: Path, image_size: int | None) -> Dataset:
     """Find, check and decode every image, with the options of :func:`train.data.sets.load`. One that cannot be read is
     left out and named in ``skipped``. Refused are fewer than two classes, a class without images to train on, test
     images of unknown classes, and more than half of them unreadable."""
-    try:
-        import PIL  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing("pillow", str(folder)) from error
     classes, parts, loose, note = _find(folder)
     (train, test), skipped, scaled = decode(str(folder), parts, image_size)
     skipped += loose

@@ -7,7 +7,7 @@ import numpy as np
 
 from train.data import tensorflow_sets
 from train.data.split import Dataset, Split, hold_out
-from train.errors import UserError, missing
+from train.errors import UserError
 
 
 def load(name: str, evaluate_on: str, *, image_size: int | None = None) -> Dataset:
@@ -61,10 +61,8 @@ def _find(name: str, image_size: int | None) -> Dataset:
 
 def _digits(image_size: int | None) -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8; every fifth of each class is the test split."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise missing("scikit-learn", "digits") from error
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     # 17 grey levels, 0 to 16, spread over the 256 of a uint8 image.
     levels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -15,8 +15,8 @@ from train.data.decode import decode
 from train.data.split import Dataset, hold_out, set_aside
 from train.errors import UserError, missing
 
-# name, name/configuration, either with :version
-_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+# name, name/configuration
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?")
 CATALOGUE = "https://www.tensorflow.org/datasets/catalog/overview"
 
 
@@ -27,13 +27,11 @@ def is_prepared(name: str) -> bool:
 
 
 def load(name: str, image_size: int | None) -> Dataset:
-    """The splits train and test of a set named as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``,
-    ``"cifar10:3.0.2"``; one without labelled test images is tested on validation, or on a part of train. Refused if a
+    """The splits train and test of a set named as in the catalogue, ``"mnist"``, ``"cifar10_corrupted/fog_1"``; one
+    without labelled test images is tested on validation, or on a part of train. Refused if a
     package is missing, or the set is not prepared, not one of image classification, or unreadable."""
-    try:
-        import tensorflow_datasets as tfds
-    except ModuleNotFoundError as error:
-        raise missing("tensorflow-datasets", name) from error
+    import tensorflow_datasets as tfds
+
     folder = _version_folder(name)
     try:
         # From the files alone: a builder made from the name would run the code that downloads.
@@ -41,7 +39,7 @@ def load(name: str, image_size: int | None) -> Dataset:
         features = _check_features(name, builder.info.features, tfds)
         splits = {split: _Records(builder, split) for split in builder.info.splits}
         return _decode(name, features, splits, image_size)
-    except UserError:
+    except (UserError, ModuleNotFoundError):
         raise
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
@@ -59,11 +57,9 @@ def absent(name: str) -> UserError:
     parts = _NAME.fullmatch(name)
     try:
         import tensorflow_datasets as tfds
-
-        known = tfds.list_builders(with_community_datasets=False) if parts else []
-    except ModuleNotFoundError:
-        error = missing("tensorflow-datasets", name)
-        return UserError(f"{error}. It reads a data set of that name; otherwise expected {no_folder}")
+    except ModuleNotFoundError as error:
+        return UserError(f"--data {name}: {missing(error)}. It reads data sets by name; otherwise expected {no_folder}")
+    known = tfds.list_builders(with_community_datasets=False) if parts else []
     if parts and parts["name"] in known:
         return UserError(
             f"--data {name}: no prepared {name} in {directory}. If it lies elsewhere, point the environment "
@@ -122,19 +118,14 @@ def _decode(name, features, splits: dict[str, _Records], image_size) -> Dataset:
 
 def _check_features(name: str, features, tfds):
     """The set's features, if they are those of image classification."""
-    try:
-        image, label = features["image"], features["label"]
-    except (KeyError, TypeError):
+    held = dict(features.items()) if hasattr(features, "items") else {}
+    image, label = held.get("image"), held.get("label")
+    pictures = isinstance(image, tfds.features.Image) and len(image.shape) == 3 and image.np_dtype.kind != "f"
+    if not pictures or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
-            f"--data {name}: has the features {', '.join(features)}, expected image and label: not a set of image "
-            "classification"
-        ) from None
-    if not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(
-            f"--data {name}: its label is a {type(label).__name__}, expected one class an image (ClassLabel)"
+            f"--data {name}: has the features {' '.join(repr(features).split())}, expected one image (Image) of 8 or "
+            "16 bits a channel, and label (ClassLabel): not a set of image classification"
         )
-    if not isinstance(image, tfds.features.Image) or len(image.shape) != 3 or image.np_dtype.kind == "f":
-        raise UserError(f"--data {name}: its image is {image!r}, expected one image (Image) of 8 or 16 bits a channel")
     return features
 
 
@@ -147,7 +138,7 @@ def _prepared(parts: re.Match) -> list[Path]:
 
 
 def _version_folder(name: str) -> Path:
-    """The prepared set: of the version asked for or the latest, and of the configuration asked for or the only one."""
+    """The prepared set: of the latest version, and of the configuration asked for or the only one."""
     parts = _NAME.fullmatch(name)
     assert parts is not None, name  # is_prepared has looked at it
     versions = _prepared(parts)
@@ -157,11 +148,7 @@ def _version_folder(name: str) -> Path:
             f"--data {name}: lies prepared in the configurations {', '.join(configs)}; expected one of them, for "
             f"example --data {parts['name']}/{configs[0]}"
         )
-    chosen = [path for path in versions if parts["version"] in (None, path.name)]
-    if not chosen:
-        held = ", ".join(sorted(path.name for path in versions))
-        raise UserError(f"--data {name}: of the versions in {_directory()} ({held}) expected {parts['version']}")
-    return max(chosen, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
+    return max(versions, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 
 def _directory() -> Path:

@@ -1,6 +1,5 @@
 """The figure of several runs: learning curves, and accuracy against stored parameters."""
 
-import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +16,15 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 
-def draw(path: Path, runs: Sequence[ComparedRun], against: str) -> None:
-    """Draw the comparison ``against`` ``"epoch"`` or ``"seconds"``, into a file of the kind that its suffix says."""
+def draw(path: Path, runs: Sequence[ComparedRun]) -> None:
+    """Draw the comparison into a file of the kind that its suffix says."""
     with style(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
         figure = Figure((10.0, 8.0 + 0.11 * len(runs)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         train_loss, test_loss, accuracy, stored = figure.subplots(2, 2).flat
         for index, run in enumerate(runs):
             look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-            x: list[float] = [epoch.epoch for epoch in run.epochs]
-            if against == "seconds":
-                x = list(itertools.accumulate(epoch.seconds for epoch in run.epochs))
+            x = [epoch.epoch for epoch in run.epochs]
             for axis, column in ((train_loss, "train_loss"), (test_loss, "test_loss"), (accuracy, "test_accuracy")):
                 y = [getattr(epoch, column) for epoch in run.epochs]
                 dashes, every = DASHES[index % len(DASHES)], max(1, len(y) // 12)
@@ -40,7 +37,7 @@ def draw(path: Path, runs: Sequence[ComparedRun], against: str) -> None:
         test_loss.set(ylabel=f"{evaluated} loss (nats)", ylim=(0, None))
         accuracy.set(ylabel=f"{evaluated} accuracy")
         for axis in (train_loss, test_loss, accuracy):
-            axis.set(xlabel="seconds in training steps" if against == "seconds" else "epoch")
+            axis.set(xlabel="epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         stored.set(xlabel="stored parameters", ylabel=f"{evaluated} accuracy at the end", xlim=(0, None))
         stored.xaxis.set_major_locator(MaxNLocator(5, integer=True))
