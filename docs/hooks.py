@@ -1,10 +1,20 @@
-"""What MkDocs cannot do by itself: the notebook as a page, pictures from ``bench/``, and equations without scripts."""
+"""What MkDocs cannot do by itself: the notebook as a page, pictures from ``bench/``, equations without scripts, and the
+runtime of the page that runs a model."""
 
 import base64
+import functools
+import gzip
+import hashlib
 import html
+import io
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
+import tarfile
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "bench" / "puppet_cnn.ipynb"
@@ -12,6 +22,8 @@ NOTEBOOK = ROOT / "bench" / "puppet_cnn.ipynb"
 PICTURES = re.compile(r"(!\[[^\]]*\]\()\.\./(bench/(?:results|figures)/[\w.-]+\.(?:png|svg)\))")
 NUMBER = re.compile(r"\\tag\{(\w+)\}")
 FOLDED = re.compile(r"<table>.*?</table>|<li>.*?</li>", re.S)
+RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 EQUATIONS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
@@ -36,13 +48,50 @@ def notebook_page(notebook: dict) -> tuple[str, dict[str, bytes]]:
     return "\n\n".join(parts) + "\n", pictures
 
 
+def runtime() -> dict[str, bytes]:
+    """What the demo runs a model by: of the npm package, which stays in the user's cache, the program and its
+    WebAssembly, packed. Nothing if npm or the network is missing: the page then says so."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "puppet_jax"
+    file = cache / f"{RUNTIME}-{VERSION}.tgz"
+    try:
+        if not file.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                command = ["npm", "pack", f"{RUNTIME}@{VERSION}"]
+                subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+                (pathlib.Path(folder) / file.name).replace(file)
+        content = file.read_bytes()
+        if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
+            raise OSError(f"{file} is damaged or another package; remove it")
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"docs/demo.md: without its runtime, {RUNTIME} {VERSION} ({error})", file=sys.stderr)
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as package:
+        script, program = (
+            package.extractfile(f"package/dist/{name}").read()
+            for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+        )
+    return {"demo/ort.js": script, "demo/ort.bin": gzip.compress(program, mtime=0)}
+
+
+@functools.cache
+def model() -> bytes:
+    """What the demo runs: ``python -m train export puppet_s_cifar10_int8 FILE.onnx --weights int8 --batch 1``."""
+    import puppet_jax as pj
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "model.onnx"
+        pj.export(pj.compile_predict(pj.load_pretrained("puppet_s_cifar10_int8")), file, weights="int8", batch=1)
+        return file.read_bytes()
+
+
 def on_files(files, config):
-    """Add what lies outside of ``docs/``: the notebook, and the pictures of results."""
+    """Add what lies outside of ``docs/``: the notebook, the pictures of results, and the demo's runtime."""
     from mkdocs.structure.files import File
 
     page, pictures = notebook_page(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
     files.append(File.generated(config, "notebook.md", content=page))
-    for name, content in pictures.items():
+    for name, content in (pictures | runtime() | {"demo/model.onnx": model()}).items():
         files.append(File.generated(config, name, content=content))
     for folder in ("results", "figures"):
         for path in sorted((ROOT / "bench" / folder).glob("*.png")):

@@ -71,14 +71,11 @@ class Summary:
         return "\n".join([*lines, ratios, *self.sizes, stored, *self.costs])
 
     @property
-    def costs(self) -> list[str]:
+    def costs(self) -> tuple[str, ...]:
         """What one image costs, in two lines; none where that is not known."""
-        if not self.multiplications:
-            return []
-        return [
-            f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth",
-            f"largest two maps at once {4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8",
-        ]
+        products = f"{self.multiplications:,} multiplications an image in convolutions and products, at full depth"
+        maps = f"largest two maps at once {4 * self.map_numbers:,} bytes as float32, {self.map_numbers:,} as int8"
+        return (products, maps) if self.multiplications else ()
 
 
 def summary(model: PuppetCNN) -> Summary:

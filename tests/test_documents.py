@@ -3,12 +3,19 @@
 What MkDocs checks when it builds the pages (navigation, links and anchors in docs/) is left to it: see .ci/run.
 """
 
+import functools
+import http.server
+import json
 import pathlib
 import re
 import shlex
+import shutil
+import subprocess
+import threading
 
 import pytest
 import yaml
+from PIL import Image
 
 import bench.__main__ as bench_main
 import puppet_jax as pj
@@ -20,6 +27,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 RESULTS = ("docs/results.md", "docs/results.ja.md", "CHANGELOG.md")  # name commands of the revisions they tell of
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+LARGE = "bench/figures/kernels.png"
 STANDS_FOR = {"N": "2", "…": ""}
 
 
@@ -135,3 +144,31 @@ def test_the_citation_can_be_read():
     assert {"cff-version", "title", "message", "type", "version", "license", "authors"} <= set(citation)
     assert (citation["version"], citation["license"]) == (pj.__version__, "Apache-2.0")
     assert any("2411.12876" in each["value"] for each in citation["preferred-citation"]["identifiers"])
+
+
+@pytest.mark.skipif(not BROWSER, reason="found no chromium")
+@pytest.mark.skipif(
+    not (ROOT / "site/demo/ort.js").exists(), reason="mkdocs build has not made the page, or had no npm"
+)
+def test_a_model_in_the_browser_answers_as_compile_predict(tmp_path):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # Nothing is fetched from elsewhere; what the page logs goes to stderr.
+        options = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
+        page = f"http://127.0.0.1:{server.server_port}/demo/?picture=../{LARGE}"
+        command = [BROWSER, "--headless", "--no-sandbox", f"--user-data-dir={tmp_path}", *options, page]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as browser:
+            end = threading.Timer(60, browser.kill)
+            end.start()
+            told = next(line for line in browser.stderr if "probabilities" in line)
+            end.cancel()
+            browser.kill()
+        server.shutdown()
+    found = json.loads(told[told.index("{") : told.rindex("}") + 1])
+    predict = pj.compile_predict(pj.load_pretrained("puppet_s_cifar10_int8"))
+    seen = predict.predict_images([Image.open(ROOT / f"docs/demo/{name}.png") for name in predict.classes])
+    assert found["answers"] == [[name, best] for name, ((best, _),) in zip(predict.classes, seen.top(), strict=True)]
+    large = predict.predict_images(Image.open(ROOT / LARGE))
+    assert found["complexity"] == pytest.approx(float(large.complexity))
+    assert found["probabilities"] == pytest.approx(large.probabilities.tolist(), abs=0.01)

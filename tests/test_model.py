@@ -74,9 +74,9 @@ def test_a_preset_says_whether_depth_follows_complexity_unless_a_measurement_doe
     shallow, deep = (nnx.eval_shape(lambda n=n: pj.create(n, rngs=nnx.Rngs(0))) for n in ("puppet_s", "puppet_m"))
     assert shallow.measurement == pj.Measure()
     assert deep.measurement == pj.Measure(depth="full")
-    np.testing.assert_array_equal(deep.measurement.depth_of(np.array([4.0, 7.0]), deep.puppet.depths), [10, 10])
+    np.testing.assert_array_equal(deep.measurement.depth_of(np.array([4.0, 7.0]), deep.max_depth), [10, 10])
     own = nnx.eval_shape(lambda: pj.create("puppet_m", measurement=pj.Measure(depth=3), rngs=nnx.Rngs(0)))
-    np.testing.assert_array_equal(own.measurement.depth_of(np.array([4.2, 7.2]), own.puppet.depths), [3, 3])
+    np.testing.assert_array_equal(own.measurement.depth_of(np.array([4.2, 7.2]), own.max_depth), [7, 10])
 
 
 def test_summary_by_hand():
@@ -95,7 +95,7 @@ def test_summary_by_hand():
 
 def test_multiplications_and_maps_by_hand():
     foreign = model_of("foreign", "stored")
-    assert pj.summary(foreign).costs == []
+    assert pj.summary(foreign).costs == ()
     # Results times what each is a sum of: maps of 4×4×4, one in two groups, of 2×2×4, and three classes.
     assert cost(foreign, (8, 8, 2)) == (64 * 18 + 64 * 18 + 2 * 16 * 36 + 12, 64 * 2 + 16 * 4)
     own = pj.PuppetCNN(pj.StoredPuppeteer(Own.kernel_shapes, standardise=False, rngs=nnx.Rngs(0)), Own())
