@@ -13,6 +13,7 @@ its images, and images that have left a layer cost nothing in it.
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,6 @@ from puppet_jax._mesh import cond, varying_alike
 from puppet_jax.convolution import FactoredBank
 from puppet_jax.convolution._lowerings import default_lowering
 from puppet_jax.puppeteers import Puppeteer
-from puppet_jax.puppets import Puppet
 
 SLOTS = 16
 """Kernel sets that a batch generates at most at a time, where those that it does not need cost something."""
@@ -83,7 +83,7 @@ def default_chunk() -> int:
 
 
 def logits_of_batch(
-    puppet: Puppet,
+    forward: Callable[..., Any],
     puppeteer: Puppeteer,
     measurement: Measure,
     images: Num[Array, "b h w c"],
@@ -93,7 +93,7 @@ def logits_of_batch(
     """Return the logits of a batch, its kernels generated; differentiable in all parameters and the images.
 
     Args:
-        puppet: the CNN.
+        forward: the CNN's ``batch``, ``at_exits`` or ``leaving``.
         puppeteer: what makes its kernels.
         measurement: what ``complexity`` was measured by: to bins, or continuously (a kernel set for every image).
         images: uint8, or float in [0, 1].
@@ -102,13 +102,13 @@ def logits_of_batch(
     """
     if measurement.bin is None or not puppeteer.conditioned:
         bank, own_set = make_bank(puppeteer, complexity), jnp.arange(len(images), dtype=jnp.int32)
-        logits = logits_from_bank(puppet, bank, images, own_set, depth, len(images))
+        logits = logits_from_bank(forward, bank, images, own_set, depth, len(images))
     else:
-        logits = _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth)
+        logits = _logits_in_bins(forward, puppeteer, measurement, images, complexity, depth)
     return where_rows(~jnp.isnan(complexity), logits, jnp.nan)
 
 
-def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -> Any:
+def _logits_in_bins(forward, puppeteer, measurement, images, complexity, depth) -> Any:
     """Return the logits of a batch whose complexity is measured to bins: kernels are generated for those it meets."""
     centres = jnp.asarray(measurement.centres)
     bin_of_image = measurement.index(complexity)
@@ -123,7 +123,7 @@ def _logits_in_bins(puppet, puppeteer, measurement, images, complexity, depth) -
     complexities = centres[bins_met].reshape(passes, slots)
 
     def run(bank, sets, depth):
-        return logits_from_bank(puppet, bank, images, sets, depth, len(images))
+        return logits_from_bank(forward, bank, images, sets, depth, len(images))
 
     def in_one_pass():
         return run(make_bank(puppeteer, complexities[0], needed=count), number, depth)
@@ -152,7 +152,7 @@ def _skips(puppeteer: Puppeteer, sets: int) -> bool:
 
 
 def logits_from_bank(
-    puppet: Puppet,
+    forward: Callable[..., Any],
     bank: Bank,
     images: Num[Array, "b h w c"],
     sets: Int[Array, " b"],
@@ -165,7 +165,7 @@ def logits_from_bank(
     Differentiable in the puppet's parameters, the bank and the images.
 
     Args:
-        puppet: the CNN.
+        forward: as for :func:`logits_of_batch`.
         bank: kernel sets.
         images: uint8, or float in [0, 1].
         sets: the number of each image's set.
@@ -183,7 +183,7 @@ def logits_from_bank(
     def one_chunk(chosen):
         rows, filling = chosen
         depths = jnp.where(filling, 0, depth[rows])
-        return puppet.batch(as_unit(images[rows]), bank.indices(sets[rows]), bank.kernels, depths, rows, lowering)
+        return forward(as_unit(images[rows]), bank.indices(sets[rows]), bank.kernels, depths, rows, lowering)
 
     several = len(rows) > 1
     logits = lax.map(one_chunk, (rows, filling)) if several else one_chunk((rows[0], filling[0]))

@@ -25,14 +25,17 @@ class _Map:
     size: int
 
 
-def cost(model: PuppetCNN, image_shape: tuple[int, ...]) -> tuple[int, int]:
+def cost(model: PuppetCNN, image_shape: tuple[int, ...], depth: int | None = None) -> tuple[int, int]:
     """Multiplications of one image (H, W, C), and numbers in the largest two maps that are alive while one of them is
-    computed; see :class:`Summary`."""
+    computed; see :class:`Summary`. To a ``depth`` that images can leave at, or the full one."""
+    if depth is not None:
+        model = nnx.clone(model)
+        model.puppet.cut(depth)
     graphdef, state = nnx.split(model)
 
     def run(images, state):
         model, zero = nnx.merge(graphdef, state), jnp.zeros(1, jnp.int32)
-        bank = make_bank(model.puppeteer, jnp.zeros(1)).kernels
+        bank = make_bank(model.puppeteer, jnp.zeros(1)).kernels[: len(model.puppet.kernel_shapes)]
         return model.puppet.batch(images, (zero,) * len(bank), bank, zero + model.max_depth, zero)
 
     program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), state).jaxpr

@@ -21,7 +21,7 @@ from jax import lax
 from puppet_jax._batch import Bank, where_rows
 from puppet_jax._complexity import as_unit
 from puppet_jax._integers import image_shape_of
-from puppet_jax._predict import Predictor
+from puppet_jax._predict import Predictor, answering
 from puppet_jax._stored_dtype import StoredDtype, pack, unpack
 from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
@@ -147,13 +147,13 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     def function(images, arrays):
         held = filled(arrays)
         bank = Bank(held["kernels"], firsts)
-        h, d = predict.measurement(images, predict.puppet.max_depth)
+        h, d = predict.measurement(images, predict.puppet.depths)
         bins = predict.measurement.index(h)
         there = bank.holds(bins)
 
         def run(bank, images, bins, d, samples):
-            puppet = nnx.merge(graphdef, held["puppet"])
-            return puppet.batch(as_unit(images), bank.indices(bins), bank.kernels, d, samples, "gathered")
+            forward = answering(nnx.merge(graphdef, held["puppet"]), predict.confidence)
+            return forward(as_unit(images), bank.indices(bins), bank.kernels, d, samples, "gathered")
 
         def alone(row):
             image, of_bin, *rest = (each[None] for each in row)
@@ -161,12 +161,12 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
             own = [jnp.take(k, i, 0, mode="clip") for k, i in zip(bank.kernels, bank.indices(of_bin), strict=True)]
             return jax.tree.map(lambda rows: rows[0], run(Bank(tuple(own), None), image, of_bin, *rest))
 
-        logits = lax.platform_dependent(
+        logits, left = lax.platform_dependent(
             *(images, bins, jnp.where(there, d, 0), jnp.arange(images.shape[0])),
             cpu=lambda *batch: lax.map(alone, batch),
             default=functools.partial(run, bank),
         )
-        return where_rows(there, logits, jnp.nan), h, d
+        return where_rows(there, logits, jnp.nan), h, jnp.where(there, left, d)
 
     return function, arrays
 

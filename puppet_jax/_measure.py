@@ -29,8 +29,8 @@ class Measure:
     It is part of the model's definition, the same in training and inference: nothing is approximated by it.
 
     Attributes:
-        depth: ``"complexity"`` is eq. (6); an integer is added to it: with -1 every image takes a layer less, for less
-            work; ``"full"`` gives every image all layers.
+        depth: ``"complexity"`` is eq. (6), ``"full"`` gives every image all layers, an integer so many. Where a puppet
+            has exits, it is the next of them.
         bin: width of the bins in bits, above 0 and at most 8; ``None`` is the paper's continuous H, for which kernels
             are generated for every image.
         function: a measure of your own in place of eqs. (1) to (4), as ``"module:function"`` from images
@@ -49,9 +49,8 @@ class Measure:
     def __post_init__(self):
         if isinstance(self.depth, np.integer):
             object.__setattr__(self, "depth", int(self.depth))
-        whole = type(self.depth) is int and -MOST_BITS <= self.depth <= MOST_BITS
-        if self.depth not in get_args(DepthRule) and not whole:
-            choices = f"one of {get_args(DepthRule)} or an integer from -{MOST_BITS} to {MOST_BITS}"
+        if self.depth not in get_args(DepthRule) and not (type(self.depth) is int and self.depth >= 1):
+            choices = f"one of {get_args(DepthRule)} or a number of layers, 1 or more"
             raise ValueError(f"Measure: depth must be {choices}, got {self.depth!r}")
         if self.bin is not None and not 0 < self.bin <= MOST_BITS:
             raise ValueError(
@@ -78,11 +77,11 @@ class Measure:
         return jnp.where(jnp.isnan(h), -1, index).astype(jnp.int32)
 
     def __call__(
-        self, images: Num[Array, "*batch h w c"], max_depth: int
+        self, images: Num[Array, "*batch h w c"], depths: tuple[int, ...]
     ) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
-        """Return the complexity, to the bin's centre, and the depth in [1, ``max_depth``] of images.
+        """Return the complexity, to the bin's centre, and the depth, one of ``depths``, of images.
 
-        What cannot be measured, such as floats outside [0, 1], has complexity NaN under ``jit``, and 1 layer.
+        What cannot be measured, such as floats outside [0, 1], has complexity NaN under ``jit``, and the least depth.
 
         Raises:
             TypeError, ValueError: images that :func:`complexity` refuses; a function that gives another shape, or
@@ -91,13 +90,15 @@ class Measure:
         h = complexity(images) if self.function is None else self.measured(images)
         if self.bin is not None:
             h = jnp.where(jnp.isnan(h), h, jnp.asarray(self.centres)[self.index(h)])
-        return h, self.depth_of(h, max_depth)
+        return h, self.depth_of(h, depths)
 
-    def depth_of(self, h: Float[ArrayLike, "*batch"], max_depth: int) -> Int[Array, "*batch"]:
-        """Return the depth in [1, ``max_depth``] that goes with each complexity."""
+    def depth_of(self, h: Float[ArrayLike, "*batch"], depths: tuple[int, ...]) -> Int[Array, "*batch"]:
+        """Return the depth that goes with each complexity: the least of ``depths`` that reaches it, or the last."""
         if self.depth == "full":
-            return jnp.full(jnp.shape(h), max_depth, jnp.int32)
-        return jnp.clip(depth(h) + (0 if self.depth == "complexity" else self.depth), 1, max_depth)
+            return jnp.full(jnp.shape(h), depths[-1], jnp.int32)
+        asked = depth(h) if self.depth == "complexity" else jnp.full(jnp.shape(h), self.depth)
+        place = jnp.searchsorted(jnp.asarray(depths[:-1]), asked)
+        return jnp.asarray(depths, jnp.int32)[place]
 
     def measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
         """Return what the user's function measures; NaN for what is not in [0, 8]."""

@@ -82,6 +82,11 @@ class PuppetCNN(nnx.Module):
                 f"{tuple(puppet.kernel_shapes)}; make the puppeteer from puppet.kernel_shapes"
             )
         self.measurement = measurement or Measure()
+        if isinstance(self.measurement.depth, int) and self.measurement.depth > puppet.max_depth:
+            raise ValueError(
+                f"PuppetCNN: measurement has depth {self.measurement.depth}, the puppet at most {puppet.max_depth}; "
+                "choose a smaller one"
+            )
         self.puppeteer = puppeteer
         self.puppet = puppet
         self.classes: tuple[str, ...] | None = None
@@ -116,8 +121,23 @@ class PuppetCNN(nnx.Module):
         self.puppet.advance()
         return logits if checked.ndim == 4 else jax.tree.map(lambda rows: rows[0], logits)
 
+    def at_exits(
+        self, images: Num[ArrayLike, "b h w c"], draw: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "b exits num_classes"]:
+        """Logits of a batch at each of ``puppet.depths``, whatever its images' own depths: what a loss on all exits is
+        made of. A plain puppet takes one pass for it, others one for each; for the first, the last and one between,
+        chosen by the number ``draw``, if that is given.
+
+        Raises:
+            TypeError, ValueError: as for a call.
+        """
+        checked = check_batch(images, "PuppetCNN.at_exits")
+        logits = of_any_mesh(_at_exits, *nnx.split(self), draw, images=checked, batch_axes=1)
+        self.puppet.advance()
+        return logits
+
     def measure(self, images: Num[ArrayLike, "*batch h w c"]) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
-        """Complexity and depth D, clipped to [1, max_depth], of one image or a batch, as ``measurement`` says.
+        """Complexity and depth D, one of ``puppet.depths``, of one image or a batch, as ``measurement`` says.
 
         Complexity is in bits, that of the bin's centre unless ``bin`` is None.
 
@@ -125,17 +145,29 @@ class PuppetCNN(nnx.Module):
             TypeError, ValueError: as for a call.
         """
         checked = check_batch(images, "PuppetCNN.measure")
-        run = functools.partial(self.measurement, max_depth=self.max_depth)
+        run = functools.partial(self.measurement, depths=self.puppet.depths)
         return of_any_mesh(run, images=checked, batch_axes=checked.ndim - 3)
 
 
 @jax.jit  # a graph is a pytree without leaves: compared, where a static argument would have to be hashable
 def _logits(graphdef, state, images):
+    model, images, h, d = _measured(graphdef, state, images)
+    return logits_of_batch(model.puppet.batch, model.puppeteer, model.measurement, images, h, d)
+
+
+@jax.jit
+def _at_exits(graphdef, state, draw, images):
+    model, images, h, d = _measured(graphdef, state, images)
+    deepest = jnp.full_like(d, model.max_depth)
+    forward = functools.partial(model.puppet.at_exits, draw=draw)
+    return logits_of_batch(forward, model.puppeteer, model.measurement, images, h, deepest)
+
+
+def _measured(graphdef, state, images):
     state, images = varying_alike(state, images)
     model = nnx.merge(graphdef, state)
     model.puppet.check(images.shape[1:], model.puppet.kernel_shapes, model.max_depth)
-    h, d = model.measure(images)
-    return logits_of_batch(model.puppet, model.puppeteer, model.measurement, images, h, d)
+    return model, images, *model.measure(images)
 
 
 def continuous_of(
@@ -169,6 +201,7 @@ def create(
     in_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
     width: int | None = None,
+    exits: Sequence[int] | None = None,
     compression: float | int | None = None,
     puppeteer_options: Mapping | None = None,
     measurement: Measure | None = None,
@@ -187,6 +220,8 @@ def create(
         in_channels: channels of the images.
         dtype: compute type of the convolutions, float32 or bfloat16.
         width: C_out of every layer, instead of the preset's; in stages of the first one, the others in proportion.
+        exits: depths that an image may leave at, to be trained with a loss at each (:meth:`PuppetCNN.at_exits`);
+            ``None``: those of the preset.
         compression: the static twin's kernel parameters over the continuous puppeteer's, at least; its basis, rank and
             network are solved for. ``None``: those of the preset, about 10 at its own width.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.
@@ -207,15 +242,17 @@ def create(
     preset, asked, make = PRESETS[name], puppeteer_options or {}, puppeteer_of(puppeteer, "create")
     own = preset.puppeteer_options.get(puppeteer, {}) if isinstance(puppeteer, str) else {}
     common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "dtype": dtype, "rngs": rngs}
+    exits = preset.exits if exits is None else exits
     puppet: Puppet
     if preset.net:
         net = preset.net(preset.width if width is None else width, **common)
         puppet = foreign_puppet(net, image_shape=(*TRIED_ON, in_channels), batch_norm="group", rngs=rngs)
+        puppet.leave_at(exits)
     else:
         layers = preset.layers
         if width is not None:
             layers = tuple(dataclasses.replace(each, width=each.width * width // layers[0].width) for each in layers)
-        puppet = PlainPuppet(layers, **common)
+        puppet = PlainPuppet(layers, exits=exits, **common)
     if compression is not None:
         if puppeteer != "continuous" or not set(asked).isdisjoint(SIZES):
             raise ValueError(

@@ -184,7 +184,9 @@ def build(described: Mapping[str, Any], image_size: Sequence[int], seed: int = 0
     """A freshly initialised model of what a file has under ``create``; a CNN of one's own is traced on images of
     (height, width)."""
     sizes = {name: described[name] for name in ("num_classes", "in_channels")}
-    names = [name for name in ("puppeteer", "puppeteer_options", "compression") if described.get(name) is not None]
+    names = [
+        name for name in ("puppeteer", "puppeteer_options", "compression", "exits") if described.get(name) is not None
+    ]
     options = {name: described[name] for name in names}
     options |= {"measurement": Measure(**described["measurement"]), "rngs": nnx.Rngs(seed)}
     if described.get("model") is None:

@@ -74,9 +74,9 @@ def test_a_preset_says_whether_depth_follows_complexity_unless_a_measurement_doe
     shallow, deep = (nnx.eval_shape(lambda n=n: pj.create(n, rngs=nnx.Rngs(0))) for n in ("puppet_s", "puppet_m"))
     assert shallow.measurement == pj.Measure()
     assert deep.measurement == pj.Measure(depth="full")
-    np.testing.assert_array_equal(deep.measurement.depth_of(np.array([4.0, 7.0]), deep.max_depth), [10, 10])
+    np.testing.assert_array_equal(deep.measurement.depth_of(np.array([4.0, 7.0]), deep.puppet.depths), [10, 10])
     own = nnx.eval_shape(lambda: pj.create("puppet_m", measurement=pj.Measure(depth=3), rngs=nnx.Rngs(0)))
-    np.testing.assert_array_equal(own.measurement.depth_of(np.array([4.2, 7.2]), own.max_depth), [7, 10])
+    np.testing.assert_array_equal(own.measurement.depth_of(np.array([4.2, 7.2]), own.puppet.depths), [3, 3])
 
 
 def test_summary_by_hand():

@@ -163,6 +163,7 @@ class ForeignPuppet(Puppet):
     apply: Apply
     stream: nnx.RngStream | None = nnx.data()  # noqa: RUF009  # flax reads the field
     deterministic: bool
+    fixed: int | None = None
 
     def __call__(
         self,
@@ -218,9 +219,13 @@ class ForeignPuppet(Puppet):
 
         def one(image, own, depth, sample):
             kernels = tuple(map(Choice, own, bank))
-            return self(image, kernels, depth, deepest=deepest, sample=sample, lowering=lowering)
+            depth_and = (depth, deepest) if self.fixed is None else (self.fixed, None)
+            return self(image, kernels, depth_and[0], deepest=depth_and[1], sample=sample, lowering=lowering)
 
         return jax.vmap(one)(images, indices, depths, samples)
+
+    def cut(self, depth: int) -> None:
+        self.fixed = depth
 
     def advance(self) -> None:
         """Move the random streams on by one call, in training mode (``model.train()``); else do nothing."""

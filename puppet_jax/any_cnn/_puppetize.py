@@ -22,6 +22,7 @@ def puppetize(
     batch_norm: Literal["group", "running"] | None = None,
     blocks: Sequence[str | Sequence[str]] | None = None,
     max_depth: int | None = None,
+    exits: Sequence[int] | None = None,
     apply: Apply | None = None,
     compression: float | int = 10,
     puppeteer_options: Mapping | None = None,
@@ -69,6 +70,7 @@ def puppetize(
         blocks: instead of the sequences found: each entry the name of a list of blocks, such as ``"stage1"``, or a
             list of blocks' names, such as ``["block1", "features.layers.2"]``. ``()``: every image runs everything.
         max_depth: L; the default is n, but at most 8: for H in bits D(H) is at most 8.
+        exits: depths that an image may leave at, to be trained with a loss at each (:meth:`PuppetCNN.at_exits`).
         apply: how to call the module, ``apply(module, images, rngs)``, if not by ``module(images)``: images (1, H, W,
             C) are float in [0, 1]. A lambda made anew compiles anew.
         compression: the module's kernel parameters over those of the ``"continuous"`` puppeteer, at least: its basis,
@@ -98,6 +100,7 @@ def puppetize(
         apply=apply,
         rngs=rngs,
     )
+    puppet.leave_at(exits)
     if puppeteer == "continuous":
         make = functools.partial(continuous_of, compression=compression)
         # With more layers than depths, s = l·dl runs that many times beyond 1. Without this factor the kernels would

@@ -21,12 +21,17 @@ class Puppet(nnx.Module):
         kernel_shapes: (C_out, C_in, K_h, K_w) of each kernel, in the order in which they are used.
         levels: the least depth D that uses each of them; the least level is 1.
         max_depth: the greatest depth.
+        exits: depths that an image may leave at, which training teaches all of; ``None``: that which its complexity
+            says, of all.
+        in_one_pass: whether all exits' logits come from one pass, so that an image can go on from an exit.
         num_classes: number of logits; ``None`` for a puppet that returns something else, any tree of arrays.
     """
 
     kernel_shapes: tuple[KernelShape, ...]
     levels: tuple[int, ...]
     max_depth: int
+    exits: tuple[int, ...] | None = None
+    in_one_pass: bool = False
     num_classes: int | None
 
     def __call__(self, image: Float[Array, "h w c"], kernels: Kernels, depth: Int[Array, ""] | int) -> Any:
@@ -58,6 +63,69 @@ class Puppet(nnx.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define batch(images, indices, bank, depths, samples, lowering)"
         )
+
+    def at_exits(
+        self,
+        images: Float[Array, "b h w c"],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+        lowering: str | None = None,
+        *,
+        draw: Int[Array, ""] | None = None,
+    ) -> Float[Array, "b exits num_classes"]:
+        """Return the logits of :meth:`batch` at each of ``self.depths``, as far as an image's own.
+
+        The default is a pass for each; with ``draw`` for the least, the greatest and one between that it chooses (the
+        sandwich rule; Yu and Huang 2019, arXiv:1903.05134).
+        """
+        ends: tuple[Any, ...] = self.depths
+        if draw is not None and len(ends) > 3:
+            ends = ends[0], jnp.asarray(ends)[1 + draw % (len(ends) - 2)], ends[-1]
+        each = (self.batch(images, indices, bank, jnp.minimum(depths, end), samples, lowering) for end in ends)
+        return jnp.stack(list(each), axis=1)
+
+    def leaving(
+        self,
+        images: Float[Array, "b h w c"],
+        indices: tuple[Int[Array, " b"], ...],
+        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
+        depths: Int[Array, " b"],
+        samples: Int[Array, " b"],
+        lowering: str | None = None,
+        *,
+        confidence: Float[Array, ""],
+    ) -> tuple[Float[Array, "b num_classes"], Int[Array, " b"]]:
+        """Return the logits of :meth:`batch`, each image leaving at the first exit whose largest probability reaches
+        ``confidence``, at its own depth at the latest; and the depth that it left at.
+
+        Raises:
+            ValueError: images cannot go on from an exit, which is the default.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: an image cannot go on from an exit, so that none can leave by confidence; choose "
+            "a depth for all"
+        )
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """All that an image may leave at, ascending."""
+        return self.exits or tuple(range(1, self.max_depth + 1))
+
+    def leave_at(self, exits: Sequence[int] | None) -> None:
+        """Set ``exits``, ``max_depth`` among them.
+
+        Raises:
+            ValueError: one that is no depth.
+        """
+        wrong = [each for each in exits or () if not 1 <= each <= self.max_depth]
+        if wrong:
+            raise ValueError(f"exits: must lie in 1..{self.max_depth}, got {wrong[0]}")
+        self.exits = None if exits is None else tuple(sorted({*map(int, exits), self.max_depth}))
+
+    def cut(self, depth: int) -> None:
+        """Leave out what only greater depths need. The default leaves all."""
 
     def check(self, image_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], last: int) -> None:
         """Raise ``ValueError`` if an image or kernels of these shapes cannot go through to depth ``last``.

@@ -19,6 +19,7 @@ class Preset:
         width: of the net's first stage.
         puppeteer_options: by puppeteer.
         depth: the measurement's, unless one is given.
+        exits: of the puppet.
     """
 
     layers: tuple[LayerSpec, ...] = ()
@@ -26,6 +27,7 @@ class Preset:
     width: int = 0
     puppeteer_options: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     depth: DepthRule | int = "complexity"
+    exits: tuple[int, ...] | None = None
 
 
 def _plain(width: int, pools: tuple[int, ...]) -> tuple[LayerSpec, ...]:
