@@ -15,9 +15,17 @@ from jaxtyping import Array, Float, Real
 
 from puppet_jax._complexity import initial_value, step_size
 from puppet_jax._integers import integer
-from puppet_jax.puppeteers import _bilinear as bilinear
+from puppet_jax.convolution._lowerings import Geometry
+from puppet_jax.convolution._primitives import depthwise_p
 from puppet_jax.puppeteers._base import Puppeteer, parameter
-from puppet_jax.puppeteers._kernels import Kernels, KernelShape, adaptive_average, check_standardisable, standardise
+from puppet_jax.puppeteers._kernels import (
+    Kernels,
+    KernelShape,
+    adaptive_average,
+    check_standardisable,
+    product,
+    standardise,
+)
 
 Initial = Literal["constant", "low_rank"]
 
@@ -154,9 +162,12 @@ def _channels_last(state):
 
 
 def _field(state, *, depthwise, depthwise_bias, pointwise, pointwise_bias):
-    mixed = bilinear.depthwise(state[None], jnp.transpose(depthwise, (1, 2, 0)))[0] + depthwise_bias[None, None]
-    rows = jnp.tanh(mixed).reshape(-1, pointwise.shape[1])
-    return bilinear.combine(rows, pointwise.T).reshape(state.shape) + pointwise_bias[None, None]
+    """G of a state in the integrator's order: an image of K² × C_in pixels, both convolutions those of images."""
+    geometry, index = Geometry(state.shape[:2], (3, 3), (1, 1), ((1, 1), (1, 1))), jnp.zeros(1, jnp.int32)
+    taps = jnp.transpose(depthwise, (2, 1, 0))[None]
+    (mixed,) = depthwise_p.bind(state[None], index, taps, geometry=geometry, sets=1, lowering=None)
+    rows = jnp.tanh(mixed + depthwise_bias[None, None]).reshape(1, -1, pointwise.shape[1])
+    return product(rows, pointwise.T[None], index).reshape(state.shape) + pointwise_bias[None, None]
 
 
 def _explicit(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
