@@ -97,7 +97,7 @@ class Measure:
         if self.depth == "full":
             return jnp.full(jnp.shape(h), depths[-1], jnp.int32)
         asked = depth(h) if self.depth == "complexity" else jnp.full(jnp.shape(h), self.depth)
-        place = jnp.searchsorted(jnp.asarray(depths[:-1]), asked)
+        place = jnp.sum(asked[..., None] > jnp.asarray(depths[:-1]), axis=-1)
         return jnp.asarray(depths, jnp.int32)[place]
 
     def measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:

@@ -212,8 +212,10 @@ class PlainPuppet(Puppet):
                 if depth in self.depths:
                     here = self.classify(means, depth) if self.exits else means
                     leaves = _leaves(here, depths, depth, confidence) & (own >= 0)
-                    slot, told = (self.depths.index(depth), own >= 0) if every else (0, leaves)
-                    found = found.at[:, slot].set(jnp.where(told[:, None], here, found[:, slot]))
+                    told = leaves[:, None]
+                    if every:
+                        told = (own >= 0)[:, None] & (np.array(self.depths) == depth)
+                    found = jnp.where(told[:, :, None], here[:, None], found)
                     left = jnp.where(leaves, depth, left)
                 return y, found, left
 
