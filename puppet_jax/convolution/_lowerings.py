@@ -44,70 +44,29 @@ class Geometry(NamedTuple):
         return h, w
 
 
-# ---- One kernel for all images: images (B, H, W, I), kernel (h, w, I, O), outputs (B, H', W', O)
+# ---- A bank of one kernel: one ordinary convolution of all images, and its transposes
 
 
-def _convolution(images, kernel, padding, **dilation):
+def _shared_forward(images, index, bank, sets, geo):
     """One ordinary convolution, NHWC x HWIO: the only layout that XLA:CPU gives to Eigen (others run a naive loop).
 
     Computed in float32 for bfloat16 operands too: XLA:CPU has no faster bfloat16 convolution to lose.
     """
-    wide = jnp.promote_types(images.dtype, jnp.float32)
-    strides = dilation.pop("strides", (1, 1))
+    wide, layout = jnp.promote_types(images.dtype, jnp.float32), ("NHWC", "HWIO", "NHWC")
     out = lax.conv_general_dilated(
-        images.astype(wide),
-        kernel.astype(wide),
-        strides,
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        **dilation,
+        images.astype(wide), bank[0].astype(wide), geo.stride, geo.padding, dimension_numbers=layout
     )
-    return out.astype(images.dtype)
-
-
-def _forward(images, kernel, geo):
-    return _convolution(images, kernel, geo.padding, strides=geo.stride)
-
-
-def _image_gradient(cotangents, kernel, geo):
-    """The cotangents, ``stride`` apart, convolved with the kernel turned by 180 degrees, its channels exchanged.
-
-    Everything else is turned instead of the kernel, which is often the largest of the three and is copied anyway.
-    """
-    padding = [(n + lo - 1 - (m - 1) * s, k - 1 - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
-    exchanged = jnp.swapaxes(kernel, 2, 3)
-    return _convolution(cotangents[:, ::-1, ::-1], exchanged, padding, lhs_dilation=geo.stride)[:, ::-1, ::-1]
-
-
-def _kernel_gradient(images, cotangent, geo):
-    """The images convolved with the cotangent as a kernel of H' x W': channels in the place of B, B in theirs.
-
-    Inside, Eigen runs this as the matrix product (K_h K_w C_in, H' W' B) x (H' W' B, C_out), patches formed on the fly.
-    """
-    padding = [(lo, (m - 1) * s + k - n - lo) for n, k, s, (lo, _), m in zip(*geo, geo.output, strict=True)]
-    out = _convolution(
-        jnp.transpose(images, (3, 1, 2, 0)),
-        jnp.transpose(cotangent, (1, 2, 0, 3)),
-        padding,
-        rhs_dilation=geo.stride,
-    )
-    return jnp.transpose(out, (1, 2, 0, 3))
-
-
-def _masked(array, index):
-    return jnp.where((index >= 0)[:, None, None, None], array, jnp.zeros((), array.dtype))
-
-
-def _shared_forward(images, index, bank, sets, geo):
-    return _masked(_forward(images, bank[0], geo), index)
+    return jnp.where((index >= 0)[:, None, None, None], out, 0).astype(images.dtype)
 
 
 def _shared_image_gradient(cotangents, index, bank, sets, geo):
-    return _masked(_image_gradient(cotangents, bank[0], geo), index)
+    images = jax.ShapeDtypeStruct((len(index), *geo.image, bank.shape[3]), cotangents.dtype)
+    return jax.linear_transpose(lambda images: _shared_forward(images, index, bank, sets, geo), images)(cotangents)[0]
 
 
 def _shared_kernel_gradient(images, cotangents, index, sets, geo):
-    return _kernel_gradient(_masked(images, index), cotangents, geo)[None]
+    bank = jax.ShapeDtypeStruct((1, *geo.kernel, images.shape[-1], cotangents.shape[-1]), images.dtype)
+    return jax.linear_transpose(lambda bank: _shared_forward(images, index, bank, sets, geo), bank)(cotangents)[0]
 
 
 _ONE_KERNEL = (_shared_forward, _shared_image_gradient, _shared_kernel_gradient)
