@@ -103,9 +103,8 @@ def _find(folder: Path) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Sk
     if strange := sorted(set(test.folders) - set(train.folders)):
         raise UserError(
             f"--data {folder}: {test.path} has {len(strange)} class folders that {train.path} does not have "
-            f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes. "
-            f"To train on the classes of {train.path.name} and hold a part of their images out: --data {train.path}. "
-            "To train on all of them: put the class folders into one folder"
+            f"({', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}), expected the same classes; to train on "
+            f"those of {train.path.name} alone: --data {train.path}"
         )
     for path in inside.folders.values():
         if path not in (train.path, test.path):

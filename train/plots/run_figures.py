@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure  # not pyplot, which would choose a window system for the whole process
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -22,20 +21,18 @@ def draw(
     history: list[dict[str, Any]],
     train: dict[str, np.ndarray],
     test: dict[str, np.ndarray],
-    accuracy_by_depth: list[dict[str, Any]],
     max_depth: int,
     confusion: np.ndarray,
     class_names: Sequence[str],
     kernels: dict[float, list[np.ndarray]],
 ) -> None:
-    """Draw all six figures into ``folder``, of the lines of ``metrics.jsonl`` and what :mod:`train.steps.evaluation`
+    """Draw all five figures into ``folder``, of the lines of ``metrics.jsonl`` and what :mod:`train.steps.evaluation`
     finds; the reported split is called ``evaluated``, ``"test"`` or ``"validation"``."""
     with style():
         figures = {
             "learning_curves.png": ("Learning curves", _learning_curves(evaluated, history)),
             "complexity.png": ("Complexity of the images, without augmentation", _complexity(evaluated, train, test)),
             "depth.png": ("Depth of the puppet", _depth(evaluated, train, test, max_depth)),
-            "accuracy_by_depth.png": ("Accuracy by depth", _accuracy_by_depth(evaluated, accuracy_by_depth)),
             "confusion.png": (f"What the {evaluated} images are taken for", _confusion(confusion, class_names)),
             "kernels.png": ("Kernels by layer and complexity", _kernels(kernels)),
         }
@@ -98,28 +95,6 @@ def _depth(evaluated: str, train: dict, test: dict, max_depth: int) -> Figure:
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axis.grid(visible=False, axis="x")
     axis.margins(y=0.08)
-    return figure
-
-
-def _accuracy_by_depth(evaluated: str, rows: list[dict[str, Any]]) -> Figure:
-    figure = Figure()
-    axis = figure.subplots()
-    depth, accuracy, images = (np.array([row[name] for row in rows]) for name in ("depth", "accuracy", "images"))
-    tests = [scipy.stats.binomtest(round(a * n), n) for a, n in zip(accuracy, images.tolist(), strict=True)]
-    low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T  # honest for few images
-    errors = [np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)]
-    axis.bar(depth, accuracy, 0.6, color=TRAIN, alpha=0.75)
-    axis.errorbar(depth, accuracy, errors, fmt="none", ecolor="black", capsize=4, label="95% interval (Wilson)")
-    overall = np.average(accuracy, weights=images)
-    axis.axhline(overall, color=TEST, linestyle="--", linewidth=1.2, label=f"all images: {overall:.1%}")
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    for x, top, share, n in zip(depth, high, accuracy, images, strict=True):
-        axis.text(x, top + 0.02, f"{share:.1%}\nn = {n:,}", ha="center", va="bottom", fontsize=9, bbox=behind)
-    axis.set(xlabel="depth D", ylabel=f"{evaluated} accuracy", xticks=depth, yticks=np.linspace(0, 1, 6))
-    axis.set(xlim=(min(depth) - 0.8, max(depth) + 0.8), ylim=(0, 1.18))
-    axis.spines.left.set_bounds(0, 1)  # the room above is for the labels
-    axis.grid(visible=False, axis="x")
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

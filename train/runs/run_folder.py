@@ -25,9 +25,7 @@ from train.data import Dataset
 from train.errors import UserError
 from train.runs.reading import Description, read_json
 
-FIGURES = tuple(
-    f"{name}.png" for name in ("learning_curves", "complexity", "depth", "accuracy_by_depth", "confusion", "kernels")
-)
+FIGURES = tuple(f"{name}.png" for name in ("learning_curves", "complexity", "depth", "confusion", "kernels"))
 FINAL = ("config.json", "metrics.jsonl", "params.safetensors", "best.safetensors", *FIGURES, "summary.json")
 """The files of a finished run. The summary is written last: it says that the others are there."""
 LOCK = "lock"

@@ -241,7 +241,6 @@ def train(
     correct = taken == dataset.test.labels
     of_test = measure(model, dataset.test, config.batch_size, mesh)
     both = ("train", of_train), ("test", of_test)
-    accuracy_by_depth = accuracy_by("depth", of_test["depth"], correct)
     nnx.update(model, jax.tree.map(np.asarray, state.evaluated))  # on this process's device alone
     model.eval()
     of_exits = {}
@@ -262,7 +261,7 @@ def train(
         "max_depth": model.max_depth,
         "clipped": {name: float(of["clipped"].mean()) for name, of in both},
         "complexity_mean_bits": {name: float(of["complexity"].mean()) for name, of in both},
-        "accuracy_by_depth": accuracy_by_depth,
+        "accuracy_by_depth": accuracy_by("depth", of_test["depth"], correct),
         "accuracy_by_bin": accuracy_by("complexity", of_test["complexity"], correct)
         if config.measurement.bin
         else None,
@@ -284,7 +283,6 @@ def train(
                 history=history,
                 train=of_train,
                 test=of_test,
-                accuracy_by_depth=accuracy_by_depth,
                 max_depth=model.max_depth,
                 confusion=confusion(dataset.test.labels, taken, dataset.num_classes),
                 class_names=dataset.class_names,
