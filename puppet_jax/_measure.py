@@ -94,11 +94,11 @@ class Measure:
 
     def depth_of(self, h: Float[ArrayLike, "*batch"], depths: tuple[int, ...]) -> Int[Array, "*batch"]:
         """Return the depth that goes with each complexity: the least of ``depths`` that reaches it, or the last."""
-        if self.depth == "full":
-            return jnp.full(jnp.shape(h), depths[-1], jnp.int32)
-        asked = depth(h) if self.depth == "complexity" else jnp.full(jnp.shape(h), self.depth)
-        place = jnp.sum(asked[..., None] > jnp.asarray(depths[:-1]), axis=-1)
-        return jnp.asarray(depths, jnp.int32)[place]
+        if self.depth == "complexity":
+            passed = depth(h)[..., None] > np.asarray(depths[:-1], np.int32)
+            return depths[0] + jnp.sum(jnp.where(passed, np.diff(depths).astype(np.int32), 0), axis=-1, dtype=jnp.int32)
+        asked = depths[-1] if self.depth == "full" else self.depth
+        return jnp.full(jnp.shape(h), next((each for each in depths if each >= asked), depths[-1]), jnp.int32)
 
     def measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
         """Return what the user's function measures; NaN for what is not in [0, 8]."""

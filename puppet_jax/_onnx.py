@@ -18,6 +18,7 @@ from puppet_jax._export import stored
 from puppet_jax._measure import MOST_BITS, Measure
 from puppet_jax._onnx_graph import BATCH, Graph, Value, element
 from puppet_jax._onnx_rules import walk
+from puppet_jax._predict import answering
 from puppet_jax._stored_dtype import SCALES, StoredDtype, pack
 from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.convolution import whole
@@ -74,27 +75,29 @@ def _function(predict: Any, alone: bool) -> tuple[Callable, dict[str, np.ndarray
             width = jnp.float32(measurement.width)
             begins = jnp.clip(jnp.floor(h / width), 0, len(measurement.centres) - 1) * width
             h = (begins + jnp.minimum(begins + width, MOST_BITS)) / 2
-        d = measurement.depth_of(h, puppet.max_depth)
+        d = measurement.depth_of(h, puppet.depths)
 
         def run(images, h, d):
             if baked:
                 places = Bank(held["kernels"], predict.bank.firsts).indices(measurement.index(h))
                 kernels = tuple(jnp.take(k, i, 0, mode="clip") for k, i in zip(held["kernels"], places, strict=True))
             else:
-                kernels = puppeteer.bank(h)
+                kernels = puppeteer.bank(h)[: len(puppet.kernel_shapes)]  # of a puppet that was cut
             none = jnp.zeros(len(images), jnp.int32)
-            return puppet.batch(as_unit(images), (none,) * len(kernels), kernels, d, none, "gathered")
+            forward = answering(puppet, predict.confidence)
+            return forward(as_unit(images), (none,) * len(kernels), kernels, d, none, "gathered")
 
-        if not baked and not puppeteer.conditioned and measurement.depth == "full":
-            logits = run(images, jnp.ones(1), d)
+        of_all = not baked and not puppeteer.conditioned and measurement.depth != "complexity"
+        if of_all and predict.confidence is None:
+            logits, d = run(images, jnp.ones(1), d)
         elif alone:
-            logits = run(images, h, d)
+            logits, d = run(images, h, d)
         else:
 
             def of_one(row):
                 return jax.tree.map(lambda rows: rows[0], run(*jax.tree.map(lambda each: each[None], row)))
 
-            logits = lax.map(of_one, (images, h, d))
+            logits, d = lax.map(of_one, (images, h, d))
         return logits, h, d
 
     return function, arrays

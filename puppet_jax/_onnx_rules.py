@@ -244,6 +244,14 @@ def _gather(graph, out, value, indices, *, dimension_numbers, slice_sizes, **_):
     return Value(out.shape, out.dtype, name, tuple(order))
 
 
+@_rule("scatter")
+def _scatter(graph, out, value, indices, updates, **_):
+    """Other numbers in the place of all there are."""
+    if math.prod(updates.shape) != math.prod(value.shape):
+        raise NotImplementedError("a part")
+    return graph.reshaped(updates, value.shape)
+
+
 # ---- Sums and products
 
 
