@@ -8,12 +8,11 @@ import sys
 
 import tyro
 
-from bench import accuracy, memory, report, speed
+from bench import accuracy, report, speed
 
 _BENCHMARKS = {
     "speed": (speed.Speed, speed.run),
     "accuracy": (accuracy.Accuracy, accuracy.run),
-    "memory": (memory.Memory, memory.run),
     "report": (report.Report, report.run),
 }
 

@@ -4,7 +4,6 @@ Requests and replies are JSON, one a line, on stdin and (a private copy of) stdo
 on a read: its thread pools have nothing to do.
 """
 
-import ctypes
 import json
 import os
 import sys
@@ -60,37 +59,13 @@ def turn(held, name: str, budget_s: float, most: int) -> dict:
     return {"times_s": times}
 
 
-def step_memory(held, name: str) -> dict:
-    """Memory of a contender that was set up: XLA's analysis, and the peak of the resident set during two calls."""
-    if sys.platform != "linux":
-        raise contenders.Unavailable("the resident set's peak is read from /proc, on Linux alone")
-    contender, reply = held[name], {}
-    if contender.compiled is not None:
-        analysis = contender.compiled().memory_analysis()
-        for kind in ("argument", "output", "alias", "temp"):
-            reply[f"{kind}_bytes"] = int(getattr(analysis, f"{kind}_size_in_bytes"))
-    ctypes.CDLL(None).malloc_trim(0)  # what the first calls freed and malloc keeps would hide as much of the peak
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    contender.call()
-    contender.call()
-    return {**reply, "rss_before_bytes": before, "rss_peak_bytes": _status("VmHWM")}
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
-
-
 def _timed(call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-_ANSWERS = {"prepare": prepare, "set_up": set_up, "turn": turn, "step_memory": step_memory}
+_ANSWERS = {"prepare": prepare, "set_up": set_up, "turn": turn}
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, memory, plan, sizes, timing
+from bench import first_answer, machine, plan, sizes, timing
 from bench.crew import Crew
 
 
@@ -29,13 +29,16 @@ def bench(tmp_path, monkeypatch):
 def test_speed_keeps_what_it_is_not_asked_for(bench, tmp_path, monkeypatch, capsys):
     earlier = {"measurements": {"predict 3, 12, 16×16, 2": {"date": "earlier"}, "train 1": {"date": "earlier"}}}
     (tmp_path / "speed.json").write_text(json.dumps(earlier))
-    engines = ("torch_static", "torch"), ("onnxruntime", "onnxruntime"), ("openvino", "openvino")  # of the bench extra
-    engines = {name: importlib.util.find_spec(package) is not None for name, package in engines}
-    wanted = "static_jax", *engines, "generate_exact", "generate_continuous"
-    few = [
-        dataclasses.replace(one, contenders=tuple(name for name in one.contenders if name in wanted))
-        for one in plan.read(quick=True)
-    ]
+    engines = {"torch_static": "torch", "train_torch_static": "torch", "onnxruntime": "onnxruntime"}
+    engines |= {"openvino": "openvino"}  # of the bench extra
+    engines = {name: importlib.util.find_spec(package) is not None for name, package in engines.items()}
+    few = {
+        "predict": ("static_jax", "train_static_jax", *engines),
+        "train": (),
+        "generate": ("generate_exact", "generate_continuous"),
+    }
+    wanted = [name for names in few.values() for name in names]
+    few = [dataclasses.replace(one, contenders=few[one.kind]) for one in plan.read(quick=True)]
     monkeypatch.setattr(plan, "read", lambda _: few)
     result = bench("speed predict generate", "speed.json")
     assert {"command", "date", "machine", "versions", "revision", "rounds", "measurements", "rows"} <= set(result)
@@ -62,22 +65,6 @@ def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
             assert psutil.Process(crew._workers["one"].pid).cpu_affinity() == machine.cores()[:1]
         crew._workers["one"].kill()
         assert "its process ended" in crew.ask("one", "turn", name="absent")["unavailable"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_accounts_for_the_step(bench, monkeypatch):
-    twins = ["train_static_jax", *["train_torch_static"] * (importlib.util.find_spec("torch") is not None)]
-    monkeypatch.setattr(memory, "CONTENDERS", twins)
-    result = bench("memory", "memory.json", code=1)  # nothing to compare them with
-    assert [one["error"] < 1e-4 for one in result["contenders"].values()] == [True] * len(twins)
-    one = result["contenders"]["train_static_jax"]
-    assert one["xla_bytes"] >= one["temp_bytes"] > 0
-    assert one["resident_rise_bytes"] == one["rss_peak_bytes"] - one["rss_before_bytes"]
-    exact = {"what": "exact", "xla_bytes": 400, "resident_rise_bytes": 500}
-    ours, torch = {"what": "ours", "xla_bytes": 100, "resident_rise_bytes": 300}, {"what": "", "resident_rise_bytes": 5}
-    rows = memory._rows({"train_ode": ours, "train_torch_batched": torch, "train_exact": exact})
-    assert [row["median"] for row in rows] == [0.25, 0.6, 0.01]
-    assert [row["reached"] for row in rows] == [True, False, None]
 
 
 def test_what_a_size_of_image_costs_is_what_the_trainer_says(bench, monkeypatch, capsys):

@@ -180,12 +180,11 @@ def test_an_index_beyond_the_bank_gives_no_garbage(lowering):
             assert close(run(index.at[1].set(-77)), run(index.at[1].set(-1)), 1e-5), name
 
 
-def test_kernels_of_their_own_in_either_layout(rng):
+def test_kernels_of_their_own(rng):
     x = jnp.float32(rng.standard_normal((3, 5, 6, 2)))
     kernels = jnp.float32(rng.standard_normal((3, 4, 2, 3, 3)))
     exact = np.stack([reference.convolve(np.float64(a), np.float64(k)) for a, k in zip(x, kernels, strict=True)])
     assert close(jax.vmap(convolve)(x, kernels), exact, 2e-5)
-    assert close(jax.vmap(functools.partial(convolve, layout="HWIO"))(x, kernels.transpose(0, 3, 4, 2, 1)), exact, 2e-5)
     assert close(convolve(x[0], kernels[0]), exact[0], 2e-5)
 
 
@@ -219,7 +218,6 @@ def test_the_program_for_cpus_is_for_cpus_and_may_be_missing(monkeypatch):
 @pytest.mark.parametrize(
     ("shapes", "options", "words"),
     [
-        (((5, 5, 2), (3, 2, 3, 3)), {"layout": "IOHW"}, "layout must be"),
         (((5, 5, 2), (3, 2, 3, 3)), {"stride": 0}, "stride must be"),
         (((5, 5, 2), (3, 2, 3, 3)), {"lowering": "fast"}, "lowering must be None or one of"),
         (((2, 5, 5, 2), (3, 2, 3, 3)), {}, r"use jax\.vmap for batches"),

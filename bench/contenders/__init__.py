@@ -24,13 +24,12 @@ class Contender:
     """``call()`` does the work once and returns when it is done.
 
     ``error(result)`` compares what the first call returned with the case's answers and gives a relative error; without
-    it there is nothing to compare. ``notes`` goes into the JSON. ``compiled()`` is XLA's executable, if there is one.
+    it there is nothing to compare. ``notes`` goes into the JSON.
     """
 
     call: Callable[[], object]
     error: Callable[[object], float] | None = None
     notes: dict = dataclasses.field(default_factory=dict)
-    compiled: Callable[[], object] | None = None
 
 
 # name: (framework, what it is)

@@ -94,12 +94,11 @@ def _on_images(case: Case, run, answer: str | None) -> Contender:
 
 def _train(case: Case, params, forward, answer: str | None) -> Contender:
     images, labels = jnp.asarray(case.arrays["images"]), jnp.asarray(case.arrays["labels"])
-    call, compiled = training(params, forward, images, labels)
-    return Contender(call, _error(case, answer), compiled=compiled)
+    return Contender(training(params, forward, images, labels), _error(case, answer))
 
 
 def training(params, forward, images, labels):
-    """A function that does one step, by AdamW, and returns the loss; and one that returns the compiled step."""
+    """A function that does one step, by AdamW, and returns the loss."""
     optimiser = optax.adamw(LEARNING_RATE)
 
     def loss(params, images, labels):
@@ -118,7 +117,7 @@ def training(params, forward, images, labels):
         held[0], held[1], value = step(*held, images, labels)
         return jax.block_until_ready((value, held))[0]
 
-    return call, lambda: step.lower(*held, images, labels).compile()
+    return call
 
 
 def _error(case: Case, answer: str | None):

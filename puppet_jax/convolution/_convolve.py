@@ -96,28 +96,24 @@ def convolve(
     *,
     stride: int | tuple[int, int] = 1,
     padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME",
-    layout: str = "OIHW",
     lowering: str | None = None,
 ) -> Float[Array, "h_out w_out c_out"]:
     """Cross-correlate one image with one kernel: y[p, o] = sum_{t, i} image[stride p + t, i] kernel[o, i, t].
 
     Args:
         image: (H, W, C_in).
-        kernel: (C_out, C_in, K_h, K_w), or (K_h, K_w, C_in, C_out) with ``layout="HWIO"``; or a :class:`Choice`
-            from a bank of kernels that a batch shares.
+        kernel: (C_out, C_in, K_h, K_w), or a :class:`Choice` from a bank of kernels that a batch shares.
         stride: an int, or (vertical, horizontal).
         padding: "SAME" (output ceil(H / stride), zeros around), "VALID", or ((top, bottom), (left, right)).
-        layout: the order of the kernel's axes. All compute in "HWIO"; a caller that is free to choose should generate
-            its kernels so, because reordering a batch of kernels costs up to half of the convolution.
         lowering: a name in ``LOWERINGS``, for tests and benchmarks; None for the platform's own, ``default_lowering``.
 
     Returns:
         (H', W', C_out), in the common dtype of image and kernel. float32 and bfloat16 accumulate in float32.
 
     Raises:
-        ValueError: for shapes, strides, paddings, layouts or lowerings that are not one of the above.
+        ValueError: for shapes, strides, paddings or lowerings that are not one of the above.
     """
-    images, index, bank, static = _operands(image, kernel, stride, padding, layout, lowering)
+    images, index, bank, static = _operands(image, kernel, stride, padding, lowering)
     dtype = jnp.promote_types(images.dtype, bank.dtype)
     images, bank = images.astype(dtype), bank.astype(dtype)
     if isinstance(bank, FactoredBank):
@@ -153,7 +149,7 @@ def layer(
     Returns:
         the output, and its mean over the map in float32.
     """
-    images, index, bank, static = _operands(x, kernel, stride, "SAME", "OIHW", lowering)
+    images, index, bank, static = _operands(x, kernel, stride, "SAME", lowering)
     images, bank = images.astype(dtype), bank.astype(jnp.promote_types(dtype, jnp.float32))
     same = (*static["geometry"].output, bank.shape[-1]) == x.shape
     of_finish = {
@@ -183,11 +179,9 @@ def _by_factors(images, index, bank, *, geometry, sets, lowering):
     return by_pixel(checkpoint_name(moved, CONVOLVED), index, bank.factor_out)
 
 
-def _operands(image, kernel, stride, padding, layout, lowering):
+def _operands(image, kernel, stride, padding, lowering):
     """Check :func:`convolve`'s arguments, and return what the primitives take, for a batch of one: images, index, bank,
     and what is static."""
-    if layout not in ("OIHW", "HWIO"):
-        raise ValueError(f'layout must be "OIHW" or "HWIO", got {layout!r}')
     if lowering is not None and lowering not in LOWERINGS:
         raise ValueError(f"lowering must be None or one of {sorted(LOWERINGS)}, got {lowering!r}")
     if lowering in native.LANES and not native.available():
@@ -204,10 +198,9 @@ def _operands(image, kernel, stride, padding, layout, lowering):
     else:
         if kernel.ndim != 4:
             raise ValueError(
-                f"convolve takes one kernel ({', '.join(layout)}), got shape {kernel.shape}; use jax.vmap for batches"
+                f"convolve takes one kernel (O, I, H, W), got shape {kernel.shape}; use jax.vmap for batches"
             )
-        kernel = kernel if layout == "HWIO" else jnp.transpose(kernel, (2, 3, 1, 0))
-        index, bank = jnp.zeros((), jnp.int32), kernel[None]
+        index, bank = jnp.zeros((), jnp.int32), jnp.transpose(kernel, (2, 3, 1, 0))[None]
     sets, *size, c_in, _ = bank.shape
     if image.ndim != 3 or image.shape[2] != c_in:
         raise ValueError(
