@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +150,7 @@ def test_other_features_splits_and_labels_are_named(tmp_path, rng, monkeypatch):
     with pytest.raises(UserError, match=r"features .*picture.*expected one image"):
         data.load("fabric", "test")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"tensorflow-datasets is missing.*no folder"):
+    with pytest.raises(UserError, match=r"tensorflow_datasets is missing.*no folder"):
         data.load("nothing_here", "test")
 
 
@@ -167,8 +166,6 @@ def test_damaged_files_say_how_to_prepare_the_set_again(tmp_path, rng):
 def test_a_known_set_that_is_not_prepared_says_how(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
-    # A container's user may have no home.
-    monkeypatch.setattr(Path, "expanduser", unittest.mock.Mock(side_effect=RuntimeError))
     with pytest.raises(UserError) as error:
         data.load(name, "test")
     message = str(error.value)

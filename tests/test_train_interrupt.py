@@ -2,7 +2,6 @@
 
 import functools
 import signal
-import threading
 
 import pytest
 from trained_runs import python
@@ -32,7 +31,7 @@ def test_the_first_signal_is_noted_and_nothing_else_happens(signum, capfd, reque
     assert "Ctrl-C now ends at once" in capfd.readouterr().err
 
 
-def test_what_is_ignored_stays_ignored_and_another_thread_goes_without():
+def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupt.noted() as asked:
@@ -41,16 +40,6 @@ def test_what_is_ignored_stays_ignored_and_another_thread_goes_without():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    seen = []
-
-    def train():
-        with interrupt.noted() as asked:
-            seen.append((asked.signum, handlers()))
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    thread.join()
-    assert seen == [(0, handlers())]
 
 
 def test_a_second_ctrl_c_ends_at_once():

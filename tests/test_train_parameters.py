@@ -77,9 +77,8 @@ def test_a_digest_is_of_what_decides_predictions(saved, tmp_path):
     others = [{"seed": 4}, {"seed": 3, "size": (16, 12)}, {"seed": 3, "names": NAMES[::-1]}, {"seed": 3, "scale": 1.5}]
     others.append({"seed": 3, "dtype": "bfloat16"})
     assert same not in {digest(**fields) for fields in others}
-    x, y = np.zeros((2, 3)), np.ones(1)
-    told = [("", {"a": x, "b": y}), ("z", {"a": x, "b": y}), ("", {"a": x, "c": y}), ("", {"a": x + 1, "b": y})]
-    told += [("", {"a": x.T, "b": y}), ("", {"a": x.astype(np.int64), "b": y})]
+    x = np.zeros((2, 3))
+    told = [("", {"a": x}), ("z", {"a": x}), ("", {"b": x}), ("", {"a": x + 1}), ("", {"a": x.T}), ("", {"a": x == 1})]
     assert len({model_file.digest(*each) for each in told}) == len(told)
 
 

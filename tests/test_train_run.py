@@ -119,9 +119,5 @@ def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(
         model_file.save(tmp_path / "damaged" / "params.safetensors", arrays, about)
         with pytest.raises(UserError, match=message):
             evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
-    for arguments, message in [
-        ([str(tmp_path / "absent")], "does not exist"),
-        ([str(run / "summary.json")], "is no folder"),
-    ]:
-        assert main(["eval", *arguments]) == 2
-        assert message in capsys.readouterr().err
+    assert main(["eval", str(run / "summary.json")]) == 2
+    assert "is no folder" in capsys.readouterr().err

@@ -1,8 +1,5 @@
 """The one error that ends the program with a line instead of a traceback, and how a line tells of any error."""
 
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "tensorflow_datasets": "tensorflow-datasets"}
-"""Packages that are installed by another name than they are imported by."""
-
 
 class UserError(ValueError):
     """Something the user can put right: a flag's value, a missing data set, an unreadable file.
@@ -26,8 +23,4 @@ def told(text: str, error: BaseException) -> str:
 
 def missing(error: ModuleNotFoundError) -> str:
     """What to say of a Python package that is not installed."""
-    name = (error.name or "").partition(".")[0]
-    return (
-        f"the Python package {PACKAGES.get(name, name)} is missing; install the trainer's packages with: "
-        'pip install ".[train]"'
-    )
+    return f'the Python package {error.name} is missing; install the trainer\'s packages with: pip install ".[train]"'

@@ -1,6 +1,7 @@
 """The data set that ``--data`` names."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def located(name: str) -> str:
     """``name``, the path of a folder made absolute, so that it is found from another working directory too."""
     if name == "digits" or tensorflow_sets.is_prepared(name):
         return name
-    folder = tensorflow_sets.home(Path(name))
+    folder = Path(os.path.expanduser(name))
     return str(folder.resolve()) if folder.exists() else name
 
 
@@ -51,7 +52,7 @@ def _find(name: str, image_size: int | None) -> Dataset:
         return _digits(image_size)
     if tensorflow_sets.is_prepared(name):
         return tensorflow_sets.load(name, image_size)
-    folder = tensorflow_sets.home(Path(name))
+    folder = Path(os.path.expanduser(name))
     if folder.exists():
         from train.data import folder as folders
 

@@ -5,7 +5,6 @@ read and decoded here.
 """
 
 import difflib
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ def load(name: str, image_size: int | None) -> Dataset:
 def absent(name: str) -> UserError:
     """The error for a name that is no prepared set: not yet, or no set at all, in which case a folder was meant."""
     directory = _directory()
-    folder = home(Path(name)).absolute()
+    folder = Path(os.path.expanduser(name)).absolute()
     no_folder = f"a folder of class folders of images (there is no folder {folder})"
     parts = _NAME.fullmatch(name)
     try:
@@ -153,24 +152,13 @@ def _version_folder(name: str) -> Path:
 
 def _directory() -> Path:
     """Where prepared sets lie."""
-    return home(Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).absolute()
-
-
-def home(path: Path) -> Path:
-    """A path with ``~`` filled in, if there is a home: a container may run under a user that has none."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")).absolute()
 
 
 def _how_to_prepare(name: str) -> str:
-    # Packages that TensorFlow Datasets needs only to prepare a set, so that pip does not install them with it.
-    needed = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
-    install = f"    pip install {' '.join(needed)}\n" if needed else ""
-    lacking = f" and needs {' and '.join(needed)}, missing here (training does not need them)" if needed else ""
     return (
-        f"Preparing it once downloads it{lacking}:\n{install}"
+        "Preparing it once downloads it and needs more packages than training does:\n"
+        "    pip install tensorflow importlib_resources\n"
         f'    python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir=r'{_directory()}', file_format='array_record').download_and_prepare()\""
     )

@@ -11,8 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from train.commands.plot import ComparedRun
 from train.plots.style import COLOURS, plain, style
 
-# Colours, dashes and markers repeat after 7, 5 and 8 runs, so the combination repeats after 280.
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+# Colours and markers repeat after 7 and 8 runs, so the combination repeats after 56.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 
@@ -27,8 +26,7 @@ def draw(path: Path, runs: Sequence[ComparedRun]) -> None:
             x = [epoch.epoch for epoch in run.epochs]
             for axis, column in ((train_loss, "train_loss"), (test_loss, "test_loss"), (accuracy, "test_accuracy")):
                 y = [getattr(epoch, column) for epoch in run.epochs]
-                dashes, every = DASHES[index % len(DASHES)], max(1, len(y) // 12)
-                axis.plot(x, y, linestyle=dashes, markersize=5, markevery=every, label=plain(run.name), **look)
+                axis.plot(x, y, markersize=5, markevery=max(1, len(y) // 12), label=plain(run.name), **look)
             if run.parameters:
                 stored.plot([run.parameters], [run.accuracy], linestyle="none", markersize=9, clip_on=False, **look)
 
