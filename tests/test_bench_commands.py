@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, plan, sizes, timing
+from bench import first_answer, machine, plan, timing
 from bench.crew import Crew
 
 
@@ -67,34 +67,12 @@ def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
         assert "its process ended" in crew.ask("one", "turn", name="absent")["unavailable"]
 
 
-def test_what_a_size_of_image_costs_is_what_the_trainer_says(bench, monkeypatch, capsys):
-    """Its script in this process, with a trainer that looks at what it is given."""
-
-    def train(config, dataset, folder):
-        assert (config.preset, config.batch_size, folder) == ("puppet_xs", 4, None)
-        assert (dataset.train.images.shape, len(dataset.test)) == ((8, 8, 8, 3), 4)
-        return {"train_seconds": 0.5, "compile_seconds": 3.0, "peak_memory_bytes": 7}
-
-    def ask(script, *arguments, **_):
-        monkeypatch.setattr("sys.argv", ["-c", *arguments])
-        capsys.readouterr()
-        exec(script, {})
-        return json.loads(capsys.readouterr().out)
-
-    monkeypatch.setattr("train.steps.loop.train", train)
-    monkeypatch.setattr(sizes, "ask", ask)
-    (case,) = bench("speed sizes", "sizes.json")["cases"]
-    found = {"seconds_of_1000": 62.5, "compile_seconds": 3.0, "peak_memory_bytes": 7}
-    assert case == {"preset": "puppet_xs", "side": 8, "batch": 4, **found}
-
-
 def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
     def failing(*_):
         raise subprocess.CalledProcessError(2, "worker", "", "its own words")
 
-    monkeypatch.setattr("bench.machine.describe", lambda: {})
-    monkeypatch.setattr(sizes, "measure", failing)
-    bench("speed sizes", "sizes.json", code=1)
+    monkeypatch.setattr(first_answer, "measure", failing)
+    bench("speed first_answer", "speed.json", code=1)
     assert "its own words" in capsys.readouterr().err
 
 

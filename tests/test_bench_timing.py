@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import puppet_jax as pj
-from bench import case, cifar, comparison, contenders, plan, results_file, target, timing
+from bench import case, cifar, contenders, plan, results_file, speed, target, timing
 
 ROW = {"number": 1, "what": "", "scale": 1.0, "sense": "<=", "target": 1.0}
 
@@ -75,7 +75,7 @@ def test_of_several_rivals_the_fastest_of_each_round_counts():
     one = plan.Measurement("a", case.Size(1, 1, 1), (), ({**ROW, "over": "us", "under": ["b", "c"]},))
     times = {"us": [[2.0], [2.0]], "b": [[1.0], [8.0]], "c": [[4.0], [4.0]]}
     found = {one.name: {"contenders": {name: {"calls_s": calls} for name, calls in times.items()}}}
-    (row,) = comparison.rows([one], found)
+    (row,) = speed.rows([one], found)
     assert row["rounds"] == [2.0, 0.5]
     del found[one.name]["contenders"]["c"]  # the best of those that were measured would flatter
-    assert comparison.rows([one], found) == []
+    assert speed.rows([one], found) == []
