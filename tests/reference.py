@@ -94,6 +94,19 @@ def convolution_gradients(image, kernel, cotangent, stride=1, padding="SAME") ->
     return of_padded[top : top + image.shape[0], left : left + image.shape[1]], of_kernel
 
 
+def group_norm(y: np.ndarray, groups: int, scale, shift) -> np.ndarray:
+    """An (H, W, C) map normalised over groups of channels."""
+    parts = y.reshape(-1, groups, y.shape[2] // groups)
+    parts = (parts - parts.mean((0, 2), keepdims=True)) / np.sqrt(parts.var((0, 2), keepdims=True) + 1e-5)
+    return parts.reshape(y.shape) * np.asarray(scale, np.float64) + np.asarray(shift, np.float64)
+
+
+def mean_pool(y: np.ndarray, size: int) -> np.ndarray:
+    """The mean of each window of an (H, W, C) map; what fills none is left out."""
+    h, w = (n // size for n in y.shape[:2])
+    return y[: h * size, : w * size].reshape(h, size, w, size, -1).mean((1, 3))
+
+
 def adaptive_average(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """PyTorch's adaptive average pooling, cell by cell, on every axis."""
     out = np.zeros(shape)

@@ -10,7 +10,8 @@ import reference
 from small import close
 
 from puppet_jax.convolution import Choice, convolve, native
-from puppet_jax.convolution._lowerings import LOWERINGS, default_lowering
+from puppet_jax.convolution._lowerings import LOWERINGS, Geometry, default_lowering
+from puppet_jax.convolution._primitives import depthwise_p
 
 needs_native = pytest.mark.skipif(not native.available(), reason="the package was installed without a C++ compiler")
 BFLOAT16_LOWERINGS = [
@@ -138,19 +139,33 @@ def transforms(f, lowering, x, index, bank, v):
     }
 
 
+def depthwise(image, index, taps, lowering=None):
+    geometry = Geometry(image.shape[:2], (3, 3), (1, 1), ((1, 1), (1, 1)))
+    return depthwise_p.bind(image[None], index[None], taps, geometry=geometry, sets=len(taps), lowering=lowering)[0]
+
+
+def plain_depthwise(image, index, taps, lowering=None):
+    return plain(image, index, taps[..., None] * jnp.eye(taps.shape[-1]))
+
+
+MAPS = {"whole": (chosen, plain, (2, 2)), "depthwise": (depthwise, plain_depthwise, (5,))}  # channels of kernels
+
+
 @functools.cache  # one for all lowerings
-def plain_transforms():
+def plain_transforms(name):
+    _, plain, channels = MAPS[name]
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.float32(rng.standard_normal(shape))  # noqa: E731
-    x, bank = draw(3, 3, 4, 2), draw(2, 3, 3, 2, 2)
+    x, bank = draw(3, 3, 4, channels[0]), draw(2, 3, 3, *channels)
     arguments = x, jnp.array([1, -1, 0]), bank, (draw(*x.shape), draw(*bank.shape))
     return arguments, jax.jit(functools.partial(transforms, plain, None))(*arguments)
 
 
+@pytest.mark.parametrize("map_name", MAPS)
 @pytest.mark.parametrize("lowering", [e for e in EVERY_LOWERING if "_" not in str(e)])
-def test_every_transformation_is_that_of_a_plain_convolution(lowering):
-    arguments, expected = plain_transforms()
-    found = jax.jit(functools.partial(transforms, chosen, lowering))(*arguments)
+def test_every_transformation_is_that_of_a_plain_convolution(lowering, map_name):
+    arguments, expected = plain_transforms(map_name)
+    found = jax.jit(functools.partial(transforms, MAPS[map_name][0], lowering))(*arguments)
     for name in expected:
         assert close(found[name], expected[name], 1e-4), name
 

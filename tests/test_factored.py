@@ -8,47 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from small import close, drawn
-from test_convolution import CASES, EVERY_LOWERING, numpy_case, transforms
+from test_convolution import CASES, EVERY_LOWERING, depthwise, numpy_case
 
 import puppet_jax as pj
 from puppet_jax._batch import logits_of_batch, make_bank
 from puppet_jax.convolution import Choice, FactoredBank, convolve, whole
-from puppet_jax.convolution._lowerings import Geometry
-from puppet_jax.convolution._primitives import depthwise_p
 from puppet_jax.puppeteers import _factors
 from puppet_jax.puppeteers._grouped import GroupedPuppeteer
 from puppet_jax.puppeteers._kernels import EPSILON, standardise
-
-
-def diagonal(taps):
-    """The kernels of a depthwise convolution: (…, C) to (…, C, C)."""
-    return taps[..., None] * jnp.eye(taps.shape[-1])
-
-
-def depthwise(image, index, taps, lowering=None):
-    geometry = Geometry(image.shape[:2], (3, 3), (1, 1), ((1, 1), (1, 1)))
-    return depthwise_p.bind(image[None], index[None], taps, geometry=geometry, sets=len(taps), lowering=lowering)[0]
-
-
-@functools.cache
-def plain_transforms():
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.float32(rng.standard_normal(shape))  # noqa: E731
-    x, taps = draw(3, 3, 4, 5), draw(2, 3, 3, 5)
-    arguments = x, jnp.array([1, -1, 0]), taps, (draw(*x.shape), draw(*taps.shape))
-
-    def plain(image, index, taps, lowering):
-        return convolve(image, Choice(index, diagonal(taps)), lowering="gathered")
-
-    return arguments, jax.jit(functools.partial(transforms, plain, None))(*arguments)
-
-
-@pytest.mark.parametrize("lowering", [e for e in EVERY_LOWERING if "_" not in str(e)])
-def test_every_transformation_of_a_depthwise_convolution(lowering):
-    arguments, expected = plain_transforms()
-    found = jax.jit(functools.partial(transforms, depthwise, lowering))(*arguments)
-    for name in expected:
-        assert close(found[name], expected[name], 1e-4), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

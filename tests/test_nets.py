@@ -40,19 +40,12 @@ def in_numpy(preset, image, kernels, running):
     def unit(x, stride=1):
         nonlocal index
         y = reference.convolve(x, kernels[index], stride)
-        count = math.gcd(8, y.shape[2])
-        groups = y.reshape(-1, count, y.shape[2] // count)
-        groups = (groups - groups.mean((0, 2), keepdims=True)) / np.sqrt(groups.var((0, 2), keepdims=True) + 1e-5)
-        scale, shift = (np.asarray(each[...], np.float64) for each in (norms[index].scale, norms[index].bias))
-        index += 1
-        return groups.reshape(y.shape) * scale + shift
+        norm, index = norms[index], index + 1
+        return reference.group_norm(y, math.gcd(8, y.shape[2]), norm.scale[...], norm.bias[...])
 
     def block(x, stride=1):
         if not residual:
-            h, w, c = x.shape
-            cells = x[: h // stride * stride, : w // stride * stride]
-            cells = cells.reshape(h // stride, stride, w // stride, stride, c)
-            return np.maximum(unit(cells.mean((1, 3))), 0)
+            return np.maximum(unit(reference.mean_pool(x, stride)), 0)
         y = unit(np.maximum(unit(x, stride), 0))
         shortcut = np.zeros_like(y)
         shortcut[:, :, : x.shape[2]] = x[::stride, ::stride]

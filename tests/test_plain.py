@@ -42,17 +42,10 @@ def numpy_puppet(puppet, image, kernels, depth, width=8):
     x = (np.asarray(image, np.float64) - 0.5) * 4
     for index, spec in enumerate(puppet.layers[:depth]):
         y = reference.convolve(x, np.asarray(kernels[index], np.float64), spec.stride)
-        groups = y.reshape(-1, puppet.norm_groups, spec.width // puppet.norm_groups)
-        groups = (groups - groups.mean((0, 2), keepdims=True)) / np.sqrt(groups.var((0, 2), keepdims=True) + 1e-5)
-        y = groups.reshape(y.shape) * np.asarray(puppet.norm_scale[index][...]) + np.asarray(
-            puppet.norm_shift[index][...]
-        )
+        y = reference.group_norm(y, puppet.norm_groups, puppet.norm_scale[index][...], puppet.norm_shift[index][...])
         y = np.maximum(y, 0)
         y = y + x if y.shape == x.shape else y
-        h, w = (n // spec.pool for n in y.shape[:2])
-        cells = y[: h * spec.pool, : w * spec.pool].reshape(h, spec.pool, w, spec.pool, -1)
-        y = cells.mean((1, 3))
-        x = y
+        x = reference.mean_pool(y, spec.pool)
     features = np.zeros(width)
     features[: x.shape[2]] = x.mean((0, 1))
     return features @ np.asarray(puppet.head[...]) + np.asarray(puppet.head_bias[...])
