@@ -7,10 +7,11 @@ import importlib.util
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from train.revision import revision
 
 _PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "torch", "onnxruntime", "openvino")
 
@@ -42,7 +43,7 @@ def describe() -> dict:
         },
         "native_convolution": _native(),
         "versions": {"python": platform.python_version(), **_versions()},
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
@@ -61,20 +62,6 @@ def _processor() -> str:
 def _versions() -> dict[str, str]:
     installed = [name for name in _PACKAGES if importlib.util.find_spec(name)]
     return {name: importlib.metadata.version(name) for name in installed}
-
-
-def _revision() -> str | None:
-    """The commit, with a "+" if tracked files other than results differ from it; ``None`` outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    code = ("--", ":(top)", ":(top,exclude)bench/results")
-    try:
-        revision, changed = (
-            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", *code))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision + ("+" if changed else "")
 
 
 def without_folders(argument: str) -> str:

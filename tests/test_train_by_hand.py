@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 import puppet_jax as pj
 from train.__main__ import main
 from train.config import Config, resolve
-from train.runs import run_folder
+from train.revision import revision
 from train.steps import optimiser
 
 SEED, BATCH, STEPS, PER_EPOCH, EMA, SMOOTHING, DECAY, CLIP, SIDE = 1, 5, 6, 5, 0.5, 0.1, 0.3, 0.2, 32
@@ -247,4 +247,4 @@ def test_a_revision_says_that_the_source_differs_from_it(tmp_path, monkeypatch):
         git.write_text(f'#!/bin/sh\ncase "$*" in *rev-parse*) echo abc1;; *status*) {changes or ":"};; esac\n')
         git.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-        assert run_folder._git_revision() == expected
+        assert revision() == expected

@@ -9,7 +9,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from train import atomic_file
 from train.config import Config, ResolvedConfig, from_json, to_json
 from train.data import Dataset
 from train.errors import UserError
+from train.revision import revision
 from train.runs.reading import Description, read_json
 
 FIGURES = tuple(f"{name}.png" for name in ("learning_curves", "complexity", "depth", "confusion", "kernels"))
@@ -153,7 +153,7 @@ def describe(
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
-        "git_revision": _git_revision(),
+        "git_revision": revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -184,16 +184,3 @@ def peak_memory_bytes() -> int:
 def _line(record: dict[str, Any]) -> str:
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _git_revision() -> str | None:
-    """The revision of the source that runs, with ``+changes`` where it differs from it; None outside git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
