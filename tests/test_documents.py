@@ -120,13 +120,10 @@ def test_links_lead_somewhere_and_images_say_what_they_show(page):
             assert ((ROOT / page).parent / target.partition("#")[0]).exists(), target
 
 
-def test_the_reference_is_complete_and_its_links_lead_to_it():
+def test_the_reference_is_complete():
     names = [name for text in TEXTS.values() for name in re.findall(r"^::: ([\w.]+)$", text, re.M)]
     assert len(set(names)) == len(names)
     assert {name.rpartition(".")[2] for name in names} >= set(pj.__all__)
-    for page, text in TEXTS.items():
-        for target in re.findall(r"\]\[(puppet_jax[\w.]*)\]", text):
-            assert target in names or target.rpartition(".")[0] in names, (page, target)
 
 
 def test_no_measured_number_stands_outside_of_the_results():
