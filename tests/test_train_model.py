@@ -66,7 +66,7 @@ def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsy
     assert codes == [0]
     found = json.loads(capsys.readouterr().out)
     assert found["correct"] == found["reported"]["correct"] == np.sum(expected.argmax(-1) == test.labels)
-    assert evaluated.measured(run, ())["bits"]["32"]["accuracy"] == np.mean(expected.argmax(-1) == test.labels)
+    assert evaluated.measured(run)["bits"]["32"]["accuracy"] == np.mean(expected.argmax(-1) == test.labels)
     image = picture(tmp_path / "image.png", 3)
     said = answer("predict", run, image, "--json")
     answer("export", run, tmp_path / "file", "--platforms", "cpu")
