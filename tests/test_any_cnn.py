@@ -35,23 +35,12 @@ class Net(nnx.Module):
 
 
 class Branch(nnx.Module):
-    def __init__(self, c_in=4, c_out=4, returns=lambda x, y: y):
-        self.conv = conv(c_in, c_out, use_bias=False)
+    def __init__(self, returns=lambda x, y: y):
+        self.conv = conv(4, 4, use_bias=False)
         self.returns = returns
 
     def __call__(self, x):
         return self.returns(x, nnx.tanh(self.conv(x)))
-
-
-def append(x, y):
-    return jnp.concatenate([x, y], -1)
-
-
-def dense(net, x):
-    for i in range(3):
-        y = nnx.relu(net.squeeze[i](x))
-        x = append(x, net.grow[i](y))
-    return x
 
 
 def in_turn(net, x):
@@ -96,20 +85,6 @@ CASES = {
         lambda: Net(in_turn, layers=nnx.List([conv(4, 4), nnx.relu, conv(4, 4), nnx.relu, conv(4, 4)])),
         "layers.0 layers.2 layers.4",
         lambda net, x: nnx.relu(net.layers[0](x)),
-    ),
-    "dense": (
-        lambda: Net(
-            dense,
-            squeeze=three(lambda i: conv(4 + 2 * i, 3, 1)),
-            grow=three(lambda i: conv(3, 2, use_bias=False)),
-        ),
-        "grow.0 grow.1 grow.2",
-        lambda net, x: jnp.pad(append(x, net.grow[0](nnx.relu(net.squeeze[0](x)))), ((0, 0), (0, 0), (0, 0), (0, 4))),
-    ),
-    "dense layers": (
-        lambda: Net(in_turn, layers=three(lambda i: Branch(4 + 2 * i, 2, append))),
-        "layers.0 layers.1 layers.2",
-        lambda net, x: jnp.pad(net.layers[0](x), ((0, 0), (0, 0), (0, 0), (0, 4))),
     ),
 }
 
@@ -288,7 +263,10 @@ class Pixels(nnx.Module):
         for block in self.blocks:
             x = block(x, key=key, train=train)
         up = jax.image.resize(x, first.shape, "nearest")
-        return {"mask": self.merge(append(first, up)), "heads": [self.head(x).mean((1, 2)), x.argmax(-1)]}
+        return {
+            "mask": self.merge(jnp.concatenate([first, up], -1)),
+            "heads": [self.head(x).mean((1, 2)), x.argmax(-1)],
+        }
 
 
 def call(module, images, rngs):

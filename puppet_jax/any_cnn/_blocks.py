@@ -21,10 +21,9 @@ class Blocks:
 
     A skipped block should leave what a branch of zeros would. So what stands for its result is that with which the
     convolution or block that is called next is handed what the block was handed: the block's argument (it is residual,
-    or one of a chain), or zeros (the forward adds its result to its argument). Zeros also stand for a result that the
-    forward appends to other channels, and for what a block itself appends to its argument. Else the argument stands
-    for the result where everything passes through the block: where exchanging two images' results in it exchanges what
-    the module returns. Any other block always runs.
+    or one of a chain), or zeros (the forward adds its result to its argument). Else the argument stands for the result
+    where everything passes through the block: where exchanging two images' results in it exchanges what the module
+    returns. Any other block always runs.
 
     Args:
         body, trials: the module, and its trials, which watch its convolutions and everything in ``families``.
@@ -53,11 +52,11 @@ class Blocks:
                 else:
                     kinds.setdefault(self._kind(at(body, path), path, named), []).append(path)
             for group in (sorted(group, key=trials.number) for group in kinds.values()):
-                skips = self._skips(group) if named or len(group) > 1 else _ALONE
-                if isinstance(skips, str):
-                    self._whys |= dict.fromkeys(group, skips)
+                skip, why = self._skip(group) if named or len(group) > 1 else (None, _ALONE)
+                if skip is None:
+                    self._whys |= dict.fromkeys(group, why)
                 else:
-                    self.skips |= zip(group, skips, strict=True)
+                    self.skips |= dict.fromkeys(group, skip)
                     self.sequences.append(group)
         if named:
             self.sequences = families
@@ -78,32 +77,29 @@ class Blocks:
 
     def _kind(self, block: nnx.Module, path: Path, named: bool) -> tuple:
         """What blocks of one sequence have in common, or named ones that are tried together."""
-        appends = _place(self._call(path).argument, self._call(path).result) is not None
         if named:
-            return appends, self._call(path).keeps_shape
-        leaves = () if appends else jax.tree_util.tree_leaves_with_path(nnx.state(block))
-        return type(block), appends, *((jax.tree_util.keystr(at), leaf.shape, leaf.dtype) for at, leaf in leaves)
+            return (self._call(path).keeps_shape,)
+        leaves = jax.tree_util.tree_leaves_with_path(nnx.state(block))
+        return type(block), *((jax.tree_util.keystr(at), leaf.shape, leaf.dtype) for at, leaf in leaves)
 
-    def _skips(self, group: list[Path]) -> list[Skip] | str:
+    def _skip(self, group: list[Path]) -> tuple[Skip | None, str]:
+        """What stands for the results of these blocks, or ``None`` and why nothing does."""
         calls = [self._call(path) for path in group]
-        if _place(calls[0].argument, calls[0].result) is not None:  # and so all of its kind
-            return [_appended(call) for call in calls]
         changing = next((call for call in calls if not call.keeps_shape), None)
         if not changing and self._hands_on(group, self._trials.tried(group, ARGUMENT)[1]):
-            return [Skip()] * len(group)
-        zeros = self._trials.tried(group, ZERO)[1]
-        if self._hands_on(group, zeros) or self._is_appended(group, zeros):
-            return [Skip("zero")] * len(group)
+            return "argument", ""
+        if self._hands_on(group, self._trials.tried(group, ZERO)[1]):
+            return "zero", ""
         if changing:
-            return (
+            return None, (
                 f"it maps {changing.argument.shape} to {changing.result.shape}, and what is skipped must keep shape "
-                "and dtype, or be added or appended"
+                "and dtype, or be added"
             )
         exchanged = jax.tree.map(lambda leaf: leaf[::-1], self._trials.output)
         outputs = [self._trials.tried([path], EXCHANGED)[0] for path in group]
         if all(same(output, exchanged) for output in outputs) and not same(self._trials.output, exchanged):
-            return [Skip()] * len(group)
-        return (
+            return "argument", ""
+        return None, (
             "neither its argument nor zeros in its result's place hand on what it was given; if the forward does more "
             "with the result than to add it or to pass it on, put that into the block"
         )
@@ -129,17 +125,6 @@ class Blocks:
         decisive = next(filter(None, evidence.values()), [False])
         return all(decisive)
 
-    def _is_appended(self, group: list[Path], zeros: list[Call]) -> bool:
-        """Whether the results are parts of what something is called with later, and not all that reaches it."""
-        for path in group[:-1] or group:
-            call, after = self._call(path), self._next(path)
-            later = (each.argument for each in self._trials.calls[call.end :] if each.argument is not None)
-            if not any(_place(call.result, argument) is not None for argument in later):
-                return False
-            if after is None or zeros[after].argument is None or not _varies(zeros[after].argument):
-                return False
-        return True
-
     def why_always(self, conv: Path) -> str:
         """Why every image runs a convolution, by what is said of the innermost of the blocks around it."""
         around = [path for family in self._families for path in family if is_inside(conv, path)]
@@ -160,22 +145,9 @@ def _check_named(blocks: list[Path], whys: dict[Path, str]) -> None:
             raise ValueError(f"puppetize: {name!r} is in blocks twice, or has one of blocks inside; name one")
 
 
-def _appended(call: Call) -> Skip:
-    before = _place(call.argument, call.result) or 0
-    return Skip("appended", before, call.result.shape[-1] - call.argument.shape[-1] - before)
-
-
 def _varies(x: np.ndarray) -> bool:
     """Whether it differs between the two images."""
     return len(x) == 2 and not same(x[:1], x[1:])
-
-
-def _place(part: np.ndarray, whole: np.ndarray) -> int | None:
-    """Before how many channels of ``whole`` the ``part`` stands, at its begin or end, among others; or ``None``."""
-    more = whole.shape[-1] - part.shape[-1]
-    if part.shape[:-1] != whole.shape[:-1] or more <= 0:
-        return None
-    return next((at for at in (0, more) if np.array_equal(whole[..., at : at + part.shape[-1]], part)), None)
 
 
 def families(body: nnx.Module, convolutions: Iterable[Path]) -> list[list[Path]]:

@@ -51,28 +51,9 @@ class GeneratedKernel:
         return np.full((), np.nan, self.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Skip:
-    """What stands for the result of a block that an image skips.
-
-    Attributes:
-        kind: ``"argument"``, the block's first argument; ``"zero"``, where the forward adds or appends the result to
-            something; ``"appended"``, the argument and zeros for what the block appends to it.
-        before, after: how many channels are appended on either side of the argument.
-    """
-
-    kind: Literal["argument", "zero", "appended"] = "argument"
-    before: int = 0
-    after: int = 0
-
-    def result(self, x: Array, run: Callable[[Array], Array]) -> Array:
-        """What stands in the place of ``run(x)``."""
-        if self.kind == "argument":
-            return x
-        if self.kind == "zero":
-            like = jax.eval_shape(run, x)
-            return jnp.zeros(like.shape, like.dtype)
-        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (self.before, self.after)])
+Skip = Literal["argument", "zero"]
+"""What stands for the result of a block that an image skips: its first argument, or zero, where the forward adds the
+result to something."""
 
 
 def stand_in(module: Any, call: Callable) -> None:
@@ -114,6 +95,12 @@ def _gated(module, own, x, *args, **kwargs):
     depth, deepest = module.puppet_depths()
     graphdef, state = nnx.split(module)
 
+    def skipped(x):
+        if skip == "argument":
+            return x
+        like = jax.eval_shape(run, x)
+        return jnp.zeros(like.shape, like.dtype)
+
     def run(x):
         # A copy made inside the branch, so that its random streams may advance there. Blocks may share a stream: fold
         # in the level, or they would draw the same numbers.
@@ -123,10 +110,10 @@ def _gated(module, own, x, *args, **kwargs):
         return own(block, x, *args, **kwargs)
 
     if isinstance(depth, int | np.integer):
-        return own(module, x, *args, **kwargs) if depth >= level else skip.result(x, run)
+        return own(module, x, *args, **kwargs) if depth >= level else skipped(x)
     # One predicate for all images of a chunk: under ``vmap`` over images it stays a branch, and costs nothing.
-    y = run(x) if deepest is None else cond(deepest >= level, run, lambda x: skip.result(x, run), x)
-    return jnp.where(depth >= level, y, skip.result(x, run))
+    y = run(x) if deepest is None else cond(deepest >= level, run, skipped, x)
+    return jnp.where(depth >= level, y, skipped(x))
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
