@@ -201,7 +201,7 @@ class Graph:
         for value, result in zip(map(self.full, outputs.values()), results, strict=True):
             nodes.append(helper.make_node("Identity", [value.name], [result.name]))
         nodes = _needed(nodes, outputs)
-        used = set().union(*map(_reads, nodes))
+        used = {name for node in nodes for name in _reads(node)}
         kept = [tensor for name, tensor in self.initializers.items() if name in used]
         return helper.make_graph(nodes, "puppet", [*map(self.info, inputs)], [*map(self.info, results)], kept)
 
@@ -232,19 +232,21 @@ def _groups(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[list[int], lis
     return groups
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def _reads(node: onnx.NodeProto) -> list[str]:
     """Names that a node reads, and those that the graphs in it do."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            names = names.union(*map(_reads, attribute.g.node))
-    return names
+    graphs = [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in _reads(inner))]
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
-    needed, kept = set(names), []
-    for node in reversed(nodes):
-        if not needed.isdisjoint(node.output):
+    """Nodes that make these and what they read, each just before it is read: maps and kernels do not live long."""
+    makers = {name: node for node in nodes for name in node.output}
+    kept, done, left = [], set(names) - set(makers), [makers[name] for name in reversed([*names]) if name in makers]
+    while left:
+        waits = [makers[name] for name in _reads(left[-1]) if name in makers and name not in done]
+        if waits:
+            left.append(waits[0])
+        elif (node := left.pop()).output[0] not in done:
             kept.append(node)
-            needed |= _reads(node)
-    return kept[::-1]
+            done.update(node.output)
+    return kept

@@ -449,24 +449,31 @@ def _all_axes(value: Value) -> tuple[Any, ...]:
 
 
 @_rule("scan")
-def _scan(graph, out, *values, jaxpr, num_consts, num_carry, reverse, **_):
-    consts, moving = values[:num_consts], [graph.full(value) for value in values[num_consts:]]
-    rows = len(moving) - num_carry
-    if rows == 0:
-        raise NotImplementedError("nothing but a count")
+def _scan(graph, out, *values, jaxpr, num_consts, num_carry, reverse, length, **_):
+    carry, rows = values[num_consts:][:num_carry], values[num_consts + num_carry :]
+    carry = [graph.full(value) for value in carry]
     insides = [
-        Value(a.shape, a.dtype, graph.varying(), tuple(range(len(a.shape)))) for a in jaxpr.in_avals[num_consts:]
+        # Of rows of one number each has it.
+        Value(a.shape, a.dtype, number=value.number)
+        if value.number is not None
+        else Value(a.shape, a.dtype, graph.varying(), tuple(range(len(a.shape))))
+        for a, value in zip(
+            jaxpr.in_avals[num_consts:], (*(v._replace(number=None) for v in carry), *rows), strict=True
+        )
     ]
+    rows = [graph.full(value) for value in rows if value.number is None]
+    if not rows:
+        raise NotImplementedError("nothing but a count")
 
     def step():
-        return list(map(graph.full, walk(graph, jaxpr, [*consts, *insides])))
+        return list(map(graph.full, walk(graph, jaxpr, [*values[:num_consts], *insides])))
 
-    body, avals = graph.subgraph(step, list(map(graph.info, insides))), jaxpr.out_avals
-    static = {"body": body, "num_scan_inputs": rows}
+    body = graph.subgraph(step, [graph.info(each) for each in insides if each.number is None])
+    static, avals = {"body": body, "num_scan_inputs": len(rows)}, jaxpr.out_avals
     if reverse:
-        static |= {"scan_input_directions": [1] * rows, "scan_output_directions": [1] * (len(avals) - num_carry)}
-    names = graph.node("Scan", *(each.name for each in moving), outputs=len(avals), varies=True, **static)
-    shapes = [a.shape if i < num_carry else (moving[-1].shape[0], *a.shape) for i, a in enumerate(avals)]
+        static |= {"scan_input_directions": [1] * len(rows), "scan_output_directions": [1] * (len(avals) - num_carry)}
+    names = graph.node("Scan", *(each.name for each in (*carry, *rows)), outputs=len(avals), varies=True, **static)
+    shapes = [a.shape if i < num_carry else (length, *a.shape) for i, a in enumerate(avals)]
     return [
         Value(shape, a.dtype, name, tuple(range(len(shape))))
         for shape, a, name in zip(shapes, avals, names, strict=True)

@@ -1,6 +1,9 @@
 """An ONNX file answers in ONNX Runtime as the predictor it was made from, and is about as large as its parameters."""
 
+import ctypes
 import json
+import subprocess
+import sys
 import zlib
 
 import jax
@@ -12,6 +15,7 @@ from small import close, drawn, model_of
 from small import images_of as small_images
 
 import puppet_jax as pj
+from bench import c_code
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -87,6 +91,28 @@ def test_weights_of_fewer_bits_are_those_of_a_program_for_jax(tmp_path):
         assert not close(predict(images).logits, pj.load(tmp_path / "a")(images).logits, 1e-5)
 
 
+def test_as_c_it_answers_the_same_without_allocating(tmp_path):
+    """Compiled for size, of 20 images; its arrays share one."""
+    pytest.importorskip("emx_onnx_cgen", reason="emx-onnx-cgen, which writes the C, is not installed")
+    predict, images = pj.compile_predict(model_of(depth="full")), np.asarray(small_images(levels=(256, 3) * 10))
+    pj.export(predict, tmp_path / "a.onnx", image_shape=images.shape[1:], batch=1, weights="int8")
+    expected = answers(tmp_path / "a.onnx", images, one_by_one=True)
+    memory = c_code.write(tmp_path / "a.onnx", tmp_path / "puppet.c")
+    assert memory < 50_000
+    assert "malloc" not in (tmp_path / "puppet.c").read_text()
+    command = ["gcc", "-std=c99", "-Os", "-shared", "-fPIC", "puppet.c", "-o", "puppet.so", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    puppet = ctypes.CDLL(str(tmp_path / "puppet.so")).puppet
+    found = {name: np.zeros_like(each) for name, each in expected.items()}
+    for i, image in enumerate(images):
+        puppet(
+            *(each.ctypes.data_as(ctypes.c_void_p) for each in (image, *(rows[i : i + 1] for rows in found.values())))
+        )
+    assert close(found["logits"], expected["logits"], 1e-4)
+    np.testing.assert_array_equal(found["depth"], expected["depth"])
+    np.testing.assert_allclose(found["complexity"], expected["complexity"], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("no_type_checker")
 def test_what_cannot_be_written_is_refused_by_name(tmp_path, monkeypatch):
     class Sorts(nnx.Module):
@@ -108,10 +134,9 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=words):
             pj.export(**{**good, **change})
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    for name in list(__import__("sys").modules):
-        if name.startswith("puppet_jax._onnx"):
-            monkeypatch.delitem(__import__("sys").modules, name)
+    for name in [name for name in sys.modules if name.startswith("puppet_jax._onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"puppet-jax\[onnx\]"):
         pj.export(**good)
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,11 @@
 """Kernels: their types, and what is done to them once made (averaged down to a layer's shape, standardised)."""
 
-import functools
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from puppet_jax.convolution._lowerings import Geometry
@@ -89,15 +89,13 @@ def averages(state: Float[Array, "*axes n"], lengths: Sequence[int]) -> list[Flo
     shorter = [m for m in lengths if m < n]
     if not shorter:
         return [state] * len(lengths)
-    matrices = np.concatenate([_averaging_matrix(n, m) for m in shorter])
-    made = jnp.split(jnp.tensordot(state, jnp.asarray(matrices).T, 1), np.cumsum(shorter)[:-1].tolist(), axis=-1)
+    matrices = jnp.concatenate([_averaging_matrix(n, m) for m in shorter])
+    made = jnp.split(jnp.tensordot(state, matrices.T, 1), np.cumsum(shorter)[:-1].tolist(), axis=-1)
     return [made[shorter.index(m)] if m < n else state for m in lengths]
 
 
-@functools.cache
-def _averaging_matrix(n: int, m: int) -> np.ndarray:
-    matrix = np.zeros((m, n), np.float32)
-    for i in range(m):
-        start, stop = i * n // m, -(-(i + 1) * n // m)
-        matrix[i, start:stop] = 1.0 / (stop - start)
-    return matrix
+def _averaging_matrix(n: int, m: int) -> Float[Array, "m n"]:
+    # In JAX, not as a constant, which would be most of a small exported graph.
+    i, j = jnp.arange(m)[:, None], jnp.arange(n)[None]
+    inside = (j >= lax.div(i * n, m)) & (j < lax.div((i + 1) * n + m - 1, m))
+    return inside / jnp.sum(inside, axis=1, keepdims=True, dtype=jnp.float32)
