@@ -221,7 +221,7 @@ def create(
         dtype: compute type of the convolutions, float32 or bfloat16.
         width: C_out of every layer, instead of the preset's; in stages of the first one, the others in proportion.
         exits: depths that an image may leave at, to be trained with a loss at each (:meth:`PuppetCNN.at_exits`);
-            ``None``: those of the preset.
+            ``None``: those of the preset; ``()``: none.
         compression: the static twin's kernel parameters over the continuous puppeteer's, at least; its basis, rank and
             network are solved for. ``None``: those of the preset, about 10 at its own width.
         puppeteer_options: arguments for the puppeteer's constructor, over the preset's own.

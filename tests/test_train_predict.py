@@ -33,7 +33,7 @@ NAMES = ["cat", "dog", "猫", "a \x1b[31mred\n name"]
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = save_run(folder, [8, 10], NAMES, 3, puppeteer="continuous", seed=3)
-    return folder, model, Predictor(open_run(folder).model)
+    return folder, model, Predictor(pj.compile_predict(open_run(folder).model))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ SMALL, SEEN = 2_000, 24_000
 """A set of fewer training images is small, and is seen in as many epochs as make so many images."""
 
 # The names of puppet_jax.PRESETS and of its puppeteers: importing those would take seconds, and a test compares them.
-Preset = Literal["puppet_xs", "puppet_s", "puppet_m", "puppet_vgg_s", "puppet_resnet_s"]
+Preset = Literal["puppet_xs", "puppet_s", "puppet_m", "puppet_e", "puppet_vgg_s", "puppet_resnet_s"]
 PUPPETEERS = ("continuous", "ode", "printed", "stored")
 Optimiser = Literal["adamw", "muon"]
 Augmentation = Literal["none", "flip", "crop", "flip-crop", "strong"]
@@ -84,7 +84,7 @@ class Model:
     """Channels of every layer, in stages of the first, the others in proportion (default: as the preset says)."""
     exits: Annotated[str | None, shown("D,D,…")] = None
     """Depths that an image may leave at, such as 3,5: training puts a loss on each of them, so that one file serves
-    several budgets (default: as the preset says)."""
+    several budgets; none: no exits (default: as the preset says)."""
     puppeteer: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(PUPPETEERS)}|MODULE:FUNCTION")] = "continuous"
     """Where the kernels come from. continuous: a function of position and depth, the recommended one. ode: the
     differential equation with a learned start and standardised kernels. printed: the equation exactly as the
@@ -245,8 +245,10 @@ class ResolvedConfig(Config):
 
     @property
     def exit_depths(self) -> list[int] | None:
-        """The depths of ``exits``."""
-        return None if self.exits is None else [int(each) for each in self.exits.split(",")]
+        """The depths of ``exits``, ``[]`` for none; ``None``: as the preset says."""
+        if self.exits in (None, "none"):
+            return None if self.exits is None else []
+        return [int(each) for each in str(self.exits).split(",")]
 
     @property
     def net(self) -> str:
@@ -330,8 +332,8 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
         expect("dtype", config.dtype == "float32", "float32 with --model, whose layers have types of their own")
     known = config.puppeteer in PUPPETEERS or ":" in config.puppeteer
     expect("puppeteer", known, f"one of {', '.join(PUPPETEERS)}, or MODULE:FUNCTION, such as my_package.kernels:make")
-    listed = config.exits is None or all(each.isdecimal() for each in config.exits.split(","))
-    expect("exits", listed, "depths with commas between them, such as 3,5")
+    listed = config.exits in (None, "none") or all(each.isdecimal() for each in (config.exits or "").split(","))
+    expect("exits", listed, "depths with commas between them, such as 3,5, or none")
     expect("compression", config.compression is None or config.compression > 0, "a number above 0")
     width = config.measurement.bin
     expect("bin", width is None or 0 < width <= 8, "above 0 and at most 8 bits, or None", config.measurement)

@@ -114,7 +114,7 @@ class Puppet(nnx.Module):
         return self.exits or tuple(range(1, self.max_depth + 1))
 
     def leave_at(self, exits: Sequence[int] | None) -> None:
-        """Set ``exits``, ``max_depth`` among them.
+        """Set ``exits``, ``max_depth`` among them; none if there are none.
 
         Raises:
             ValueError: one that is no depth.
@@ -122,7 +122,7 @@ class Puppet(nnx.Module):
         wrong = [each for each in exits or () if not 1 <= each <= self.max_depth]
         if wrong:
             raise ValueError(f"exits: must lie in 1..{self.max_depth}, got {wrong[0]}")
-        self.exits = None if exits is None else tuple(sorted({*map(int, exits), self.max_depth}))
+        self.exits = tuple(sorted({*map(int, exits), self.max_depth})) if exits else None
 
     def cut(self, depth: int) -> None:
         """Leave out what only greater depths need. The default leaves all."""

@@ -9,14 +9,14 @@ import tyro
 
 from train.config import shown
 from train.errors import UserError
-from train.runs.source import OfModel
+from train.runs.source import OfPredictor
 from train.terminal import printable
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 
 
 @dataclass(frozen=True)
-class Export(OfModel):
+class Export(OfPredictor):
     """Write a run's model as one file for any batch size, with its classes' names, that runs without this project.
 
     FILE.onnx becomes an ONNX graph that generates the kernels itself; any other name a program for jax, which
@@ -54,7 +54,7 @@ def run(options: Export) -> int:
     height, width = trained.about.image_size
     channels = trained.about.create.in_channels
     with compiling("kernels", log=False):
-        predict = pj.compile_predict(trained.model)
+        predict = options.compiled(trained.model)
     kind = {1: "grey by luma (ITU-R 601)", 3: "RGB"}.get(channels, f"{channels} channels")
     try:
         with compiling("the program", log=False):

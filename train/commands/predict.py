@@ -11,15 +11,16 @@ import tyro
 from train.config import shown
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.runs.source import OfModel
+from train.runs.source import OfPredictor
 from train.terminal import line, printable, width
 
 if TYPE_CHECKING:
+    import puppet_jax as pj
     from train.runs.model_file import Trained
 
 
 @dataclass(frozen=True)
-class Predict(OfModel):
+class Predict(OfPredictor):
     """Say what a trained model sees in images: class, probability, complexity in bits and depth in layers.
 
     Images are converted to grey or colour as those that the model was trained on, scaled to cover their size, and cut
@@ -85,6 +86,13 @@ def run(options: Predict) -> int:
     return 1 if failed else 0
 
 
+def _compiled(options: Predict, trained: "Trained") -> "pj.Predictor":
+    from train.telling import compiling
+
+    with compiling("kernels", log=False):
+        return options.compiled(trained.model)
+
+
 def _print(options: Predict, names: list[str], trained: "Trained", devices: list) -> tuple[int, int]:
     """Predict to standard output. Returns how many images could not be read, and of how many."""
     from train.predict.jsonl_file import json_line
@@ -98,7 +106,7 @@ def _print(options: Predict, names: list[str], trained: "Trained", devices: list
     failed = 0
     # No bar on a terminal: the lines show the progress, and a bar would come between them.
     bar = not sys.stdout.isatty()
-    for told in predict_images(names, Predictor(trained.model, devices), top, bar=bar):
+    for told in predict_images(names, Predictor(_compiled(options, trained), devices), top, bar=bar):
         lines = [write(name, record) for name, record in told if "error" not in record]
         failed += len(told) - len(lines)
         sys.stdout.write("".join(lines))
@@ -137,12 +145,12 @@ def _write(options: Predict, output: Path, names: list[str], trained: "Trained",
     from train.predict.stream import predict_images
 
     top = min(options.top, len(trained.about.class_names))
-    with opened(output, trained.digest(), top) as file:
+    with opened(output, f"{trained.digest()} {options.leaving()}".strip(), top) as file:
         before = len(file.known)
         missing = [name for name in dict.fromkeys(names) if name not in file.known]
         try:
             if missing:
-                predictor = Predictor(trained.model, devices)
+                predictor = Predictor(_compiled(options, trained), devices)
                 for told in predict_images(missing, predictor, top, done=before):
                     file.write(told)
         except (KeyboardInterrupt, SystemExit):

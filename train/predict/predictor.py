@@ -23,14 +23,13 @@ class Predictor:
     whose images are neither grey nor colour is refused.
     """
 
-    def __init__(self, model: pj.PuppetCNN, devices: Sequence[jax.Device] | None = None):
-        self.classes, self.image_shape = model.classes or (), model.image_shape or (0, 0, 0)
+    def __init__(self, predict: pj.Predictor, devices: Sequence[jax.Device] | None = None):
+        height, width, channels = predict.image_shape or (0, 0, 0)
+        self.classes, self.image_shape = predict.classes or (), (height, width, channels)
         if self.image_shape[2] not in (1, 3):
             raise UserError(f"RUN: the model takes {self.image_shape[2]} channels, expected 1 (grey) or 3 (colour)")
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), (BATCH,))
         self.device_count = self._mesh.size
-        with compiling("kernels", log=False):
-            predict = pj.compile_predict(model)
 
         def one_part(arrays, images):
             return lax.all_gather(tuple(predict.with_arrays(arrays)(images)), BATCH, tiled=True)

@@ -150,6 +150,8 @@ def describe(
     }
     create |= {name: getattr(config, name) for name in ("width", "model", "batch_norm", "compression")}
     create["exits"] = config.exit_depths
+    if config.exits is None and config.model is None:
+        create["exits"] = pj.PRESETS[config.preset or ""].exits
     if config.model is None:
         create["name"] = config.preset
         if config.compression is None:  # with the preset's own options, which may differ in a later version
@@ -193,7 +195,8 @@ def open_run(source: Path) -> Trained:
     of_model = {name: create.get(name) for name in ("width", "model", "batch_norm", "compression", "puppeteer")}
     of_model |= {"preset": about.create.name, "dtype": about.create.dtype, "measurement": about.create.measurement}
     of_model["puppeteer_options"] = json.dumps(about.create.puppeteer_options)
-    of_model["exits"] = about.create.exits and ",".join(map(str, about.create.exits))
+    if about.create.exits is not None:
+        of_model["exits"] = ",".join(map(str, about.create.exits)) or "none"
     try:
         config = resolve(msgspec.convert(about.recipe | of_model, Config))  # without what this version does not know
         model = _pretrained.model_of(msgspec.structs.asdict(about) | {"create": create}, arrays)
