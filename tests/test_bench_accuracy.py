@@ -146,7 +146,7 @@ def test_rows_of_a_study_have_flags_that_train_takes(name):
     for row in rows:
         config = parse([*row.arguments, "--seed", "0"])
         assert config.puppeteer == row.puppeteer
-        assert (config.evaluate_on == "test") == (row.part in ("main", "own", "twin", "adapting", "digits"))
+        assert (config.evaluate_on == "test") == (row.part in ("main", "own", "twin", "adapting", "exits", "digits"))
 
 
 @pytest.mark.parametrize(
