@@ -12,7 +12,7 @@ from small import close, images_of, measured, model_of, one_by_one
 import puppet_jax as pj
 from puppet_jax import _batch as batch
 from puppet_jax._batch import logits_from_bank, logits_of_batch, make_bank
-from puppet_jax.any_cnn import _foreign as foreign
+from puppet_jax.any_cnn import _convolution as foreign
 from puppet_jax.puppets import Puppet
 from puppet_jax.puppets import _plain as plain
 

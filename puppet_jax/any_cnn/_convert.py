@@ -11,6 +11,7 @@ from jax import lax
 
 from puppet_jax._integers import image_shape_of
 from puppet_jax.any_cnn._blocks import Blocks, families, levels_of, named_paths, number_of_depths
+from puppet_jax.any_cnn._convolution import transposed
 from puppet_jax.any_cnn._foreign import (
     CONVOLUTIONS,
     Apply,
@@ -20,7 +21,6 @@ from puppet_jax.any_cnn._foreign import (
     kernel_shape,
     stand_in,
     streams,
-    transposed,
     use_groups,
     use_running,
 )

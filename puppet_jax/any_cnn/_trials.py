@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, stand_in, transposed
+from puppet_jax.any_cnn._convolution import transposed
+from puppet_jax.any_cnn._foreign import CONVOLUTIONS, Apply, GeneratedKernel, stand_in
 from puppet_jax.any_cnn._modules import Path, at, modules_of, name_of
 from puppet_jax.any_cnn._traced import Uses, own_kernel
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from puppet_jax.any_cnn._foreign import convolution
+from puppet_jax.any_cnn._convolution import convolution
 from puppet_jax.convolution import Choice
 
 # kernel size, groups, C_in, C_out, strides, padding, lhs_dilation, rhs_dilation
