@@ -84,6 +84,22 @@ class MobileNet(nnx.Module):
         return self.head(self.dropout(x.mean(axis=(1, 2))))
 
 
+class UNet(nnx.Module):
+    """Of two levels (Ronneberger et al. 2015): logits for every pixel."""
+
+    def __init__(self, num_classes=10, width=32, in_channels=3, *, rngs):
+        self.down = nnx.Conv(in_channels, width, (3, 3), rngs=rngs)
+        self.bottom = nnx.Conv(width, 2 * width, (3, 3), rngs=rngs)
+        self.up = nnx.ConvTranspose(2 * width, width, (2, 2), strides=(2, 2), rngs=rngs)
+        self.norm = nnx.BatchNorm(2 * width, rngs=rngs)
+        self.last = nnx.Conv(2 * width, num_classes, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        skip = nnx.relu(self.down(x))
+        x = self.up(nnx.silu(self.bottom(nnx.max_pool(skip, (2, 2), strides=(2, 2)))))
+        return {"pixels": self.last(self.norm(jnp.concatenate([x, skip], axis=-1)))}
+
+
 resnet8 = functools.partial(ResNet, blocks=1)  # the image classifier of MLPerf Tiny
 resnet20 = functools.partial(ResNet, blocks=3)
 mobilenet = functools.partial(MobileNet, width=16)

@@ -140,6 +140,11 @@ class Graph:
         axes = tuple(range(len(value.shape)) if axes is None else axes)
         return value._replace(name=self.arranged(value, axes, full=True), order=axes, number=None)
 
+    def every_axis(self, value: Value) -> tuple[Any, ...]:
+        """All axes of an array, those in its tensor as they stand there."""
+        there = [axis for axis in value.order if axis >= 0]
+        return (*(axis for axis in range(len(value.shape)) if axis not in there), *there)
+
     def elementwise(self, op: str, values: Sequence[Value], shape: Any, dtype: Any, **attributes: Any) -> Value:
         """A node whose operands broadcast; the result's axes are in the order of the operand that has most."""
         base = [axis for axis in max((value.order for value in values), key=len) if axis >= 0]

@@ -22,18 +22,15 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "clamp": lambda do, low, x, high: do("Min", do("Max", x, low), high),
     "convert_element_type": lambda do, x, new_dtype, **_: do("Cast", x, to=element(new_dtype)),
     "eq": lambda do, x, y: do("Equal", x, y),
-    "exp2": lambda do, x, **_: do("Exp", do("Mul", x, math.log(2))),
     "expm1": lambda do, x, **_: do("Sub", do("Exp", x), 1),
     "ge": lambda do, x, y: do("GreaterOrEqual", x, y),
     "gt": lambda do, x, y: do("Greater", x, y),
     "integer_pow": lambda do, x, y: do("Mul", x, x) if y == 2 else do("Pow", x, y),
-    "is_finite": lambda do, x: do("Equal", do("Sub", x, x), 0),
     "le": lambda do, x, y: do("LessOrEqual", x, y),
     "log1p": lambda do, x, **_: do("Log", do("Add", x, 1)),
     "logistic": lambda do, x, **_: do("Sigmoid", x),
     "lt": lambda do, x, y: do("Less", x, y),
     "ne": lambda do, x, y: do("Not", do("Equal", x, y)),
-    "rem": lambda do, x, y: do("Mod", x, y, fmod=1),
     "round": lambda do, x, **_: do("Round", x),
     "rsqrt": lambda do, x, **_: do("Reciprocal", do("Sqrt", x)),
     "select_n": lambda do, which, *cases: do("Where", which, *cases[::-1]),
@@ -53,7 +50,7 @@ def walk(graph: Graph, traced: ClosedJaxpr, arguments: Sequence[Value]) -> list[
     values |= {v: graph.constant(c) for v, c in zip(jaxpr.constvars, traced.consts, strict=True) if v in needed}
 
     def value(var):
-        return Value((), var.aval.dtype, number=np.asarray(var.val)[()]) if isinstance(var, Literal) else values[var]
+        return _number(var.aval.dtype, var.val) if isinstance(var, Literal) else values[var]
 
     for eqn in kept[::-1]:
         found = _equation(graph, eqn, list(map(value, eqn.invars)))
@@ -99,24 +96,20 @@ def _problem(eqn: Any, problem: str) -> list[Value]:
     return [Value(var.aval.shape, var.aval.dtype, problem=problem) for var in eqn.outvars]
 
 
+def _number(dtype: Any, number: Any) -> Value:
+    return Value((), np.dtype(dtype), number=np.asarray(number, dtype)[()])
+
+
 def _elementwise(graph: Graph, name: str, out: Any, *values: Value, **params: Any) -> Value:
     def do(op, *operands, **attributes):
-        numbers = (
-            each
-            if isinstance(each, Value)
-            else Value((), values[0].dtype, number=np.asarray(each, values[0].dtype)[()])
-            for each in operands
-        )
-        return graph.elementwise(op, list(numbers), out.shape, out.dtype, **attributes)
+        arrays = [each if isinstance(each, Value) else _number(values[0].dtype, each) for each in operands]
+        return graph.elementwise(op, arrays, out.shape, out.dtype, **attributes)
 
     return _ELEMENTWISE[name](do, *values, **params)
 
 
 def _rule(name: str) -> Callable:
     return lambda rule: _RULES.setdefault(name, rule)
-
-
-# ---- Axes and parts
 
 
 @_rule("broadcast_in_dim")
@@ -127,11 +120,9 @@ def _broadcast(graph, out, value, *, shape, broadcast_dimensions, **_):
 
 for _name in ("reshape", "squeeze", "expand_dims"):
     _RULES[_name] = lambda graph, out, value, **_: graph.reshaped(value, out.shape)
-
-
-@_rule("transpose")
-def _transpose(graph, out, value, *, permutation):
-    return graph.relabelled(value, out.shape, [permutation.index(axis) for axis in range(len(permutation))])
+_RULES["transpose"] = lambda graph, out, value, *, permutation: graph.relabelled(
+    value, out.shape, np.argsort(permutation).tolist()
+)
 
 
 @_rule("iota")
@@ -148,31 +139,11 @@ def _by_own_matrix(images, index, bank, **_):
 
 @_rule("slice")
 def _slice(graph, out, value, *, start_indices, limit_indices, strides):
-    axes = [axis for axis in value.order if axis >= 0 and value.shape[axis] != out.shape[axis]]
-    return _cut(graph, out, value, axes, start_indices, limit_indices, strides or (1,) * len(out.shape))
-
-
-@_rule("rev")
-def _rev(graph, out, value, *, dimensions):
-    begins, ends, steps = ([number] * len(out.shape) for number in (-1, -(2**31), -1))
-    return _cut(graph, out, value, [axis for axis in dimensions if axis in value.order], begins, ends, steps)
-
-
-@_rule("dynamic_slice")
-def _dynamic_slice(graph, out, value, *starts, slice_sizes):
-    if any(start.number is None for start in starts):
-        raise NotImplementedError("places that are computed")
-    begins = [min(max(int(s.number), 0), n - w) for s, n, w in zip(starts, value.shape, slice_sizes, strict=True)]
-    ends = [begin + width for begin, width in zip(begins, slice_sizes, strict=True)]
-    return _slice(graph, out, value, start_indices=begins, limit_indices=ends, strides=None)
-
-
-def _cut(graph, out, value, axes, begins, ends, steps):
-    if axes:
-        of_axes = (graph.ints(*(each[axis] for axis in axes)) for each in (begins, ends))
-        places = graph.ints(*map(value.order.index, axes))
-        steps = [graph.ints(*(steps[axis] for axis in axes))] if any(steps[axis] != 1 for axis in axes) else []
-        value = value._replace(name=graph.node("Slice", value.name, *of_axes, places, *steps))
+    steps = strides or (1,) * len(out.shape)
+    if axes := [axis for axis in value.order if axis >= 0 and value.shape[axis] != out.shape[axis]]:
+        spans = (graph.ints(*(each[axis] for axis in axes)) for each in (start_indices, limit_indices))
+        places, steps = graph.ints(*map(value.order.index, axes)), graph.ints(*(steps[axis] for axis in axes))
+        value = value._replace(name=graph.node("Slice", value.name, *spans, places, steps))
     return value._replace(shape=out.shape)
 
 
@@ -237,7 +208,7 @@ def _gather(graph, out, value, indices, *, dimension_numbers, slice_sizes, **_):
     ):
         raise NotImplementedError("other parts than along one axis")
     chosen = graph.reshaped(indices, indices.shape[:-1])
-    low, high = (Value((), chosen.dtype, number=chosen.dtype.type(n)) for n in (0, value.shape[axes[0]] - 1))
+    low, high = (_number(chosen.dtype, n) for n in (0, value.shape[axes[0]] - 1))
     chosen = graph.full(_elementwise(graph, "clamp", chosen, low, chosen, high))
     order[axes[0] : axes[0]] = [axis for axis in range(len(out.shape)) if axis not in order]
     name = graph.node("Gather", graph.full(value).name, chosen.name, axis=axes[0])
@@ -252,17 +223,13 @@ def _scatter(graph, out, value, indices, updates, **_):
     return graph.reshaped(updates, value.shape)
 
 
-# ---- Sums and products
-
-
 def _reduction(op: str, logical: bool, graph: Graph, out: Any, value: Value, *, axes: Sequence[Any], **_: Any) -> Value:
     kept = [axis for axis in range(len(value.shape)) if axis not in axes]
     times = math.prod(value.shape[axis] for axis in axes if axis not in value.order) if op == "ReduceSum" else 1
     if times != 1:  # constant along some of them
-        factor = Value((), value.dtype, number=value.dtype.type(times))
         if value.number is not None:
-            return Value(out.shape, out.dtype, number=value.number * factor.number)
-        value = _elementwise(graph, "mul", value, value, factor)
+            return Value(out.shape, out.dtype, number=value.number * value.dtype.type(times))
+        value = _elementwise(graph, "mul", value, value, _number(value.dtype, times))
     name, places = value.name, [place for place, axis in enumerate(value.order) if axis in axes]
     if places:
         name = graph.node("Cast", name, to=element(np.int32)) if logical else name
@@ -272,24 +239,8 @@ def _reduction(op: str, logical: bool, graph: Graph, out: Any, value: Value, *, 
     return value._replace(shape=out.shape, name=name, order=order)
 
 
-for _name, _op in (("sum", "Sum"), ("max", "Max"), ("min", "Min"), ("prod", "Prod"), ("and", "Min"), ("or", "Max")):
+for _name, _op in (("sum", "Sum"), ("max", "Max"), ("min", "Min"), ("and", "Min"), ("or", "Max")):
     _RULES[f"reduce_{_name}"] = functools.partial(_reduction, f"Reduce{_op}", _name in ("and", "or"))
-
-
-def _extreme(op: str, graph: Graph, out: Any, value: Value, *, axes: Sequence[Any], **_: Any) -> Value:
-    value = graph.full(value)
-    name = graph.node("Cast", graph.node(op, value.name, axis=axes[0], keepdims=0), to=element(out.dtype))
-    return Value(out.shape, out.dtype, name, tuple(range(len(out.shape))))
-
-
-_RULES |= {"argmax": functools.partial(_extreme, "ArgMax"), "argmin": functools.partial(_extreme, "ArgMin")}
-
-
-@_rule("cumsum")
-def _cumsum(graph, out, value, *, axis, reverse):
-    value = graph.full(value, value.order if axis in value.order else None)
-    place = graph.tensor(value.order.index(axis), np.int64)
-    return value._replace(name=graph.node("CumSum", value.name, place, reverse=int(reverse)))
 
 
 @_rule("dot_general")
@@ -318,18 +269,6 @@ def _dot(graph, out, left, right, *, dimension_numbers, **_):
     return Value(out.shape, out.dtype, name, tuple(map(results.index, stand)))
 
 
-def _convolved(graph, out, images, kernel, of_out, *, strides, padding, dilations=(), group=1):
-    """A convolution node; images (N, C, …) and kernel (O, I, …) are names."""
-    attributes = {
-        "strides": strides,
-        "pads": [low for low, _ in padding] + [high for _, high in padding],
-        "dilations": dilations,
-    }
-    attributes = {key: list(each) for key, each in attributes.items() if {*each} - {key != "pads"}}
-    name = graph.node("Conv", images, kernel, **attributes, **({"group": group} if group > 1 else {}))
-    return Value(out.shape, out.dtype, name, tuple(of_out))
-
-
 @_rule("conv_general_dilated")
 def _conv(graph, out, images, kernel, *, window_strides, padding, dimension_numbers, feature_group_count, **params):
     of_images, of_kernel, of_out = dimension_numbers
@@ -340,8 +279,8 @@ def _conv(graph, out, images, kernel, *, window_strides, padding, dimension_numb
         for axis, (low, high), d in zip(of_images[2:], padding, params["lhs_dilation"], strict=True):
             config[axis] = low, high, d - 1
         shape = [n + low + high + (n - 1) * d for n, (low, high, d) in zip(images.shape, config, strict=True)]
-        zero = Value((), images.dtype, number=images.dtype.type(0))
-        images = _pad(graph, jax.ShapeDtypeStruct(shape, images.dtype), images, zero, padding_config=config)
+        padded = jax.ShapeDtypeStruct(shape, images.dtype)
+        images = _pad(graph, padded, images, _number(images.dtype, 0), padding_config=config)
         padding = ((0, 0),) * len(padding)
     plain = not any(map(any, padding)) and {*window_strides, feature_group_count} == {1}
     if plain and {kernel.shape[axis] for axis in of_kernel[2:]} == {1} and images.order[-1:] == of_images[1:2]:
@@ -349,18 +288,21 @@ def _conv(graph, out, images, kernel, *, window_strides, padding, dimension_numb
         matrix = graph.arranged(kernel, (of_kernel[1], of_kernel[0]), full=True)
         name = graph.node("MatMul", graph.arranged(images, there), matrix)
         return Value(out.shape, out.dtype, name, tuple(of_out[of_images.index(axis)] for axis in there))
+    pads = [low for low, _ in padding] + [high for _, high in padding]
+    static = {"strides": list(window_strides), "dilations": list(params["rhs_dilation"]), "pads": pads}
+    static = {key: each for key, each in static.items() if {*each} != {key != "pads"}}  # what is not the default
+    static |= {"group": feature_group_count} if feature_group_count > 1 else {}
     names = graph.arranged(images, of_images, full=True), graph.arranged(kernel, of_kernel, full=True)
-    static = {"strides": window_strides, "padding": padding, "dilations": params["rhs_dilation"]}
-    return _convolved(graph, out, *names, of_out, **static, group=feature_group_count)
+    return Value(out.shape, out.dtype, graph.node("Conv", *names, **static), tuple(of_out))
 
 
 @_rule("puppet_depthwise_forward")
 def _depthwise(graph, out, images, index, bank, *, geometry, sets, **_):
     if sets != 1:
         raise NotImplementedError("several kernels")
-    names = graph.arranged(images, (0, 3, 1, 2), full=True), graph.arranged(bank, (3, 0, 1, 2), full=True)
-    static = {"strides": geometry.stride, "padding": geometry.padding, "group": bank.shape[3]}
-    return _convolved(graph, out, *names, (0, 3, 1, 2), **static)
+    static = {"dimension_numbers": ((0, 3, 1, 2), (3, 0, 1, 2), (0, 3, 1, 2)), "lhs_dilation": (1, 1)}
+    static |= {"rhs_dilation": (1, 1), "batch_group_count": 1, "feature_group_count": bank.shape[3]}
+    return _conv(graph, out, images, bank, window_strides=geometry.stride, padding=geometry.padding, **static)
 
 
 @_rule("puppet_finish")
@@ -371,11 +313,9 @@ def _finish(graph, out, maps, index, images, scale, shift, *, groups, relu, resi
     name, own = graph.arranged(maps, axes, full=True), groups == channels
     if not own:
         name = graph.node("Reshape", name, graph.ints(0, groups, -1))
-    of_groups = (
-        [graph.arranged(each, (0,), full=True) for each in (scale, shift)]
-        if own
-        else [graph.tensor(np.full(groups, number, np.float32)) for number in (1, 0)]
-    )
+    of_groups = [graph.tensor(np.full(groups, number, np.float32)) for number in (1, 0)]
+    if own:
+        of_groups = [graph.arranged(each, (0,), full=True) for each in (scale, shift)]
     name = graph.node("InstanceNormalization", name, *of_groups, epsilon=epsilon)
     if not own:
         name = graph.node("Reshape", name, graph.lengths(maps.shape[axis] for axis in axes))
@@ -395,11 +335,7 @@ def _pool(op, graph, out, value, *, window_dimensions, window_strides, padding, 
     spatial = [axis for axis, (window, stride, pad) in enumerate(windows) if (window, stride, *pad) != (1, 1, 0, 0)]
     others = [axis for axis in range(len(value.shape)) if axis not in spatial]
     others.sort(key=lambda axis: (value.shape[axis] == 1, value.order.index(axis) if axis in value.order else -1))
-    if (
-        {*base_dilation, *window_dilation} != {1}
-        or len(others) < 2
-        or any(value.shape[axis] != 1 for axis in others[2:])
-    ):
+    if {*base_dilation, *window_dilation} != {1} or math.prod(value.shape[axis] for axis in others[2:]) != 1:
         raise NotImplementedError("such windows")
     static = {
         "kernel_shape": [windows[axis][0] for axis in spatial],
@@ -411,14 +347,10 @@ def _pool(op, graph, out, value, *, window_dimensions, window_strides, padding, 
     if op == "MaxPool":
         return Value(out.shape, out.dtype, graph.node(op, name, **static), order)
     mean = Value(out.shape, out.dtype, graph.node("AveragePool", name, **static, count_include_pad=1), order)
-    count = Value((), value.dtype, number=value.dtype.type(math.prod(window_dimensions)))
-    return _elementwise(graph, "mul", out, mean, count)
+    return _elementwise(graph, "mul", out, mean, _number(value.dtype, math.prod(window_dimensions)))
 
 
 _RULES |= {f"reduce_window_{kind}": functools.partial(_pool, op) for kind, op in (("max", "MaxPool"), ("sum", ""))}
-
-
-# ---- Branches and loops
 
 
 @_rule("cond")
@@ -428,53 +360,37 @@ def _cond(graph, out, index, *operands, branches, **_):
     if len(branches) != 2:
         raise NotImplementedError("several branches")
     orders: list[tuple[Any, ...]] = []
-    avals = branches[0].out_avals
+    avals, flag = branches[0].out_avals, graph.node("Cast", index.name, to=element(bool))
 
     def branch(which):
         found = walk(graph, branches[which], operands)
-        orders[:] = orders or [_all_axes(value) for value in found]
+        orders[:] = orders or [graph.every_axis(value) for value in found]
         return [graph.full(value, order) for value, order in zip(found, orders, strict=True)]
 
     bodies = {f"{name}_branch": graph.subgraph(functools.partial(branch, i)) for name, i in (("then", 1), ("else", 0))}
-    names = graph.node(
-        "If", graph.node("Cast", index.name, to=element(bool)), outputs=len(avals), varies=True, **bodies
-    )
+    names = graph.node("If", flag, outputs=len(avals), varies=True, **bodies)
     return [Value(a.shape, a.dtype, name, order) for a, name, order in zip(avals, names, orders, strict=True)]
-
-
-def _all_axes(value: Value) -> tuple[Any, ...]:
-    """All axes of an array, those in its tensor as they stand there."""
-    there = [axis for axis in value.order if axis >= 0]
-    return (*(axis for axis in range(len(value.shape)) if axis not in there), *there)
 
 
 @_rule("scan")
 def _scan(graph, out, *values, jaxpr, num_consts, num_carry, reverse, length, **_):
-    carry, rows = values[num_consts:][:num_carry], values[num_consts + num_carry :]
-    carry = [graph.full(value) for value in carry]
+    moving, avals = values[num_consts:], jaxpr.out_avals
+    # Of rows of one number each has it.
+    moving = [v if i >= num_carry and v.number is not None else graph.full(v) for i, v in enumerate(moving)]
+    inputs = [value.name for value in moving if value.number is None]
+    if reverse or len(inputs) == num_carry:
+        raise NotImplementedError("nothing but a count, or backwards")
     insides = [
-        # Of rows of one number each has it.
-        Value(a.shape, a.dtype, number=value.number)
-        if value.number is not None
-        else Value(a.shape, a.dtype, graph.varying(), tuple(range(len(a.shape))))
-        for a, value in zip(
-            jaxpr.in_avals[num_consts:], (*(v._replace(number=None) for v in carry), *rows), strict=True
-        )
+        Value(a.shape, a.dtype, value.name and graph.varying(), tuple(range(len(value.name and a.shape))), value.number)
+        for a, value in zip(jaxpr.in_avals[num_consts:], moving, strict=True)
     ]
-    rows = [graph.full(value) for value in rows if value.number is None]
-    if not rows:
-        raise NotImplementedError("nothing but a count")
 
     def step():
         return list(map(graph.full, walk(graph, jaxpr, [*values[:num_consts], *insides])))
 
     body = graph.subgraph(step, [graph.info(each) for each in insides if each.number is None])
-    static, avals = {"body": body, "num_scan_inputs": len(rows)}, jaxpr.out_avals
-    if reverse:
-        static |= {"scan_input_directions": [1] * len(rows), "scan_output_directions": [1] * (len(avals) - num_carry)}
-    names = graph.node("Scan", *(each.name for each in (*carry, *rows)), outputs=len(avals), varies=True, **static)
+    names = graph.node(
+        "Scan", *inputs, outputs=len(avals), varies=True, body=body, num_scan_inputs=len(inputs) - num_carry
+    )
     shapes = [a.shape if i < num_carry else (length, *a.shape) for i, a in enumerate(avals)]
-    return [
-        Value(shape, a.dtype, name, tuple(range(len(shape))))
-        for shape, a, name in zip(shapes, avals, names, strict=True)
-    ]
+    return [Value(s, a.dtype, name, tuple(range(len(s)))) for s, a, name in zip(shapes, avals, names, strict=True)]

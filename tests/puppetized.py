@@ -11,29 +11,12 @@ from flax import nnx
 import puppet_jax as pj
 from bench import nets
 
-
-class UNet(nnx.Module):
-    """Of two levels, whose output is as large as its input: a class for every pixel."""
-
-    def __init__(self, rngs):
-        self.down = nnx.Conv(3, 4, (3, 3), rngs=rngs)
-        self.bottom = nnx.Conv(4, 8, (3, 3), rngs=rngs)
-        self.up = nnx.ConvTranspose(8, 4, (2, 2), strides=(2, 2), rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.last = nnx.Conv(8, 2, (1, 1), rngs=rngs)
-
-    def __call__(self, x):
-        skip = nnx.relu(self.down(x))
-        x = self.up(nnx.silu(self.bottom(nnx.max_pool(skip, (2, 2), strides=(2, 2)))))
-        return {"pixels": self.last(self.norm(jnp.concatenate([x, skip], axis=-1)))}
-
-
 SMALL = {"basis": 4, "hidden": 8}
 FULL = pj.Measure(depth="full")
 NETS = {
     "resnet": lambda: nets.ResNet(4, width=4, rngs=nnx.Rngs(0)),
     "mobilenet": lambda: nets.MobileNet(4, width=4, rngs=nnx.Rngs(0)),
-    "unet": lambda: UNet(nnx.Rngs(0)),
+    "unet": lambda: nets.UNet(2, width=4, rngs=nnx.Rngs(0)),
     "small": lambda: own_cnn.Net(4, 3, (0.3, 0.3), nnx.Rngs(0)),
 }
 

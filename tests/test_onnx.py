@@ -33,13 +33,13 @@ def answers(path, images, one_by_one=False):
     )
 
 
-def same(path, model, images, batch=None, tolerance=1e-5, **options):
-    predict = pj.compile_predict(model)
+def same(path, model, images, batch=None, **options):
+    predict = model if isinstance(model, pj.Predictor) else pj.compile_predict(model)
     pj.export(predict, path, image_shape=images.shape[1:], batch=batch, **options)
     expected = predict(images)
     found = answers(path, images, one_by_one=batch == 1)
     logits = {name: each for name, each in found.items() if name.startswith("logits")}
-    assert close(list(logits.values()), expected.logits, tolerance)
+    assert close(list(logits.values()), expected.logits, 1e-5)
     np.testing.assert_array_equal(found["complexity"], expected.complexity)
     np.testing.assert_array_equal(found["depth"], expected.depth)
     return expected
@@ -64,10 +64,25 @@ def test_it_answers_as_the_model(puppet, puppeteer, measurement, batch, tmp_path
     assert len(set(np.asarray(expected.depth).tolist())) > ("depth" not in measurement)
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet", "unet"])
-def test_so_do_puppets_of_any_cnn(name, tmp_path):
-    model = puppet_of(net_of(name), measurement=pj.Measure(depth="full"))
+@pytest.mark.parametrize(("name", "batch_norm"), [("mobilenet", "group"), ("unet", "running")])
+def test_so_do_puppets_of_any_cnn(name, batch_norm, tmp_path):
+    model = puppet_of(net_of(name), batch_norm=batch_norm, measurement=pj.Measure(depth="full"))
     same(tmp_path / "a.onnx", model, images_of(3))
+
+
+def test_an_image_leaves_where_it_is_sure(tmp_path):
+    def make():
+        layers = pj.LayerSpec(4, stride=2), pj.LayerSpec(4, pool=2), pj.LayerSpec(4)
+        puppet = pj.PlainPuppet(layers, in_channels=2, num_classes=3, exits=(1, 2, 3), rngs=nnx.Rngs(0))
+        return pj.PuppetCNN(
+            pj.StoredPuppeteer(puppet.kernel_shapes, rngs=nnx.Rngs(0)), puppet, pj.Measure(depth="full")
+        )
+
+    model, images = drawn(make), np.asarray(small_images())
+    at_first = pj.compile_predict(model, depth=1)(images).probabilities.max(axis=1)
+    predict = pj.compile_predict(model, confidence=float(np.median(at_first)))
+    expected = same(tmp_path / "a.onnx", predict, images)
+    assert len(set(np.asarray(expected.depth).tolist())) > 1
 
 
 def test_a_pretrained_model_is_as_small_as_its_parameters(tmp_path, rng):

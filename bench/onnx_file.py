@@ -1,0 +1,139 @@
+"""``python -m bench.onnx_file``: pretrained models and puppets as ONNX files, as C and as wasm, on one core.
+
+Bytes; the greatest difference from ``compile_predict`` among test images (all of the smaller model's), both accuracies; milliseconds for one
+image, the least of several, and the C's static memory. The wasm is left out where ziglang or wasmtime are missing.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before anything starts threads
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+from flax import nnx  # noqa: E402
+
+import puppet_jax as pj  # noqa: E402
+from bench import c_code, machine, nets, results_file  # noqa: E402
+from train.commands import evaluate  # noqa: E402
+
+PUPPETS = {"resnet20": nets.resnet20, "mobilenet_64": lambda **of: nets.MobileNet(width=64, **of), "unet": nets.UNet}
+
+
+def least_ms(run, times: int = 40) -> float:
+    """Milliseconds of processor time, the least of many: others may be at work."""
+    found = []
+    for _ in range(times):
+        begin = time.process_time()
+        run()
+        found.append(1e3 * (time.process_time() - begin))
+    return min(found)
+
+
+def as_file(predict: pj.Predictor, path: Path, images, **options) -> tuple[dict, list]:
+    """What an ONNX file costs, and its outputs for these images."""
+    pj.export(predict, path, **options)
+    content, one = path.read_bytes(), onnxruntime.SessionOptions()
+    one.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, one, providers=["CPUExecutionProvider"])
+    parts = [session.run(None, {"images": images[i : i + 250]}) for i in range(0, len(images), 250)]
+    about = {"bytes": len(content), "deflated_bytes": len(zlib.compress(content, 9))}
+    about["onnxruntime_ms"] = least_ms(lambda: session.run(None, {"images": images[:1]}))
+    return about, list(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def as_c(path: Path, image: np.ndarray, expected: np.ndarray) -> dict:
+    source = path.with_name("puppet.c")
+    found: dict = {"memory_bytes": c_code.write(path, source)}
+    for level in ("Os", "O3"):
+        shared = source.with_name(f"{level}.so")
+        command = ["gcc", "-std=c99", f"-{level}", str(source)]
+        subprocess.run([*command, "-shared", "-fPIC", "-o", str(shared), "-lm"], check=True)
+        subprocess.run([*command, "-c", "-o", str(shared.with_suffix(".o"))], check=True)
+        sizes = subprocess.run(["size", str(shared.with_suffix(".o"))], capture_output=True, text=True, check=True)
+        outputs = np.zeros_like(expected), np.zeros(1, np.float32), np.zeros(1, np.int32)
+        places = [each.ctypes.data_as(ctypes.c_void_p) for each in (image, *outputs)]
+        run = ctypes.CDLL(str(shared)).puppet
+        found[level] = {
+            "code_bytes": int(sizes.stdout.splitlines()[1].split()[0]),
+            "ms": least_ms(functools.partial(run, *places), 5),
+        }
+        found[level]["greatest_difference"] = float(np.abs(outputs[0] - expected).max())
+    if all(map(importlib.util.find_spec, ("ziglang", "wasmtime"))):
+        found["wasm"] = as_wasm(source, image, expected)
+    return found
+
+
+def as_wasm(source: Path, image: np.ndarray, expected: np.ndarray) -> dict:
+    import wasmtime
+
+    file = source.with_suffix(".wasm")
+    options = [
+        "-target",
+        "wasm32-wasi",
+        "-Os",
+        "-mexec-model=reactor",
+        "-Wl,--export=puppet",
+        "-Wl,--export=memory_of_images",
+    ]
+    extra = source.with_name("images.c")
+    extra.write_text("static double place[4096]; void *memory_of_images(void) { return place; }\n")
+    subprocess.run(
+        [sys.executable, "-m", "ziglang", "cc", *options, str(source), str(extra), "-o", str(file)], check=True
+    )
+    store = wasmtime.Store()
+    linker, module = wasmtime.Linker(store.engine), wasmtime.Module.from_file(store.engine, str(file))
+    linker.define_wasi()
+    store.set_wasi(wasmtime.WasiConfig())
+    parts = linker.instantiate(store, module).exports(store)
+    begin = parts["memory_of_images"](store)
+    logits = begin + -(-image.nbytes // 16) * 16
+    places = begin, logits, logits + 1024, logits + 1040
+    parts["memory"].write(store, image.tobytes(), begin)
+    ms = least_ms(lambda: parts["puppet"](store, *places), 5)
+    found = np.frombuffer(parts["memory"].read(store, logits, logits + expected.nbytes), np.float32)
+    most = float(np.abs(found - expected.ravel()).max())
+    return {"bytes": file.stat().st_size, "ms": ms, "greatest_difference": most}
+
+
+def main() -> None:
+    about = {**machine.describe(), "command": "python -m bench.onnx_file", "models": {}, "puppets": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        for name in (name for name in pj.list_pretrained() if name.endswith("int8")):
+            trained, split, _ = evaluate.with_images(evaluate.Evaluate(Path(name)))
+            few = len(split) if name.startswith("puppet_s") else 500
+            predict, images, labels = pj.compile_predict(trained.model), split.images[:few], split.labels[:few]
+            expected = predict(images)
+            found, (logits, complexity, _) = as_file(predict, path, images, weights="int8")
+            found["compile_predict_ms"] = least_ms(lambda p=predict, i=images[:1]: jax.block_until_ready(p(i).logits))
+            found["images"], found["other_complexity"] = len(images), int(np.sum(complexity != expected.complexity))
+            found["greatest_difference"] = float(np.abs(logits - expected.logits).max())
+            for key, each in (("accuracy", logits), ("compile_predict_accuracy", expected.logits)):
+                found[key] = float(np.mean(np.argmax(each, -1) == labels))
+            pj.export(predict, path, weights="int8", batch=1)
+            about["models"][name] = {**found, "c": as_c(path, images[:1], np.asarray(expected.logits)[:1])}
+        images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+        for name, make in PUPPETS.items():
+            options = {"image_shape": (32, 32, 3), "compression": 10, "measurement": pj.Measure(depth="full")}
+            model = pj.puppetize(make(rngs=nnx.Rngs(0)), batch_norm="group", rngs=nnx.Rngs(1), **options)
+            predict = pj.compile_predict(model)
+            numbers = sum(each.size for each in jax.tree.leaves(nnx.state(model, nnx.Param)))
+            found, (logits, *_) = as_file(predict, path, images)
+            (expected,) = jax.tree.leaves(predict(images).logits)
+            found["greatest_difference"] = float(np.abs(logits - expected).max())
+            about["puppets"][name] = {"parameter_bytes": 4 * numbers, **found}
+    results_file.write(results_file.FOLDER / "onnx.json", about)
+
+
+if __name__ == "__main__":
+    main()
