@@ -1,7 +1,7 @@
 """``python -m bench.onnx_file``: pretrained models and puppets as ONNX files, as C and as wasm, on one core.
 
-Bytes; the greatest difference from ``compile_predict`` among test images (all of the smaller model's), both accuracies; milliseconds for one
-image, the least of several, and the C's static memory. The wasm is left out where ziglang or wasmtime are missing.
+Bytes; the greatest difference from ``compile_predict`` among test images (all of the smaller model's), and accuracies;
+milliseconds for one image, the least of several; the C's static memory. No wasm where ziglang or wasmtime are missing.
 """
 
 import ctypes
