@@ -1,7 +1,6 @@
-"""A predictor as one file that runs without this package: see :mod:`puppet_jax.artifact` for what is in it."""
+"""A predictor as one file that runs without this package: see :mod:`puppet_jax._artifact` for what is in it."""
 
 import functools
-import hashlib
 import io
 import json
 import os
@@ -15,20 +14,20 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from flax import nnx
 from jax import lax
 
+from puppet_jax._artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
 from puppet_jax._batch import Bank, where_rows
 from puppet_jax._complexity import as_unit
 from puppet_jax._integers import image_shape_of
 from puppet_jax._predict import Predictor, answering
 from puppet_jax._stored_dtype import StoredDtype, pack, unpack
 from puppet_jax.any_cnn._modules import leaf_name
-from puppet_jax.artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
 from puppet_jax.convolution import whole
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_MODEL_CALLS = "the model calls functions that a file cannot hold; leave them out of the puppetized module"
 _VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
 
@@ -87,7 +86,7 @@ def export(
     _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing, batch)
     from puppet_jax import __version__  # not before the package is whole
 
-    about = {
+    about: dict[str, Any] = {
         "puppet_jax": __version__,
         "images": {"shape": list(shape), "dtype": dtype, "values": _VALUES[dtype]},
         "preprocessing": preprocessing,
@@ -101,43 +100,28 @@ def export(
         words = {key: each if isinstance(each, str) else json.dumps(each) for key, each in about.items() if each}
         _write(path, onnx_model(predict, shape, dtype, weights, batch, words))
         return
+    about |= {"format": FORMAT, "version": VERSION, "jax": jax.__version__, "complexities": predict.complexities}
     function, arrays = portable(predict)
-    (symbolic,) = jax.export.symbolic_shape("b")
-    packed = pack(arrays, weights)
-    program = _program(
-        lambda images, held: function(images, list(unpack(dict(zip(packed, held, strict=True))).values())),
-        platforms,
-        jax.ShapeDtypeStruct((symbolic, *shape), jnp.dtype(dtype)),
-        list(packed.values()),
-    )
-    contents = {PROGRAM: program} | {f"{ARRAYS}{name}.npy": _npy(each) for name, each in packed.items()}
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "jax": jax.__version__,
-        "platforms": list(platforms),
-        **about,
-        "num_classes": predict.puppet.num_classes,
-        "complexities": list(predict.complexities or ()),
-        "measurement": {name: getattr(predict.measurement, name) for name in ("depth", "bin", "function")},
-        "max_depth": predict.puppet.max_depth,
-        "arrays": list(packed),
+    packed, images = pack(arrays, weights), jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *shape), dtype)
+    contents: dict[str, str | bytes] = {
+        METADATA: json.dumps(about, indent=1),
+        PROGRAM: _program(lambda images, packed: function(images, unpack(packed)), platforms, images, packed),
+        ARRAYS: safetensors.numpy.save(packed),
+        "README.txt": _readme(about, platforms),
     }
-    contents["README.txt"] = _readme(metadata).encode()
-    metadata["files"] = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
-    _write(path, _zipped({METADATA: json.dumps(metadata, indent=1).encode(), **contents}))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980: the same contents make the same bytes
+    _write(path, file.getvalue())
 
 
 def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     """``function(images, arrays) -> (logits, complexity, depth)``, a tuple, and the arrays by name.
 
     The function is pure and not jitted. It takes images (B, H, W, C) as :class:`Predictor` does, with B an integer or a
-    symbolic dimension (``jax.export.symbolic_shape``), and a list of arrays in the order given. On CPUs images are
-    taken one by one, each to its own depth, which needs neither sorting nor filling up; elsewhere all together, as far
-    as the deepest of them.
+    symbolic dimension (``jax.export.symbolic_shape``). On CPUs images are taken one by one, each to its own depth,
+    which needs neither sorting nor filling up; elsewhere all together, as far as the deepest of them.
     """
     assert predict.bank is not None  # `export` refuses what has none
     graphdef, state = nnx.split(predict.puppet)
@@ -171,20 +155,15 @@ def portable(predict: Predictor) -> tuple[Callable, dict[str, np.ndarray]]:
     return function, arrays
 
 
-def stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[list], Any]]:
+def stored(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[dict[str, Any]], Any]]:
     """What of a tree can be written to files, by name, and a function that puts such arrays into their places in it."""
     structure: Any
     leaves, structure = jax.tree.flatten_with_path(tree)
+    named: dict[str, Any] = {leaf_name(path): leaf for path, leaf in leaves}
     # Random keys and bfloat16 have no place in NumPy's files: they stay in the program, as constants.
-    places = [i for i, (_, leaf) in enumerate(leaves) if getattr(leaf.dtype, "isbuiltin", 0) == 1]
-
-    def filled(arrays: list) -> Any:
-        every = [leaf for _, leaf in leaves]
-        for i, array in zip(places, arrays, strict=True):
-            every[i] = array
-        return structure.unflatten(every)
-
-    return {leaf_name(leaves[i][0]): np.asarray(leaves[i][1]) for i in places}, filled
+    kept = {name: leaf for name, leaf in named.items() if getattr(leaf.dtype, "isbuiltin", 0) == 1}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in kept.items()}
+    return arrays, lambda arrays: structure.unflatten((named | arrays).values())
 
 
 def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing, batch) -> None:
@@ -204,9 +183,7 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
     if weights not in get_args(StoredDtype):
         raise ValueError(f"export: weights must be one of {get_args(StoredDtype)}, got {weights!r}")
     if classes is not None and len(classes) != puppet.num_classes:
-        if puppet.num_classes is None:
-            raise ValueError("export: classes name logits, and the model returns something else; leave them out")
-        raise ValueError(f"export: classes must name {puppet.num_classes} classes, one a logit, got {len(classes)}")
+        raise ValueError(f"export: classes must name {puppet.num_classes} logits, got {len(classes)}; leave them out")
     if not all(isinstance(text, str) for text in (*(classes or ()), preprocessing or "")):
         raise TypeError("export: classes and preprocessing must be text")
     if path.is_dir() or not path.parent.is_dir():
@@ -216,32 +193,14 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
 def _program(function: Callable, platforms: Sequence[str], *arguments) -> bytes:
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
-    except NotImplementedError as error:  # what jax raises of a callback to Python
-        raise ValueError(f"export: {_MODEL_CALLS} ({error})") from error
-    if unsafe := custom_calls(exported.mlir_module()):
-        raise ValueError(f"export: {_MODEL_CALLS} ({', '.join(unsafe)})")
-    try:
+        if unsafe := custom_calls(exported.mlir_module()):
+            raise ValueError(f"calls {', '.join(unsafe)}")
         return bytes(exported.serialize())
-    except ValueError as error:  # a type that jax.export has no name for
+    except (NotImplementedError, ValueError) as error:  # of a callback to Python; of a type without a name in files
         raise ValueError(
-            f"export: a file cannot hold what the model returns ({str(error)[:200]}); let it return an array, or "
-            "dicts, lists and tuples of them"
+            f"export: a file cannot hold what the model calls or returns ({str(error)[:200]}); leave such functions "
+            "out of the puppetized module, and let it return an array, or dicts, lists and tuples of them"
         ) from error
-
-
-def _npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.array(array, order="C"), version=(1, 0), allow_pickle=False)
-    return file.getvalue()
-
-
-def _zipped(contents: dict[str, bytes]) -> bytes:
-    """A zip file, uncompressed; the same contents make the same bytes."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in contents.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, as zip files begin
-    return file.getvalue()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -253,16 +212,13 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
-def _readme(metadata: dict) -> str:
-    images = metadata["images"]
-    low, high = metadata["complexities"]
-    classes = metadata["num_classes"]
-    shape = ", ".join(map(str, images["shape"]))
+def _readme(metadata: dict, platforms: Sequence[str]) -> str:
+    images, (low, high) = metadata["images"], metadata["complexities"]
+    shape = ", ".join(map(str, ("B", *images["shape"])))
     return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
 
 With puppet-jax:
@@ -271,22 +227,21 @@ With puppet-jax:
     model = pj.load("THIS FILE")
     logits, complexity, depth = model(images)
 
-Without it, with jax, numpy and flatbuffers (pip install jax flatbuffers):
+Without it (pip install jax flatbuffers safetensors):
 
-    import json, jax, jax.export, numpy as np
+    import jax, jax.export, numpy as np, safetensors.numpy
     file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
     program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
-    about = json.loads(file["{METADATA}"])
-    arrays = [file["{ARRAYS}" + name] for name in about["arrays"]]
+    arrays = safetensors.numpy.load(file["{ARRAYS}"])
     logits, complexity, depth = jax.jit(program.call)(images, arrays)
 
 These lines check nothing: use them for files from somebody you trust. pj.load checks.
 
-images: {images["dtype"]}, (B, {shape}), values {images["values"]}; every B is compiled for once, in seconds
-logits: {"whatever the model returns" if classes is None else f"float32, (B, {classes})"}
+images: {images["dtype"]}, ({shape}), values {images["values"]}; every B is compiled for once, in seconds
+logits: float32, (B, classes), or whatever the model returns
 complexity: float32, (B,); kernels are for {low:g} to {high:g}, logits of what lies outside are NaN
 depth: int32, (B,), the layers that each image went through
-platforms: {", ".join(metadata["platforms"])}
+platforms: {", ".join(platforms)}
 preprocessing: {metadata["preprocessing"] or "not told"}
 classes: {", ".join(metadata["classes"] or ["not told"])}
 """

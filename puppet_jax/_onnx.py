@@ -69,7 +69,7 @@ def _function(predict: Any, alone: bool) -> tuple[Callable, dict[str, np.ndarray
     arrays, filled = stored({"model": state, "kernels": whole(predict.bank.kernels) if baked else ()})
 
     def function(images, h, *held):
-        held = filled(list(held))
+        held = filled(dict(zip(arrays, held, strict=True)))
         puppet, puppeteer = nnx.merge(graphdef, held["model"])
         if measurement.bin is not None:
             width = jnp.float32(measurement.width)

@@ -19,7 +19,7 @@ from puppet_jax._integers import integer
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
 from puppet_jax._model import PuppetCNN
-from puppet_jax.artifact import Prediction, TakesPictures
+from puppet_jax._prediction import Prediction, TakesPictures
 from puppet_jax.puppets import Puppet
 
 

@@ -60,7 +60,7 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
     """
     from PIL import ImageOps
 
-    from puppet_jax.artifact import as_levels, in_channels, png_mode
+    from puppet_jax._pictures import as_levels, in_channels, png_mode
 
     with _opened(source) as image:
         if size is not None and image.format in ("JPEG", "MPO") and min(image.size) >= 4 * max(size):
@@ -81,7 +81,7 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None, channel
 def read_header(source: str | Path | bytes) -> Header:
     """What can be known without decoding, in a fraction of the time; an :class:`ImageError` as of
     :func:`read_image`, but for damage beyond the header."""
-    from puppet_jax.artifact import png_mode
+    from puppet_jax._pictures import png_mode
 
     with _opened(source) as image:
         width, height = image.size
@@ -99,7 +99,7 @@ def resize(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     from PIL import Image
 
-    from puppet_jax.artifact import as_levels
+    from puppet_jax._pictures import as_levels
 
     return as_levels(Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels), size)
 
