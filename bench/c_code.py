@@ -1,4 +1,4 @@
-"""``python -m bench.c_code MODEL.onnx MODEL.c``: an ONNX file of one image as C99 that allocates nothing.
+"""``python bench/c_code.py MODEL.onnx MODEL.c``: an ONNX file of one image as C99 that allocates nothing.
 
 emx-onnx-cgen writes the C, with an array of its own for every intermediate result. Here they share one static array,
 each in it from the call that writes it to the last one that reads it.

@@ -98,12 +98,14 @@ def test_a_pretrained_model_is_as_small_as_its_parameters(tmp_path, rng):
     assert json.loads(about["images"])["shape"] == [32, 32, 3]
 
 
-def test_weights_of_fewer_bits_are_those_of_a_program_for_jax(tmp_path):
-    predict, images = pj.compile_predict(model_of(depth="full")), np.asarray(small_images())
+def test_weights_of_fewer_bits_change_the_answers_a_little(tmp_path):
+    images = np.asarray(small_images())
+    predict = pj.compile_predict(model_of(puppeteer="stored", depth="full"))
     for weights in ("int8", "float16"):
-        for name in ("a", "a.onnx"):
-            pj.export(predict, tmp_path / name, image_shape=images.shape[1:], weights=weights)
-        assert not close(predict(images).logits, pj.load(tmp_path / "a")(images).logits, 1e-5)
+        pj.export(predict, tmp_path / "a.onnx", image_shape=images.shape[1:], weights=weights)
+        found = answers(tmp_path / "a.onnx", images)["logits"]
+        assert close(found, predict(images).logits, 0.05)
+        assert not close(found, predict(images).logits, 1e-5)
 
 
 def test_as_c_it_answers_the_same_without_allocating(tmp_path):
