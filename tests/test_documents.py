@@ -68,7 +68,7 @@ def understand(monkeypatch):
     runs = {name: (options, took.append) for name, (options, _) in bench_main._BENCHMARKS.items()}
     monkeypatch.setattr(bench_main, "_BENCHMARKS", runs)
     monkeypatch.setattr(bench_main.signal, "signal", lambda *_: None)
-    for module in ("evaluate", "predict", "plot", "release", "export"):
+    for module in ("evaluate", "predict", "release", "export"):
         monkeypatch.setattr(f"train.commands.{module}.run", took.append)
 
     def read(program, line):

@@ -164,9 +164,9 @@ def test_exit_codes(monkeypatch, capsys, raised, code, said):
     before = signal.getsignal(signal.SIGTERM)
     if code is None:
         with pytest.raises(ZeroDivisionError):
-            main(["plot", "run"])
+            main(["eval", "run"])
     else:
-        assert main(["plot", "run"]) == code
+        assert main(["eval", "run"]) == code
     assert capsys.readouterr().err.strip() == said
     assert signal.getsignal(signal.SIGTERM) is before
 

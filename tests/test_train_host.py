@@ -20,9 +20,9 @@ def test_the_program_is_started_over_under_its_process_number(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SHOW)
     path = os.pathsep.join([str(tmp_path), os.getcwd()])
     given = "glibc.malloc.check=0"
-    done = python("-m", "train", "plot", "é", "--help", PYTHONPATH=path, GLIBC_TUNABLES=given)
+    done = python("-m", "train", "eval", "é", "--help", PYTHONPATH=path, GLIBC_TUNABLES=given)
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m train plot" in done.stdout
+    assert "usage: python -m train eval" in done.stdout
     shown = [line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0].isdecimal()]
     assert [tunables for _, tunables in shown] == [given, f"{given}:glibc.malloc.hugetlb=1"]
     assert len({number for number, _ in shown}) == 1

@@ -71,7 +71,6 @@ def test_an_own_cnn_goes_through_every_command(run, tmp_path, monkeypatch, capsy
     said = answer("predict", run, image, "--json")
     answer("export", run, tmp_path / "file", "--platforms", "cpu")
     np.testing.assert_allclose(pj.load(tmp_path / "file")(test.images).logits, expected, atol=1e-4)
-    assert "finished" in answer("plot", run, "--out", tmp_path / "figure.png")
 
     weights = tmp_path / "weights"
     answer("release", run, "--name=own", "--out", weights)

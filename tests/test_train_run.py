@@ -1,11 +1,13 @@
-"""A whole run by the command line, and ``python -m train eval`` of it: the run's own numbers again."""
+"""A whole run by the command line, ``python -m train eval`` of it: the run's own numbers again; a damaged summary."""
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_runs import metrics, python, save_run
+from trained_runs import SUMMARY, metrics, python, save_run
 
 from train import data
 from train.__main__ import main
@@ -13,6 +15,7 @@ from train.commands import evaluate
 from train.errors import UserError
 from train.runs import model_file, run_folder
 from train.runs.model_file import open_run
+from train.runs.reading import Summary, read_json
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,30 @@ def test_what_cannot_be_evaluated_is_refused_and_a_damaged_summary_is_no_report(
             evaluate.run(evaluate.Evaluate(tmp_path / "damaged"))
     assert main(["eval", str(run / "summary.json")]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_damaged_json_is_refused_and_numbers_are_read_as_numbers_alone(tmp_path):
+    path = tmp_path / "summary.json"
+    counted = dict.fromkeys(("total", "generator", "normalisation", "head", "static_twin"), 9)
+    sound = SUMMARY | {"parameters": counted, "accuracy_by_depth": [], "test_accuracy": 0.5, "test_loss": 1}
+    sound |= {"test_images": 355, "test_correct": 302}
+    path.write_text(json.dumps(sound))
+    assert read_json(path, Summary).test_images == 355
+    wrong = [("test_loss", "3"), ("compression", True), ("test_loss", -1), ("test_accuracy", 1.5)]
+    for name, value in [*wrong, ("parameters", {"total": 3}), ("accuracy_by_depth", [{"depth": 1}])]:
+        path.write_text(json.dumps(sound | {name: value}))
+        with pytest.raises(UserError, match=rf"summary.json: damaged .*{name}"):
+            read_json(path, Summary)
+    for content, message in (("", "Expecting value"), ("[]", "Expected `object`"), ('{"a": ' * 100_000, "recursion")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_json(path)
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # a hole: nothing on the disk
+    with pytest.raises(UserError, match="of at most 64 MiB"):
+        read_json(path)
+    path.unlink()
+    os.mkfifo(path)
+    for place, message in [(path, "a regular file"), (tmp_path, "a regular file"), (Path("a\0b"), "cannot be")]:
+        with pytest.raises(UserError, match=message):
+            read_json(place)

@@ -4,8 +4,8 @@ Exit codes, of all commands:
 
 =============  =========================================================================================
 0              done
-1              done in part: the loss diverged or another process was lost (train); images (predict) or
-               runs (plot) could not be read
+1              done in part: the loss diverged or another process was lost (train); images could not be
+               read (predict)
 2              something to put right: a flag, a data set, a folder, a file; the message says what
 129, 130, 143  ended by SIGHUP (a closed terminal), by Ctrl-C, by SIGTERM
 141            the reader of the output closed it, as ``| head`` does
@@ -22,7 +22,7 @@ from typing import Any
 import tyro
 
 from train import host
-from train.commands import evaluate, export, plot, predict, release
+from train.commands import evaluate, export, predict, release
 from train.config import Train, in_paragraphs
 from train.errors import UserError, missing, told
 from train.steps import interrupt
@@ -34,7 +34,6 @@ COMMANDS = {
     "train": (Train, "train"),
     "eval": (evaluate.Evaluate, "evaluate"),
     "predict": (predict.Predict, "predict"),
-    "plot": (plot.Plot, "plot"),
     "release": (release.Release, "release"),
     "export": (export.Export, "export"),
 }
@@ -44,14 +43,13 @@ commands: python -m train [COMMAND] …, each with a --help of its own
     [train] [FLAGS]     train a model, with the flags below
     eval RUN            measure a run's model again on its data set
     predict RUN IMAGE…  class, probability, complexity and depth of images
-    plot RUN…           compare runs in a figure and a table
     release RUN         a file for puppet_jax.load_pretrained, with a model card
     export RUN FILE     one file that runs by jax alone, without this project
 RUN is the folder of a run; for eval, predict and export also a pretrained
 model's name, or a released .safetensors
-exit codes: 0 done; 1 done in part (diverged; images or runs that could not be
-    read); 2 something to put right; 129 terminal closed; 130 interrupted; 141
-    output closed by its reader; 143 terminated
+exit codes: 0 done; 1 done in part (diverged; images that could not be read); 2
+    something to put right; 129 terminal closed; 130 interrupted; 141 output
+    closed by its reader; 143 terminated
 """
 
 

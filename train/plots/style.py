@@ -18,8 +18,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": "0.9",
     "legend.frameon": False,
-    # Text in a PDF stays text; the same numbers give the same bytes.
-    "pdf.fonttype": 42,
+    # The same numbers give the same bytes.
     "svg.hashsalt": "puppet-jax",
 }
 

@@ -1,4 +1,4 @@
-"""Reading what a run wrote: ``config.json``, ``metrics.jsonl``, ``summary.json``, trusted in nothing.
+"""Reading what a run wrote: ``config.json``, ``summary.json``, trusted in nothing.
 
 The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so sizes
 are bounded and types checked, and whatever is wrong is a :class:`UserError` that names the file.
@@ -14,7 +14,7 @@ import msgspec
 from train.errors import UserError
 from train.terminal import printable
 
-# A run's own files stay far below: a summary is a few kilobytes, an epoch's line a few hundred bytes.
+# A run's own files stay far below: a summary is a few kilobytes.
 LARGEST = 64 * 2**20
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -30,18 +30,6 @@ class Description(msgspec.Struct):
     data: dict[str, Any] = {}
     teacher: str | None = None
     earlier: list[dict[str, Any]] = []
-
-
-class Epoch(msgspec.Struct):
-    """What a line of ``metrics.jsonl`` is read for."""
-
-    epoch: Count
-    step: Count
-    train_loss: Amount
-    train_accuracy: Share
-    test_loss: Amount
-    test_accuracy: Share
-    seconds: Amount
 
 
 class Summary(msgspec.Struct):
@@ -89,27 +77,12 @@ def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
         raise UserError(f"{printable(path)}: damaged or of another version ({printable(error)})") from error
 
 
-def read_metrics(path: Path) -> tuple[list[Epoch], list[int]]:
-    """The epochs in a ``metrics.jsonl`` in order, and the numbers of the lines that cannot be read; an epoch that was
-    recorded twice as it was last."""
-    epochs: dict[int, Epoch] = {}
-    damaged = []
-    for number, text in enumerate(_read(path).split("\n"), 1):
-        try:
-            if text.strip():
-                line = msgspec.json.decode(text, type=Epoch)
-                epochs[line.epoch] = line
-        except (msgspec.DecodeError, RecursionError):
-            damaged.append(number)
-    return [epochs[epoch] for epoch in sorted(epochs)], damaged
-
-
 def _read(path: Path) -> str:
-    """A regular file's text. Bytes that are not UTF-8 are replaced, so that one bad byte costs one line."""
+    """A regular file's text."""
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST:
-            return path.read_text("utf-8", "replace")
+            return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise UserError(
             f"{printable(path)}: no such file, expected one that python -m train leaves; give the folder of a run"
