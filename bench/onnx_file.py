@@ -26,7 +26,11 @@ import puppet_jax as pj  # noqa: E402
 from bench import c_code, machine, nets, results_file  # noqa: E402
 from train.commands import evaluate  # noqa: E402
 
-PUPPETS = {"resnet20": nets.resnet20, "mobilenet_64": lambda **of: nets.MobileNet(width=64, **of), "unet": nets.UNet}
+PUPPETS = {
+    "resnet20": nets.resnet20,
+    "mobilenet_64": lambda **of: nets.MobileNet(width=64, **of),
+    "unet_64": lambda **of: nets.UNet(width=64, **of),
+}
 
 
 def least_ms(run, times: int = 40) -> float:
@@ -55,7 +59,7 @@ def as_c(path: Path, image: np.ndarray, expected: np.ndarray) -> dict:
     source = path.with_name("puppet.c")
     found: dict = {"memory_bytes": c_code.write(path, source)}
     for level in ("Os", "O3"):
-        shared = source.with_name(f"{level}.so")
+        shared = source.with_name(f"{time.monotonic_ns()}.so")  # a name that no library in this process has had
         command = ["gcc", "-std=c99", f"-{level}", str(source)]
         subprocess.run([*command, "-shared", "-fPIC", "-o", str(shared), "-lm"], check=True)
         subprocess.run([*command, "-c", "-o", str(shared.with_suffix(".o"))], check=True)
