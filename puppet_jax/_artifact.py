@@ -29,22 +29,15 @@ from puppet_jax._prediction import Prediction, TakesPictures
 
 FORMAT, VERSION = "puppet-jax export", 3
 METADATA, PROGRAM, ARRAYS = "metadata.json", "program.stablehlo", "arrays.safetensors"
+VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
 _AGAIN = "export the model again with puppet_jax.export"
 _OTHERS = "puppet_jax.load_pretrained opens runs, .safetensors files and pretrained models"
 
 # What jax itself writes for a symbolic batch, placement and random numbers. All else that has a name is refused, also
 # where jax promises its stability: "tpu_custom_call" and the like run code that the file brings with it.
-_HARMLESS = frozenset(
-    {
-        "shape_assertion",
-        "Sharding",
-        "annotate_device_placement",
-        "cu_threefry2x32_ffi",
-        "hip_threefry2x32_ffi",
-        "stablehlo.dynamic_reduce_window",
-        "stablehlo.dynamic_top_k",
-    }
+_HARMLESS = re.compile(
+    r"shape_assertion|Sharding|annotate_device_placement|(cu|hip)_threefry2x32_ffi|stablehlo\.dynamic_(reduce_window|top_k)"
 )
 
 
@@ -72,15 +65,14 @@ class LoadedModel(TakesPictures):
     _largest_batch = 256
 
     def __init__(self, metadata: dict[str, Any], exported: jax.export.Exported, arrays: dict[str, np.ndarray]):
-        self.metadata, self.platforms = metadata, exported.platforms
+        images, names = exported.in_avals[0], metadata["classes"]
+        self.metadata, self.platforms, self.dtype = metadata, exported.platforms, str(images.dtype)
+        self.image_shape = image_shape_of(images.shape[1:], "images")
         self.preprocessing, self.version = metadata["preprocessing"], metadata["puppet_jax"]
         low, high = map(float, metadata["complexities"])
         self.complexities = low, high
-        self.image_shape = image_shape_of(exported.in_avals[0].shape[1:], "images")
-        self.dtype = str(exported.in_avals[0].dtype)
-        one = jax.ShapeDtypeStruct((1, *self.image_shape), self.dtype)
-        logits, _, _ = jax.eval_shape(exported.call, one, arrays)  # jax refuses arrays that the program does not take
-        names = metadata["classes"]
+        one = jax.ShapeDtypeStruct((1, *self.image_shape), images.dtype)
+        logits, _, _ = jax.eval_shape(exported.call, one, arrays)  # refused by jax, if the program takes others
         if names is not None and [type(each) for each in names] != [str] * logits.shape[-1]:
             raise ValueError("its classes are not one name for each logit")
         self.classes = None if names is None else tuple(names)
@@ -97,14 +89,13 @@ class LoadedModel(TakesPictures):
         """
         images = check_batch(images, "predict")
         if images.dtype != self.dtype:
-            values = "levels 0 to 255" if self.dtype == "uint8" else "in [0, 1]"
             raise TypeError(
-                f"images: expected dtype {self.dtype} ({values}), as exported, got {images.dtype}; convert them"
+                f"predict: images must be {self.dtype} ({VALUES[self.dtype]}), as exported, got {images.dtype}"
             )
         if images.shape[-3:] != self.image_shape:
             raise ValueError(
-                f"images: expected shape (B, *{self.image_shape}), as exported, got {images.shape}; resize them, or "
-                "export the model with another image_shape"
+                f"predict: images must have shape (B, *{self.image_shape}), as exported, got {images.shape}; resize "
+                "them, or export the model with another image_shape"
             )
         return self._answer(images)
 
@@ -123,15 +114,12 @@ def load(path: str | os.PathLike) -> LoadedModel:
     Raises:
         OSError: the file is not there or cannot be read.
         ValueError: it is damaged, of another program, of another format, not for this platform, or not safe to run.
-        ImportError: ``flatbuffers`` is missing.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a named pipe would wait for its writer
         raise ValueError(f"load: {os.fspath(path)!r}: not a regular file, expected one of puppet_jax.export; {_OTHERS}")
     content = Path(path).read_bytes()
     try:
         return _read(content)
-    except ImportError:  # flatbuffers is missing: jax says so
-        raise
     except _Refusal as error:
         raise ValueError(f"load: {os.fspath(path)!r}: {error}") from error
     except Exception as error:  # whoever wrote it may have meant to confuse the parsers, which raise nearly anything
@@ -175,4 +163,4 @@ def _read(content: bytes) -> LoadedModel:
 def custom_calls(text: str) -> list[str]:
     """The functions outside of a StableHLO program, given as text, that it calls, but for the harmless ones."""
     called = re.findall(r'\b\w+\.custom_call\b"?(?:\s+@"?([\w.$]+)"?\s*\()?', text)
-    return sorted({name or "a function without a name" for name in called if name not in _HARMLESS})
+    return sorted({name or "a function without a name" for name in called if not _HARMLESS.fullmatch(name)})

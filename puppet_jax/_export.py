@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 from jax import lax
 
-from puppet_jax._artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VERSION, custom_calls
+from puppet_jax._artifact import ARRAYS, FORMAT, METADATA, PROGRAM, VALUES, VERSION, custom_calls
 from puppet_jax._batch import Bank, where_rows
 from puppet_jax._complexity import as_unit
 from puppet_jax._integers import image_shape_of
@@ -28,7 +28,6 @@ from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.convolution import whole
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_VALUES = {"uint8": "levels 0 to 255", "float32": "from 0 to 1"}
 
 
 def export(
@@ -47,14 +46,10 @@ def export(
 
     A path that ends in ``.onnx`` becomes an ONNX graph (opset 18), in which the puppeteer generates the kernels: it is
     about as large as the stored parameters. It takes ``images`` and gives ``logits``, ``complexity`` and ``depth``;
-    what else is known stands in its metadata. Nothing in it checks images.
-
-    Any other path becomes a StableHLO program with the kernels of all bins, for jax. :func:`puppet_jax.load` runs it,
-    and so does ``jax.export.deserialize`` in the lines of the file's README.txt. The program is made of XLA's own
-    operations: on CPUs it does not call this package's C++ convolutions. It is the same on all platforms but for the
-    convolutions' formulation, and has no gradient.
-
-    A file that is there is replaced once the new one is whole.
+    what else is known stands in its metadata. Nothing in it checks images. Any other path becomes a StableHLO program
+    with the kernels of all bins, for jax: :func:`puppet_jax.load` runs it, and so do the lines of the file's
+    README.txt. It has no gradient, and does not call this package's C++ convolutions. A file that is there is replaced
+    once the new one is whole.
 
     Args:
         predict: made by :func:`puppet_jax.compile_predict`.
@@ -73,22 +68,21 @@ def export(
         ValueError: a model of continuous complexity for jax, one that computes what is not written as ONNX, an image
             shape that the model does not take, an unknown dtype, platform or ``weights``, another number of classes
             than logits, a path whose folder does not exist, or a model that calls functions outside of XLA.
-        ImportError: ``flatbuffers`` is missing, which ``jax.export`` needs, or ``onnx``.
+        ImportError: ``onnx`` is missing.
     """
     if not isinstance(predict, Predictor):
         raise TypeError(
             f"export: predict must be what compile_predict returns, got {type(predict).__name__}; "
             "call export(compile_predict(model), ...)"
         )
-    given = predict.image_shape if image_shape is None else image_shape
-    shape, path = image_shape_of(() if given is None else given, "export"), Path(path)
+    shape, path = image_shape_of(image_shape or predict.image_shape or (), "export"), Path(path)
     classes = classes or predict.classes
     _check(predict, path, shape, dtype, platforms, weights, classes, preprocessing, batch)
     from puppet_jax import __version__  # not before the package is whole
 
     about: dict[str, Any] = {
         "puppet_jax": __version__,
-        "images": {"shape": list(shape), "dtype": dtype, "values": _VALUES[dtype]},
+        "images": {"shape": list(shape), "dtype": dtype, "values": VALUES[dtype]},
         "preprocessing": preprocessing,
         "classes": None if classes is None else list(classes),
     }
@@ -176,8 +170,8 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
         raise ValueError(f"export: batch must be None, or 1 for a path that ends in .onnx, got {batch!r}")
     puppet = predict.puppet
     puppet.check(shape, puppet.kernel_shapes, puppet.max_depth)
-    if dtype not in _VALUES:
-        raise ValueError(f"export: dtype must be one of {tuple(_VALUES)}, got {dtype!r}")
+    if dtype not in VALUES:
+        raise ValueError(f"export: dtype must be one of {tuple(VALUES)}, got {dtype!r}")
     if isinstance(platforms, str) or not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f"export: platforms must be a selection of {PLATFORMS}, got {platforms!r}")
     if weights not in get_args(StoredDtype):

@@ -29,12 +29,9 @@ def fitted(picture: Any, shape: tuple[int, ...]) -> np.ndarray:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("predict_images: Pillow scales pictures, and is missing; pip install pillow") from error
-    if isinstance(picture, np.ndarray):
-        image, stored = Image.fromarray(picture), ""
-    else:
-        stored = png_mode(picture)
-        image = ImageOps.exif_transpose(picture)
-    return as_levels(in_channels(image, channels, stored), size)
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    stored = png_mode(image)
+    return as_levels(in_channels(ImageOps.exif_transpose(image), channels, stored), size)
 
 
 def png_mode(image) -> str:

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import zipfile
+from unittest.mock import Mock
 
 import jax
 import jax.export
@@ -57,50 +59,43 @@ def same(found, expected):
     np.testing.assert_array_equal(found.depth, expected.depth)
 
 
-def test_it_answers_as_the_model_for_any_batch(loaded, predict, images):
+def refused(call, *cases):
+    for given, error, words in cases:
+        with pytest.raises(error, match=words):
+            call(given)
+
+
+def test_it_answers_as_the_model_for_any_batch_and_says_what_it_is(loaded, predict, images):
     everything = predict(images)
     assert len(set(np.asarray(everything.depth).tolist())) == 2
     same(jax.jit(loaded)(images), everything)
     same(loaded(images), everything)  # filled up to eight
     same(loaded(images[4]), jax.tree.map(lambda rows: rows[4], everything))
-
-
-def test_it_says_what_it_is(loaded, file):
-    assert loaded.classes == NAMES
-    assert loaded.preprocessing == "cut to 8×8"
-    assert loaded.complexities == (0.0, 8.0)
-    assert (loaded.image_shape, loaded.dtype) == (SHAPE, "uint8")
+    assert (loaded.classes, loaded.preprocessing, loaded.complexities) == (NAMES, "cut to 8×8", (0.0, 8.0))
+    assert (loaded.image_shape, loaded.dtype, loaded.version) == (SHAPE, "uint8", pj.__version__)
     assert loaded.platforms == ("cpu", "cuda", "rocm", "tpu")
-    assert loaded.version == pj.__version__
-    assert repr(loaded) == f"<LoadedModel: images 8×8×{SHAPE[2]}, {len(NAMES)} classes, kernels for 0 to 8 bits>"
-    with zipfile.ZipFile(file) as archive:
-        assert "猫" in archive.read("README.txt").decode()
+    assert repr(loaded) == "<LoadedModel: images 8×8×2, 3 classes, kernels for 0 to 8 bits>"
 
 
 SCRIPT = """
 import sys
 import numpy as np
-file, images, out = sys.argv[1:]
-scope = {"images": np.load(images)}
-exec(sys.stdin.read().replace("THIS FILE", file), scope)
+images = np.load("images.npy")
+exec(sys.stdin.read())
 assert not {"flax", "diffrax", "puppet_jax"} & set(sys.modules), "by jax alone"
-np.savez(out, *[np.asarray(scope[name]) for name in ("logits", "complexity", "depth")])
+np.savez("out.npz", *map(np.asarray, (logits, complexity, depth)))
 """
 
 
 def test_a_fresh_process_without_the_package_answers_by_the_lines_of_the_readme(foreign, images, tmp_path):
     path = tmp_path / "foreign.puppet"
-    pj.export(foreign, path, image_shape=SHAPE, platforms=("cpu",))
+    pj.export(foreign, path, image_shape=SHAPE, platforms=("cpu",), preprocessing="猫")
     np.save(tmp_path / "images.npy", images)
     with zipfile.ZipFile(path) as archive:
-        lines = re.search(r"Without it.*?\n\n(.*?)\n\n", archive.read("README.txt").decode(), flags=re.S)[1]
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, path, tmp_path / "images.npy", tmp_path / "out.npz"],
-        input="\n".join(line.removeprefix("    ") for line in lines.splitlines()),
-        cwd=tmp_path,
-        text=True,
-        check=True,
-    )
+        readme = archive.read("README.txt").decode().replace("THIS FILE", str(path))
+    assert "猫" in readme
+    lines = textwrap.dedent(re.search(r"Without it.*?\n\n(.*?)\n\n", readme, flags=re.S)[1])
+    subprocess.run([sys.executable, "-c", SCRIPT], input=lines, cwd=tmp_path, text=True, check=True)
     found = pj.Prediction(*np.load(tmp_path / "out.npz").values())
     same(found, foreign(images))
     same(found, pj.load(path)(images))
@@ -116,44 +111,36 @@ def test_the_formulation_for_accelerators_is_right_for_any_batch(name, request, 
     same(pj.load(tmp_path / "a")(images), predict(images))
 
 
-def test_floats_are_checked_at_the_door(predict, images, tmp_path):
+@pytest.mark.usefixtures("no_type_checker")
+def test_images_are_checked_at_the_door(loaded, predict, images, tmp_path):
+    refused(
+        loaded,
+        (images[:, :7], ValueError, "as exported"),
+        (images[:0], ValueError, "empty axis"),
+        (images[None], ValueError, "one image"),
+        (images.astype(np.float32) / 255, TypeError, "must be uint8"),
+    )
     pj.export(predict, tmp_path / "a", image_shape=SHAPE, dtype="float32", platforms=("cpu",))
     loaded = pj.load(tmp_path / "a")
     unit = (images / 255).astype(np.float32)
     same(loaded(unit), predict(unit))
     same(loaded.predict_images(images), predict(images))  # of the model's own size, which needs no Pillow
-    for wrong, error, words in [
+    refused(
+        loaded.predict_images,
         ([], ValueError, "got no picture"),
         (unit, TypeError, "got float32"),
         ("a.jpg", TypeError, r"PIL\.Image\.open\(path\)"),
         (np.zeros((9, 9, 3), np.uint8), ValueError, r"got an array of shape \(9, 9, 3\), expected .* or \(8, 8, 2\)"),
-    ]:
-        with pytest.raises(error, match=words):
-            loaded.predict_images(wrong)
-    with pytest.raises(ValueError, match=r"set model\.image_shape"):
-        predict.predict_images(images)
-    with pytest.raises(ValueError, match="must lie in"):
-        loaded(np.full(SHAPE, 1.5, np.float32))
-    with pytest.raises(TypeError, match="float32"):
-        loaded(images)
-
-
-@pytest.mark.usefixtures("no_type_checker")
-def test_other_images_are_refused(loaded, images):
-    for wrong, error, words in [
-        (images[:, :7], ValueError, "as exported"),
-        (images[:0], ValueError, "empty axis"),
-        (images[None], ValueError, "one image"),
-        (images.astype(np.float32) / 255, TypeError, "expected dtype uint8"),
-    ]:
-        with pytest.raises(error, match=words):
-            loaded(wrong)
+    )
+    refused(predict.predict_images, (images, ValueError, r"set model\.image_shape"))
+    refused(loaded, (2 * unit, ValueError, "must lie in"), (images, TypeError, "must be float32"))
 
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, tmp_path):
     good = {"predict": predict, "path": tmp_path / "a", "image_shape": SHAPE}
-    for change, error, words in [
+    refused(
+        lambda change: pj.export(**{**good, **change}),
         ({"predict": model_of()}, TypeError, "compile_predict"),
         ({"predict": pj.compile_predict(model_of(bin=None))}, ValueError, "measures complexity without bins"),
         ({"image_shape": (8, 8)}, ValueError, "height, width, channels"),
@@ -163,9 +150,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, 
         ({"platforms": ("gpu",)}, ValueError, "cuda"),
         ({"classes": ("one",)}, ValueError, "3 logits"),
         ({"path": tmp_path / "none" / "a"}, ValueError, "folder that exists"),
-    ]:
-        with pytest.raises(error, match=words):
-            pj.export(**{**good, **change})
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,8 +161,7 @@ def test_images_of_other_complexities_are_refused(predict, images, tmp_path):
     loaded, inside = pj.load(tmp_path / "a"), (h > 2.0) & (h < 4.0)
     assert loaded.complexities == narrow.complexities == (2.0, 4.25)
     same(loaded(images[inside]), narrow(images[inside]))
-    with pytest.raises(ValueError, match=r"for 2 to 4\.25; call compile_predict"):
-        loaded(images)
+    refused(loaded, (images, ValueError, r"for 2 to 4\.25; call compile_predict"))
     assert np.isnan(jax.jit(loaded)(images).logits[~inside]).all()
 
 
@@ -198,13 +182,9 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path,
     path = tmp_path / "a.onnx"
     path.write_bytes(b"before")
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            pj.export(predict, path, image_shape=SHAPE)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        pj.export(predict, path, image_shape=SHAPE)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -212,21 +192,20 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(predict, tmp_path,
 # ---- Files that are something else, damaged, or made to do harm
 
 
-def rewritten(file, path, compression=zipfile.ZIP_STORED, **changes):
-    """The file with parts of it changed, ``metadata`` by entries, and every checksum right again."""
+def changed(file, path, compression=zipfile.ZIP_STORED, metadata=None, **parts):
+    """The file with some of its parts in place of its own, and of ``metadata`` some entries; checksums are right."""
     with zipfile.ZipFile(file) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
-    contents["metadata.json"] = json.dumps(json.loads(contents["metadata.json"]) | changes.pop("metadata", {}))
-    for name, content in changes.items():
-        contents[name.replace("_", ".")] = program_of(content) if callable(content) else content
+    contents["metadata.json"] = json.dumps(json.loads(contents["metadata.json"]) | (metadata or {}))
+    contents |= {{"program": "program.stablehlo", "arrays": "arrays.safetensors"}[part]: parts[part] for part in parts}
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
     return path
 
 
-def program_of(function):
-    return bytes(jax.export.export(jax.jit(function), platforms=("cpu",))(jnp.eye(3)).serialize())
+def program_of(function, platform="cpu"):
+    return bytes(jax.export.export(jax.jit(function), platforms=(platform,))(jnp.eye(3)).serialize())
 
 
 def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
@@ -235,47 +214,37 @@ def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     for content in (b"", b"\x89PNG\r\n\x1a\n" + bytes(100), whole[:-30], whole[:middle], flipped):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged, no export, or not for jax"):
-            pj.load(path)
-    with pytest.raises(FileNotFoundError):
-        pj.load(tmp_path / "none")
+        refused(pj.load, (path, ValueError, "damaged, no export, or not for jax"))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="not a regular file"):
-        pj.load(tmp_path / "pipe")
+    refused(
+        pj.load,
+        (tmp_path / "none", FileNotFoundError, "none"),
+        (tmp_path / "pipe", ValueError, "not a regular file"),
+    )
 
 
 PICKLED = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\ncos\n"
 HUGE = b'{"puppet.head":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,399999999996]}}'
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"compression": zipfile.ZIP_DEFLATED}, "compressed"),  # as a zip bomb is
-        ({"metadata": {"version": 2}}, rf"version 2, of puppet-jax {re.escape(pj.__version__)}; this one reads 3"),
-        ({"metadata": {"format": "x"}}, "another program"),
-        ({"metadata": {"classes": ["one"]}}, "not one name for each logit"),
-        ({"metadata": {"complexities": [1.0]}}, "not enough values"),
-        ({"program_stablehlo": b"\x10" * 400}, "damaged"),
-        ({"program_stablehlo": jnp.sin}, "damaged"),
-        ({"program_stablehlo": jnp.linalg.eigvalsh}, "not safe to run: calls lapack_"),
-        ({"arrays_safetensors": PICKLED}, "damaged"),
-        ({"arrays_safetensors": len(HUGE).to_bytes(8, "little") + HUGE}, "damaged"),
-        ({"arrays_safetensors": safetensors.numpy.save({"a": np.ones(3)})}, "damaged"),
-    ],
-)
-def test_a_file_that_contradicts_itself_or_could_do_harm_is_refused(file, tmp_path, change, words):
-    with pytest.raises(ValueError, match=words):
-        pj.load(rewritten(file, tmp_path / "a", **change))
-
-
-def test_a_program_for_another_platform_or_jax_is_refused(file, predict, tmp_path, monkeypatch):
-    pj.export(predict, tmp_path / "tpu", image_shape=SHAPE, platforms=("tpu",))
-    with pytest.raises(ValueError, match="exported for tpu, and this process computes on cpu"):
-        pj.load(tmp_path / "tpu")
+def test_a_file_that_contradicts_itself_or_could_do_harm_is_refused(file, tmp_path, monkeypatch):
+    refused(
+        lambda change: pj.load(changed(file, tmp_path / "a", **change)),
+        ({"compression": zipfile.ZIP_DEFLATED}, ValueError, "compressed"),  # as a zip bomb is
+        ({"metadata": {"version": 2}}, ValueError, f"version 2, of puppet-jax {pj.__version__}; this one reads 3"),
+        ({"metadata": {"format": "x"}}, ValueError, "another program"),
+        ({"metadata": {"classes": ["one"]}}, ValueError, "not one name for each logit"),
+        ({"metadata": {"complexities": [1.0]}}, ValueError, "not enough values"),
+        ({"program": b"\x10" * 400}, ValueError, "damaged"),
+        ({"program": program_of(jnp.sin)}, ValueError, "damaged"),
+        ({"program": program_of(jnp.sin, "tpu")}, ValueError, "for tpu, and this process computes on cpu"),
+        ({"program": program_of(jnp.linalg.eigvalsh)}, ValueError, "not safe to run: calls lapack_"),
+        ({"arrays": PICKLED}, ValueError, "damaged"),
+        ({"arrays": len(HUGE).to_bytes(8, "little") + HUGE}, ValueError, "damaged"),
+        ({"arrays": safetensors.numpy.save({"a": np.ones(3)})}, ValueError, "damaged"),
+    )
     monkeypatch.setattr(jax.export, "minimum_supported_calling_convention_version", 99)
-    with pytest.raises(ValueError, match=r"calling convention.*install the jax"):
-        pj.load(file)
+    refused(pj.load, (file, ValueError, r"calling convention.*install the jax"))
 
 
 def test_every_function_outside_of_a_program_is_named():
