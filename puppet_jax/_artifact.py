@@ -20,10 +20,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from jax.typing import ArrayLike
 from jaxtyping import Array, Num
 
-from puppet_jax._complexity import check_batch
 from puppet_jax._integers import image_shape_of
 from puppet_jax._prediction import Prediction, TakesPictures
 
@@ -79,15 +77,7 @@ class LoadedModel(TakesPictures):
         self._arrays = jax.tree.map(jnp.asarray, arrays)
         self._program = jax.jit(exported.call)
 
-    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
-        """Predict one image ``image_shape`` or a batch ``(B, *image_shape)``, of ``dtype``. Works under ``jit`` too.
-
-        Raises:
-            TypeError: another dtype.
-            ValueError: another shape, an empty batch, NaN or floats outside [0, 1], or an image of a complexity that
-                there are no kernels for (checked on concrete arrays).
-        """
-        images = check_batch(images, "predict")
+    def _check(self, images: Num[Array, "*batch h w c"]) -> None:
         if images.dtype != self.dtype:
             raise TypeError(
                 f"predict: images must be {self.dtype} ({VALUES[self.dtype]}), as exported, got {images.dtype}"
@@ -97,7 +87,6 @@ class LoadedModel(TakesPictures):
                 f"predict: images must have shape (B, *{self.image_shape}), as exported, got {images.shape}; resize "
                 "them, or export the model with another image_shape"
             )
-        return self._answer(images)
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         logits, complexity, depth = self._program(images, self._arrays)

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from puppet_jax._batch import Bank, default_chunk, logits_from_bank, logits_of_batch, make_bank, where_rows
-from puppet_jax._complexity import check_batch
 from puppet_jax._integers import integer
 from puppet_jax._measure import Measure
 from puppet_jax._mesh import of_any_mesh
@@ -61,18 +60,8 @@ class Predictor(TakesPictures):
         # Without a bank the puppeteer is a part of the program.
         self._parts = nnx.split((self.puppet, self.puppeteer if self.bank is None else None))
 
-    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
-        """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
-
-        Raises:
-            TypeError: the dtype is neither uint8 nor floating.
-            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), other
-                channels than the model's, an image smaller than its strides allow, or one of a complexity that the bank
-                has no kernels for (under ``jit`` its logits are NaN).
-        """
-        images = check_batch(images, "predict")
+    def _check(self, images: Num[Array, "*batch h w c"]) -> None:
         self.puppet.check(images.shape[-3:], self.puppet.kernel_shapes, self.puppet.max_depth)
-        return self._answer(images)
 
     def _run(self, images: Num[Array, "b h w c"], count: int) -> Prediction:
         run = functools.partial(_predict, self.measurement, self._chunk)

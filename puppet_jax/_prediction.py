@@ -8,7 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Num
 
+from puppet_jax._complexity import check_batch
 from puppet_jax._pictures import fitted
 
 
@@ -66,8 +69,18 @@ class TakesPictures:
     _largest_batch: int
     _whole = False  # whether there are kernels for every complexity
 
-    def __call__(self, images) -> Prediction:
-        raise NotImplementedError
+    def __call__(self, images: Num[ArrayLike, "*batch h w c"]) -> Prediction:
+        """Predict one image (H, W, C) or a batch (B, H, W, C), uint8 or float in [0, 1]. Works under ``jit`` too.
+
+        Raises:
+            TypeError: the dtype is neither uint8 nor floating, or not what a file is for.
+            ValueError: another rank, an empty batch, NaN or values outside [0, 1] (checked on concrete arrays), a shape
+                that the model does not take, or an image of a complexity that there are no kernels for (under ``jit``
+                its logits are NaN).
+        """
+        images = check_batch(images, "predict")
+        self._check(images)
+        return self._answer(images)
 
     def __repr__(self) -> str:
         size = "of any size" if self.image_shape is None else "×".join(map(str, self.image_shape))
@@ -75,11 +88,15 @@ class TakesPictures:
         held = " for {:g} to {:g} bits".format(*self.complexities) if self.complexities else " generated for each"
         return f"<{type(self).__name__}: images {size}{names}, kernels{held}>"
 
-    def _run(self, images, count: int) -> Prediction:
+    def _check(self, images: Array) -> None:
+        """Refuse images that the model does not take."""
+        raise NotImplementedError
+
+    def _run(self, images: Array, count: int) -> Prediction:
         """The answers to a batch, of which ``count`` rows matter."""
         raise NotImplementedError
 
-    def _answer(self, images) -> Prediction:
+    def _answer(self, images: Array) -> Prediction:
         """The answers to images that were checked, padded to powers of two and split."""
         if images.ndim == 3:
             return jax.tree.map(lambda rows: rows[0], self._answer(images[None]))
@@ -105,17 +122,13 @@ class TakesPictures:
     def predict_images(self, pictures: Any) -> Prediction:
         """Predict pictures of any size, which are scaled as ``python -m train`` scales a folder's.
 
-        A Pillow image is turned as its EXIF orientation says, what is transparent in it lies over white, and it becomes
-        grey or RGB as the model wants it. Every picture is scaled so that it just covers the model's size (bicubic),
-        and its middle cut out.
-
-        Args:
-            pictures: a Pillow image, levels (H, W) or (H, W, C) as uint8, or several of these, of any sizes.
+        ``pictures`` are a Pillow image, levels (H, W) or (H, W, C) as uint8, or several of these. An image is turned as
+        its EXIF orientation says, what is transparent in it lies over white, and it becomes grey or RGB as the model
+        wants it. It is scaled so that it just covers the model's size (bicubic), and its middle cut out.
 
         Raises:
             TypeError: an array of another dtype.
-            ValueError: an array that is no picture; no picture at all; or, of a model that the package did not load and
-                did not make from an image's shape, ``image_shape`` is not known: set it before ``compile_predict``.
+            ValueError: an array that is no picture; no picture at all; or ``image_shape`` is not known.
             ImportError: Pillow is missing, which scales them.
         """
         if self.image_shape is None:
@@ -123,7 +136,7 @@ class TakesPictures:
                 "predict_images: the model does not know which size its images have; set model.image_shape = (height, "
                 "width, channels) before compile_predict(model)"
             )
-        one = hasattr(pictures, "convert") or (hasattr(pictures, "ndim") and pictures.ndim < 4)
+        one = hasattr(pictures, "convert") or getattr(pictures, "ndim", 4) < 4
         levels = [fitted(each, tuple(self.image_shape)) for each in ([pictures] if one else pictures)]
         if not levels:
             raise ValueError("predict_images: got no picture, at least one is needed")
