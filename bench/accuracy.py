@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, pareto, results_file
+from bench import dial, machine, pareto, results_file
 from bench import study as studies
 from bench.study import Row, Study
 from bench.target import markdown
@@ -59,6 +59,9 @@ def run(options: Accuracy) -> int:
         print(f"\n{part} ({study.note})\n\n{table(rows_of(done, part))}")
     if lines := rows_of(done, "main"):
         pareto.draw(output.with_name(f"{output.stem}_pareto"), lines, study.note)
+    lines = rows_of(done, "exits")
+    if any(line["by_exit"] for line in lines):
+        dial.draw(output.with_name(f"{output.stem}_exits"), lines, study.note)
     print(f"\nwritten: {output}")
     return 1 if failed else 0
 
@@ -190,7 +193,10 @@ def rows_of(done: dict[str, dict], part: str) -> list[dict]:
         line["compression"] = parameters["static_twin"] / parameters["total"]
         mean = lambda bits, key: statistics.mean(each["bits"][bits][key] for each in runs)  # noqa: B023, E731
         line["bits"] = {bits: {key: mean(bits, key) for key in each} for bits, each in first.get("bits", {}).items()}
-        line["shifts"] = first.get("shifts", {})  # of one seed
+        for kind in ("by_exit", "by_confidence"):
+            told = [each.get(f"accuracy_{kind}", []) for each in runs]
+            means = [{key: statistics.mean(each[key] for each in same) for key in same[0]} for same in zip(*told)]  # noqa: B905
+            line[kind] = means
         line["bfloat16_loss"] = first["accuracy"] - first.get("bfloat16", first["accuracy"])
         lines.append({**line, "train_seconds": statistics.mean(each["train_seconds"] for each in runs)})
     return lines
