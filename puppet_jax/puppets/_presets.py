@@ -54,8 +54,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             puppeteer_options={"continuous": {"basis": 96, "rank": 4, "hidden": 48}},
             depth="full",
         ),
-        # Cheap layers first and many on small maps, so that leaving early saves much: images may leave after three, four
-        # or six tenths of the multiplications.
+        # Cheap layers first and many on small maps, so that leaving early saves much: images may leave after three,
+        # four or six tenths of the multiplications.
         "puppet_e": Preset(
             layers=(LayerSpec(24, pool=2), LayerSpec(48, pool=2), *[LayerSpec(96)] * 8),
             puppeteer_options={"continuous": {"basis": 52, "hidden": 32, "conditioning": "none"}},
