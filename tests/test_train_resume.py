@@ -192,15 +192,7 @@ def test_flags_that_contradict_the_run_are_refused_all_by_name(half_done, capsys
         assert "--resume" in capsys.readouterr().err
 
 
-def test_a_changed_configuration_version_or_data_set_is_refused_by_the_checkpoint(half_done, capsys, monkeypatch):
-    path = half_done / "config.json"
-    text = path.read_text()
-    written = json.loads(text)
-    written["config"]["learning_rate"] = 0.5
-    path.write_text(json.dumps(written))
-    assert main(["--resume", str(half_done)]) == 2
-    assert "--learning-rate is 0.005 in the run, got 0.5" in capsys.readouterr().err
-    path.write_text(text)
+def test_a_changed_version_or_data_set_is_refused(half_done, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(resume, "FORMAT", "another")
         assert main(["--resume", str(half_done)]) == 2

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +11,15 @@ SUFFIX = ".tmp"
 
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also if the machine stops meanwhile."""
-    with replacing(path, path.with_name(path.name + SUFFIX)) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """A path beside ``path``, by default of a short name and the same suffix. What is written there takes the place of
-    ``path`` at the end of the context, and is deleted after an error."""
-    temporary = temporary or path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``. What is written there takes the place of ``path`` at the end of the context, and is
+    deleted after an error."""
+    temporary = path.with_name(path.name + SUFFIX)
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -157,10 +157,7 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     was reported on."""
     path = options.located()
 
-    import numpy as np
-
     from train import data
-    from train.data.images import resize
     from train.runs import run_folder
     from train.runs.model_file import open_run
 
@@ -177,8 +174,13 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
         options.evaluate_on or config.evaluate_on,
         image_size=height if height == width else config.image_size,
     )
-    found = {"in_channels": dataset.test.images.shape[-1], "class_names": ", ".join(dataset.class_names)}
-    expected = {"in_channels": about.create.in_channels, "class_names": ", ".join(about.class_names)}
+    *size, channels = dataset.test.images.shape[1:]
+    found = {"image_size": size, "in_channels": channels, "class_names": ", ".join(dataset.class_names)}
+    expected = {
+        "image_size": [height, width],
+        "in_channels": about.create.in_channels,
+        "class_names": ", ".join(about.class_names),
+    }
     for each, value in found.items():
         if expected[each] != value:
             raise UserError(
@@ -189,11 +191,7 @@ def with_images(options: Evaluate) -> tuple["Trained", "Split", bool]:
     if own and (wrong := data.differences(dataset, about.data)):
         print(f"note: not the images that the run began with ({'; '.join(wrong)})", file=sys.stderr)
         own = False
-    split = dataset.test
-    if split.images.shape[1:3] != (height, width):
-        images = np.stack([resize(levels, (height, width)) for levels in split.images])
-        split = data.Split(images, split.labels)
-    return dataclasses.replace(trained, config=config), split, own
+    return dataclasses.replace(trained, config=config), dataset.test, own
 
 
 def _reported(trained: "Trained", images: int) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from train.runs import origins, run_folder
 from train.runs.reading import Summary, read_json
 from train.runs.source import locate
 from train.steps.loop import Plan, plan, train
+from train.telling import say
 from train.terminal import printable
 
 # How many of the images that cannot be read are named.
@@ -39,7 +39,7 @@ def launch(arguments: Sequence[str]) -> int:
         if config.resume is not None and run_folder.finished(config.resume):
             folder = config.resume
             summary = read_json(folder / "summary.json", Summary)
-            _tell(f"{folder} is finished; nothing to train")
+            say(f"{folder} is finished; nothing to train")
         else:
             config, dataset = prepare(config)
             planned = plan(config, dataset)
@@ -92,15 +92,15 @@ def prepare(config: Config) -> tuple[ResolvedConfig, data.Dataset]:
             f"--data {config.data}: not the images that the run began with ({'; '.join(wrong)}); point --data to "
             "those, or train anew"
         )
-    if dataset.note and devices.is_first():
-        _tell(dataset.note)
-    if dataset.skipped and devices.is_first():
+    if dataset.note:
+        say(dataset.note)
+    if dataset.skipped:
         shown = "".join(f"\n  {printable(skip.path)}: {printable(skip.reason)}" for skip in dataset.skipped[:SHOWN])
         more = f"\n  and {len(dataset.skipped) - SHOWN} more" if len(dataset.skipped) > SHOWN else ""
-        _tell(f"left out {len(dataset.skipped)}, of which no image was read:{shown}{more}")
+        say(f"left out {len(dataset.skipped)}, of which no image was read:{shown}{more}")
     resolved = resolve(config, len(dataset.train))
     if configuration.recipe_for(config.data, len(dataset.train)) == "small" and config.resume is None:
-        _tell(
+        say(
             f"{len(dataset.train):,} training images are few: --epochs {resolved.epochs} --batch-size "
             f"{resolved.batch_size} --augment {resolved.augment} --measurement.depth {resolved.measurement.depth}"
         )
@@ -140,8 +140,3 @@ def report(summary: Summary, folder: Path) -> str:
             f"run            {folder}",
         ]
     )
-
-
-def _tell(text: str) -> None:
-    # Printed by every process: asking whether this is the first would initialise the devices.
-    print(text, file=sys.stderr, flush=True)

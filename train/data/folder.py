@@ -19,7 +19,7 @@ import numpy as np
 
 from train.data.decode import decode
 from train.data.split import Dataset, Skipped, Split, held_out, set_aside
-from train.data.walk import NO_IMAGE, composed, is_image, is_run, walk_images
+from train.data.walk import NO_IMAGE, is_image, is_run, walk_images
 from train.errors import UserError
 
 OUTSIDE = "in no class folder"
@@ -77,8 +77,8 @@ def _find(folder: Path) -> tuple[tuple[str, ...], tuple[_Files, _Files], list[Sk
     inside = _list(folder)
     splits: dict[str, Path] = {}
     for name, path in inside.folders.items():
-        if name.casefold() in ("train", *TEST_NAMES) and splits.setdefault(name.casefold(), path) != path:
-            raise _twice(splits[name.casefold()], path, "split")
+        if name.casefold() in ("train", *TEST_NAMES):
+            splits[name.casefold()] = path
     train = _list(splits["train"]) if "train" in splits else inside
     tests = (_list(splits[name]) for name in TEST_NAMES if name in splits)
     test = next((each for each in tests if each.folders), None)
@@ -127,9 +127,9 @@ def _list(folder: Path) -> _Listing:
             others.append(Skipped(str(path), OUTSIDE if is_image(path) else NO_IMAGE))
         elif _of_runs(path):
             others.append(Skipped(str(path), "of runs, no class"))
-        elif folders.setdefault(composed(path.name), path) != path:
-            raise _twice(folders[composed(path.name)], path, "class")
-    return _Listing(folder, dict(sorted(folders.items())), others)  # links to folders are folders
+        else:
+            folders[path.name] = path
+    return _Listing(folder, folders, others)  # links to folders are folders
 
 
 def _of_runs(folder: Path) -> bool:
@@ -148,13 +148,6 @@ def _files(listing: _Listing, classes: Iterable[str], skipped: list[Skipped]) ->
         paths += map(Path, found)
         labels += [label] * len(found)
     return _Files(paths, np.array(labels, np.int32))
-
-
-def _twice(one: Path, other: Path, what: str) -> UserError:
-    return UserError(
-        f"--data {one.parent}: has both {one.name} and {other.name}, which may be one {what}'s images in two folders "
-        "or two versions of them; put them into one folder, or move one away"
-    )
 
 
 def _check_every_class(data: str, classes: tuple[str, ...], train: Split, skipped: list[Skipped]) -> None:

@@ -1,7 +1,6 @@
 """Image files in folders, found one by one in the order of their paths."""
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,6 @@ def is_run(folder: str | Path) -> bool:
     return found[0] and any(found[1:])
 
 
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes é as two characters, others as one."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _below(folder: str, passed: Callable[[str, str], Any]) -> Iterator[str]:
     names, folders = [], set()
     try:
@@ -64,7 +58,7 @@ def _below(folder: str, passed: Callable[[str, str], Any]) -> Iterator[str]:
     except OSError:
         yield folder or os.curdir
         return
-    for name in sorted([*names, *folders], key=composed):
+    for name in sorted([*names, *folders]):
         if name in folders:
             yield from _below(os.path.join(folder, name), passed)
         else:

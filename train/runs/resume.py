@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.config import ResolvedConfig, check_resumed, from_json, to_json
 from train.devices import from_first, is_first
 from train.errors import UserError
 from train.runs.checkpoint import Checkpoints, fill
@@ -30,18 +29,16 @@ class Position(NamedTuple):
     epoch_seconds: float = 0.0
 
 
-def save(checkpoints: Checkpoints, config: ResolvedConfig, position: Position, accuracy: float | None) -> bool:
+def save(checkpoints: Checkpoints, position: Position, accuracy: float | None) -> bool:
     """Save a position as a checkpoint, see :meth:`train.runs.checkpoint.Checkpoints.save`; ``accuracy`` is that of its
     parameters, where they have been evaluated."""
-    if int(position.tally.bad_step):
-        return False
-    about = {"config": to_json(config), "format": FORMAT} | {name: getattr(position, name) for name in PLAIN}
+    about = {"format": FORMAT} | {name: getattr(position, name) for name in PLAIN}
     # The request to stop was for this process, not for the one that resumes.
     arrays = {"state": position.state, "tally": position.tally._replace(stop=jnp.int32(0))}
     return checkpoints.save(int(position.tally.step), arrays, about, accuracy)
 
 
-def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Position) -> tuple[Position | None, list[str]]:
+def restore(checkpoints: Checkpoints, beginning: Position) -> tuple[Position | None, list[str]]:
     """The position of the last good checkpoint of the first process, at every process, and what was wrong with later
     ones; ``None`` if there never was any. ``beginning``, where a new run begins, tells the shapes. Refused, in all
     processes, is what does not fit the run."""
@@ -50,7 +47,6 @@ def restore(checkpoints: Checkpoints, config: ResolvedConfig, beginning: Positio
     try:
         if is_first() and (found := checkpoints.restore()) is not None:
             arrays, saved, problems = found
-            check_resumed(from_json(saved["config"]), config)
             if saved["format"] != FORMAT:  # shapes do not tell of a layer that computes something else
                 raise ValueError(f"format {saved['format']}, expected {FORMAT}")
             tree = fill(tree, arrays)

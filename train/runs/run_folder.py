@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
 import resource
@@ -170,7 +169,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line; NaN and infinity, which JSON does not have, become null."""
+    """Append one JSON line."""
     with open(path, "a") as file:
         file.write(_line(record))
 
@@ -182,5 +181,4 @@ def peak_memory_bytes() -> int:
 
 
 def _line(record: dict[str, Any]) -> str:
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(record, allow_nan=False) + "\n"

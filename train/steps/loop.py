@@ -90,21 +90,18 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     return Plan(mesh, model, teacher, fingerprint, about, earlier, steps_per_epoch, total_steps, began)
 
 
-def train(
-    config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan | None = None
-) -> dict[str, Any]:
+def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan) -> dict[str, Any]:
     """Train a model and fill the run's folder (``None`` for a process that writes nothing), or go on with a run that is
-    there. ``planned`` is of :func:`plan`, where it was called before.
+    there. ``planned`` is of :func:`plan`.
 
     Returns:
         what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
 
     Raises:
-        UserError: as :func:`plan`; or checkpoints that cannot be read or written.
+        UserError: checkpoints cannot be read or written.
         Diverged: the loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
     """
-    planned = planned or plan(config, dataset)
     mesh, model, began = planned.mesh, planned.model, planned.began
     steps_per_epoch, total_steps = planned.steps_per_epoch, planned.total_steps
     epochs = math.ceil(total_steps / steps_per_epoch)
@@ -128,7 +125,7 @@ def train(
     at = resume.Position(start(params, optimiser(total_steps), config), empty_tally(), history=[])
     with Checkpoints(folder, every=config.checkpoint_steps) as checkpoints:
         if config.resume is not None:
-            at = _resumed(at, resume.restore(checkpoints, config, at), total_steps, folder)
+            at = _resumed(at, resume.restore(checkpoints, at), total_steps, folder)
         done, history, train_seconds = int(at.tally.step), at.history, at.train_seconds
         teacher, teaching = (None, None) if planned.teacher is None else nnx.split(planned.teacher.model)
         state, tally, rest, teaching = devices.shared(mesh, (at.state, at.tally, rest, teaching))
@@ -223,7 +220,7 @@ def train(
                 if stop or done == total_steps or checkpoints.due(done, ends_epoch, accuracy):
                     so_far = time.perf_counter() - clock
                     now = resume.Position(state, tally, history, train_seconds, so_far)
-                    if resume.save(checkpoints, config, now, accuracy):
+                    if resume.save(checkpoints, now, accuracy):
                         of_step = state.evaluated, planned.about, len(history), done
                         _save_parameters(folder, *of_step)
                         if accuracy is not None and checkpoints.is_best(done):
