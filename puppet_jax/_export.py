@@ -28,6 +28,25 @@ from puppet_jax.any_cnn._modules import leaf_name
 from puppet_jax.convolution import whole
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_README = f"""A Puppet-CNN for jax {jax.__version__}; metadata.json tells of its images, complexities and classes.
+
+With puppet-jax:
+
+    import puppet_jax as pj
+    model = pj.load("THIS FILE")
+    logits, complexity, depth = model(images)
+
+Without it (pip install jax flatbuffers safetensors):
+
+    import jax, jax.export, numpy as np, safetensors.numpy
+    file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
+    program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
+    arrays = safetensors.numpy.load(file["{ARRAYS}"])
+    logits, complexity, depth = jax.jit(program.call)(images, arrays)
+
+These lines check nothing: use them for files from somebody you trust. pj.load checks. Images are (B, height, width,
+channels); every B is compiled for once, in seconds. Logits of a complexity without kernels are NaN.
+"""
 
 
 def export(
@@ -98,10 +117,10 @@ def export(
     function, arrays = portable(predict)
     packed, images = pack(arrays, weights), jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *shape), dtype)
     contents: dict[str, str | bytes] = {
-        METADATA: json.dumps(about, indent=1),
+        METADATA: json.dumps(about, indent=1, ensure_ascii=False),
         PROGRAM: _program(lambda images, packed: function(images, unpack(packed)), platforms, images, packed),
         ARRAYS: safetensors.numpy.save(packed),
-        "README.txt": _readme(about, platforms),
+        "README.txt": _README,
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -208,34 +227,3 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _readme(metadata: dict, platforms: Sequence[str]) -> str:
-    images, (low, high) = metadata["images"], metadata["complexities"]
-    shape = ", ".join(map(str, ("B", *images["shape"])))
-    return f"""A Puppet-CNN, exported by puppet-jax {metadata["puppet_jax"]} with jax {metadata["jax"]}.
-
-With puppet-jax:
-
-    import puppet_jax as pj
-    model = pj.load("THIS FILE")
-    logits, complexity, depth = model(images)
-
-Without it (pip install jax flatbuffers safetensors):
-
-    import jax, jax.export, numpy as np, safetensors.numpy
-    file = np.load("THIS FILE")  # a zip file; nothing in it is pickled
-    program = jax.export.deserialize(bytearray(file["{PROGRAM}"]))
-    arrays = safetensors.numpy.load(file["{ARRAYS}"])
-    logits, complexity, depth = jax.jit(program.call)(images, arrays)
-
-These lines check nothing: use them for files from somebody you trust. pj.load checks.
-
-images: {images["dtype"]}, ({shape}), values {images["values"]}; every B is compiled for once, in seconds
-logits: float32, (B, classes), or whatever the model returns
-complexity: float32, (B,); kernels are for {low:g} to {high:g}, logits of what lies outside are NaN
-depth: int32, (B,), the layers that each image went through
-platforms: {", ".join(platforms)}
-preprocessing: {metadata["preprocessing"] or "not told"}
-classes: {", ".join(metadata["classes"] or ["not told"])}
-"""

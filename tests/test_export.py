@@ -89,11 +89,10 @@ np.savez("out.npz", *map(np.asarray, (logits, complexity, depth)))
 
 def test_a_fresh_process_without_the_package_answers_by_the_lines_of_the_readme(foreign, images, tmp_path):
     path = tmp_path / "foreign.puppet"
-    pj.export(foreign, path, image_shape=SHAPE, platforms=("cpu",), preprocessing="猫")
+    pj.export(foreign, path, image_shape=SHAPE, platforms=("cpu",))
     np.save(tmp_path / "images.npy", images)
     with zipfile.ZipFile(path) as archive:
         readme = archive.read("README.txt").decode().replace("THIS FILE", str(path))
-    assert "猫" in readme
     lines = textwrap.dedent(re.search(r"Without it.*?\n\n(.*?)\n\n", readme, flags=re.S)[1])
     subprocess.run([sys.executable, "-c", SCRIPT], input=lines, cwd=tmp_path, text=True, check=True)
     found = pj.Prediction(*np.load(tmp_path / "out.npz").values())
@@ -154,17 +153,6 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(predict, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_of_other_complexities_are_refused(predict, images, tmp_path):
-    h = np.asarray(predict(images).complexity)
-    narrow = pj.compile_predict(model_of(), complexities=(2.0, 4.0))
-    pj.export(narrow, tmp_path / "a", image_shape=SHAPE, platforms=("cpu",))
-    loaded, inside = pj.load(tmp_path / "a"), (h > 2.0) & (h < 4.0)
-    assert loaded.complexities == narrow.complexities == (2.0, 4.25)
-    same(loaded(images[inside]), narrow(images[inside]))
-    refused(loaded, (images, ValueError, r"for 2 to 4\.25; call compile_predict"))
-    assert np.isnan(jax.jit(loaded)(images).logits[~inside]).all()
-
-
 def test_a_module_that_calls_python_is_refused(tmp_path):
     class Calls(Net):
         def __call__(self, x):
@@ -223,7 +211,6 @@ def test_bytes_that_are_no_whole_export_are_refused(file, tmp_path):
     )
 
 
-PICKLED = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\ncos\n"
 HUGE = b'{"puppet.head":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,399999999996]}}'
 
 
@@ -239,7 +226,6 @@ def test_a_file_that_contradicts_itself_or_could_do_harm_is_refused(file, tmp_pa
         ({"program": program_of(jnp.sin)}, ValueError, "damaged"),
         ({"program": program_of(jnp.sin, "tpu")}, ValueError, "for tpu, and this process computes on cpu"),
         ({"program": program_of(jnp.linalg.eigvalsh)}, ValueError, "not safe to run: calls lapack_"),
-        ({"arrays": PICKLED}, ValueError, "damaged"),
         ({"arrays": len(HUGE).to_bytes(8, "little") + HUGE}, ValueError, "damaged"),
         ({"arrays": safetensors.numpy.save({"a": np.ones(3)})}, ValueError, "damaged"),
     )

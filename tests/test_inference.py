@@ -81,7 +81,7 @@ def test_a_layer_has_kernels_for_the_bins_that_reach_it(predict):
     assert [len(kernels) for kernels in full.kernels] == [32, 32]
 
 
-def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
+def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict, tmp_path):
     images = images_of()
     expected, h = predict(images), measured(model_of(), images)[0]
     low, high = 1.0, 4.4
@@ -92,12 +92,15 @@ def test_complexities_make_a_smaller_bank_and_other_images_are_refused(predict):
     assert [len(kernels) for kernels in narrow.bank.kernels] == [14, 11]
     assert narrow.complexities == (1.0, 4.5)  # the bins that these lie in
     assert repr(narrow) == "<Predictor: images of any size, kernels for 1 to 4.5 bits>"
-    assert close(narrow(fit).logits[inside], expected.logits[inside], 1e-5)
-    with pytest.raises(ValueError, match=rf"image {outside.argmax()} has a complexity near .* for 1 to 4\.5; call"):
-        narrow(images)
-    under_jit = np.asarray(jax.jit(lambda x: narrow(x).logits)(images))
-    assert np.isnan(under_jit[outside]).all()
-    assert close(under_jit[inside], expected.logits[inside], 1e-5)
+    pj.export(narrow, tmp_path / "file", image_shape=(8, 8, 2), platforms=("cpu",))
+    for answer in (narrow, pj.load(tmp_path / "file")):
+        assert answer.complexities == narrow.complexities
+        assert close(answer(fit).logits[inside], expected.logits[inside], 1e-5)
+        with pytest.raises(ValueError, match=rf"image {outside.argmax()} has a complexity near .* for 1 to 4\.5; call"):
+            answer(images)
+        under_jit = np.asarray(jax.jit(answer)(images).logits)
+        assert np.isnan(under_jit[outside]).all()
+        assert close(under_jit[inside], expected.logits[inside], 1e-5)
     one = pj.compile_predict(model_of(), complexities=(0.1, 0.1))  # deeper layers keep a set that none of them uses
     assert [len(kernels) for kernels in one.bank.kernels] == [1, 1]
     assert close(one(images[2]).logits, expected.logits[2], 1e-5)
