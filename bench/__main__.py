@@ -8,12 +8,11 @@ import sys
 
 import tyro
 
-from bench import accuracy, deploy, report, speed
+from bench import accuracy, report, speed
 
 _BENCHMARKS = {
     "speed": (speed.Speed, speed.run),
     "accuracy": (accuracy.Accuracy, accuracy.run),
-    "deploy": (deploy.Deploy, deploy.run),
     "report": (report.Report, report.run),
 }
 

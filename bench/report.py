@@ -25,7 +25,7 @@ PAGES = {
 }
 
 # What the templates read.
-RESULTS = ("accuracy_cifar10", "deploy", "digits", "generators_cifar10")
+RESULTS = ("accuracy_cifar10", "digits", "generators_cifar10", "onnx")
 RESULTS += ("gpu", "memory", "pretrained", "puppetize", "sizes", "speed")
 
 

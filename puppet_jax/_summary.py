@@ -86,7 +86,7 @@ def summary(model: PuppetCNN) -> Summary:
     """
     if not isinstance(model, PuppetCNN):
         raise TypeError(f"summary: model must be a PuppetCNN, got {type(model).__name__}")
-    puppet, shape = model.puppet, model.image_shape
+    puppet, shape, stored = model.puppet, model.image_shape, jax.tree.leaves(nnx.state(model, nnx.Param))
     multiplications, map_numbers = (0, 0) if shape is None else cost(model, shape)
     normalisation = puppet.normalisation_count()
     return Summary(
@@ -95,7 +95,7 @@ def summary(model: PuppetCNN) -> Summary:
         head=_count(nnx.state(puppet, nnx.Param)) - normalisation,
         static_kernels=sum(math.prod(shape) for shape in puppet.kernel_shapes),
         sizes=model.puppeteer.sizes,
-        int8_bytes=sum(map(_as_int8, jax.tree.leaves(nnx.state(model, nnx.Param)))),
+        int8_bytes=sum(leaf.size + 2 * leaf.shape[0] if leaf.ndim > 1 else 2 * leaf.size for leaf in stored),
         multiplications=multiplications,
         map_numbers=map_numbers,
     )
@@ -103,7 +103,3 @@ def summary(model: PuppetCNN) -> Summary:
 
 def _count(state) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
-
-
-def _as_int8(leaf) -> int:
-    return leaf.size + 2 * leaf.shape[0] if leaf.ndim > 1 else 2 * leaf.size

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import deploy, first_answer, machine, plan, results_file, timing
+from bench import first_answer, machine, plan, timing
 from bench.crew import Crew
 
 
@@ -65,15 +65,6 @@ def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
             assert psutil.Process(crew._workers["one"].pid).cpu_affinity() == machine.cores()[:1]
         crew._workers["one"].kill()
         assert "its process ended" in crew.ask("one", "turn", name="absent")["unavailable"]
-
-
-def test_what_an_image_costs_where_kilobytes_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_file, "FOLDER", tmp_path)
-    monkeypatch.setattr(deploy, "ask", lambda script, *_: 2.0 if compile(script, "script", "exec") else None)
-    assert main.main(["deploy"]) == 0
-    found = json.loads((tmp_path / "deploy.json").read_text())["contenders"]
-    assert [(one["milliseconds"]["median"], one["map_bytes"]) for one in found.values()] == [(2.0, 405_504)] * 2
-    assert found["onnx"]["deflated_bytes"] < found["onnx"]["bytes"] < 45_000
 
 
 def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
