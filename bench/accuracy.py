@@ -7,6 +7,7 @@ it was stopped (Ctrl-C; ``timeout 1h python -m bench accuracy``) and leaves out 
 import collections
 import dataclasses
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -114,10 +115,12 @@ def _train(options: Accuracy, study: Study, missing: collections.deque, done: di
 def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subprocess.Popen:
     folder = _folder(options, row, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "train", *row.arguments, "--seed", str(seed), "--out", str(folder), "--overwrite"]
+    command = [sys.executable, "-m", "train", *row.arguments, "--seed", str(seed), "--out", str(folder)]
     begun = Path(f"{folder}.command")  # a run of the row's old flags is not gone on with
     if (folder / "config.json").exists() and begun.exists() and begun.read_text() == _key(row, seed):
         command = [sys.executable, "-m", "train", "--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     begun.write_text(_key(row, seed))
     # A session of its own: Ctrl-C is for this process, which hands it on.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}

@@ -21,7 +21,6 @@ from safetensors.numpy import load_file
 
 import puppet_jax as pj
 from train.__main__ import main
-from train.config import Config, resolve
 from train.revision import revision
 from train.steps import optimiser
 
@@ -227,18 +226,6 @@ def test_a_card_tells_the_recipe(run, tmp_path):
         "warm-up of 10%, weight decay 0.3, gradients clipped to 1, augmentation flip-crop, label smoothing 0.1, moving "
         "average of parameters 0.5"
     ) in " ".join((tmp_path / "of_noise.md").read_text().split())
-
-
-def test_the_default_recipes_are_those_that_were_chosen():
-    fields = ("preset", "epochs", "batch_size", "optimiser", "learning_rate", "augment")
-    for data, recipe in (
-        ("digits", ("puppet_xs", 30, 32, "adamw", 5e-3, "crop")),
-        ("cifar10", ("puppet_s", 10, 64, "muon", 2e-2, "flip")),
-    ):
-        config = resolve(Config(data=data))
-        assert tuple(getattr(config, field) for field in fields) == recipe
-        assert (config.weight_decay, config.ema, config.label_smoothing) == (0.01, 0, 0)
-    assert (optimiser.WARMUP, optimiser.CLIP_NORM) == (0.1, 1.0)
 
 
 def test_a_revision_says_that_the_source_differs_from_it(tmp_path, monkeypatch):

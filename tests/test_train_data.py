@@ -120,7 +120,7 @@ def test_processes_share_a_batch_in_pieces(split, count):
 
 
 def threads() -> int:
-    return sum(thread.name.startswith("batches") for thread in threading.enumerate())
+    return sum(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
 def test_threads_end_with_the_run_with_a_loop_left_early_and_with_an_error(split):

@@ -161,8 +161,6 @@ class Run:
 
     out: Annotated[Path | None, shown("DIR")] = None
     """Folder of the run (default: runs/DATA-PRESET-PUPPETEER-seedSEED-TIME)."""
-    overwrite: bool = False
-    """Replace the run that --out already holds."""
     config: Annotated[Path | None, shown("FILE")] = None
     """Take the settings in a file, as config.json of a run has them, but for where that run is written. Flags stand
     over it."""
@@ -226,7 +224,7 @@ FREE = ("data", *_names(Run, Cluster))
 """What may differ when a run is resumed, as it does not change the numbers (``devices`` changes their rounding). Data
 are known by their content, not by where they lie (:func:`train.data.fingerprint`)."""
 
-PLACE = ("out", "overwrite", "resume", "config")
+PLACE = ("out", "resume", "config")
 """Where a run is written."""
 
 OF_MODEL = (*_names(Model), "measurement")
@@ -279,20 +277,23 @@ def parse(arguments: Sequence[str], default: Config) -> Config:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a file, as ``config.json`` of a run has them or by themselves, without those that are ``None``
-    and those of where a run is written; refused if it has others, or values of another type."""
+    """The settings in a file, as ``config.json`` of a run has them or by themselves, by :func:`from_json`."""
     try:
         values = read_json(path)
-        values = values["config"] if isinstance(values.get("config"), dict) else values
-        found = msgspec.convert({k: v for k, v in values.items() if k not in PLACE and v is not None}, Config)
-    except UserError as error:
-        raise UserError(f"--config: {error}") from error
-    except msgspec.ValidationError as error:
+        return from_json(values["config"] if isinstance(values.get("config"), dict) else values)
+    except ValueError as error:
         raise UserError(f"--config: {printable(path)}: {printable(error)}") from error
-    nested = [f"measurement.{name}" for name in (values.get("measurement") or {}).keys() - vars(Measurement()).keys()]
-    if unknown := [*sorted(values.keys() - vars(Config()).keys()), *sorted(nested)]:
-        raise UserError(f"--config: {printable(path)} has {printable(', '.join(unknown))}, expected names of flags")
-    return {name: getattr(found, name) for name in values if name not in PLACE and values[name] is not None}
+
+
+def from_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings among values of :func:`to_json`, without those that are ``None`` and those of where a run is
+    written; a ValueError if there are others, or values of another type."""
+    given = {name: value for name, value in values.items() if name not in PLACE and value is not None}
+    found = msgspec.convert(given, Config)
+    nested = [f"measurement.{name}" for name in given.get("measurement", {}).keys() - vars(Measurement()).keys()]
+    if unknown := [*sorted(given.keys() - vars(Config()).keys()), *sorted(nested)]:
+        raise ValueError(f"has {', '.join(unknown)}, expected names of flags")
+    return {name: getattr(found, name) for name in given}
 
 
 def recipe_for(data: str, train_images: int) -> str:
@@ -343,8 +344,7 @@ def resolve(config: Config, train_images: int = SMALL) -> ResolvedConfig:
     expect("label_smoothing", 0 <= config.label_smoothing < 1, "a share in [0, 1)")
     expect("seed", 0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1")
     expect("puppeteer_options", _is_json_object(config.puppeteer_options), """a JSON object such as '{"basis": 32}'""")
-    ok = config.resume is None or not (config.out or config.overwrite or config.config)
-    expect("resume", ok, "no --out, --overwrite or --config with it")
+    expect("resume", config.resume is None or not (config.out or config.config), "no --out or --config with it")
     return config
 
 
@@ -359,14 +359,6 @@ def recipe_of(config: ResolvedConfig) -> dict[str, Any]:
     values = {name: value for name, value in to_json(config).items() if name not in FREE and value is not None}
     named = {name: Path(values[name]).name for name in ("start_from", "teacher") if name in values}
     return values | named | {"data": config.data_name}
-
-
-def from_json(values: dict[str, Any]) -> ResolvedConfig:
-    """The configuration of :func:`to_json`; a field that is not there gets its default, one that this version does
-    not have is a TypeError."""
-    config = ResolvedConfig(**values | {"measurement": Measurement(**values.get("measurement", {}))})
-    paths = {name: Path(value) for name in ("out", "resume") if (value := getattr(config, name))}
-    return dataclasses.replace(config, **paths)  # type: ignore[arg-type]
 
 
 def check_resumed(ran: ResolvedConfig, asked: ResolvedConfig) -> None:

@@ -35,7 +35,7 @@ class Predict(OfPredictor):
     json: bool = False
     """Print a line of JSON for each image instead of the table."""
     output: Annotated[Path | None, shown("FILE")] = None
-    """Write lines of JSON to a file instead, whose name ends in .jsonl. After an interruption the same command
+    """Write lines of JSON to a file instead. After an interruption the same command
     continues where the file ends; an image that could not be read has a line with its error, and is not tried again.
     Each path is predicted once."""
     devices: Annotated[int | None, shown("INT")] = None
@@ -48,12 +48,6 @@ def run(options: Predict) -> int:
         raise UserError(f"--top: got {options.top}, expected at least 1")
     if not options.images:
         raise UserError("IMAGE: got none, expected image files or folders of images after the run's folder")
-    if options.output is not None and options.json:
-        raise UserError("--json: prints lines of JSON, and --output writes them to a file; give one of them")
-    if options.output is not None and options.output.suffix.lower() != ".jsonl":
-        raise UserError(
-            f"--output: got {printable(options.output)}, expected a name that ends in .jsonl (lines of JSON)"
-        )
     path = options.located()
     names: list[str] = []
     passed: dict[str, str] = {}

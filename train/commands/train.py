@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str]) -> Config:
         return dataclasses.replace(config, config=None)
     ran = run_folder.described(config.resume).config
     # The run's values are the defaults, so that a flag that is not given contradicts nothing.
-    asked = configuration.parse(arguments, dataclasses.replace(ran, out=None, overwrite=False, distributed=False))
+    asked = configuration.parse(arguments, dataclasses.replace(ran, distributed=False))
     config = resolve(asked)
     check_resumed(ran, config)
     return config

@@ -1,10 +1,10 @@
 """Every image of a data set decoded once, by a pool of threads, into an array for each split."""
 
+import contextlib
 import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train.data import store
+from train.data.ahead import in_order
 from train.data.images import Header, ImageError, quiet, read_header, read_image
 from train.data.split import Skipped, Split
 from train.errors import UserError
@@ -136,17 +137,18 @@ def _in_threads(records: Records, task: Callable[[Records, range], list], doing:
     """``task`` on ranges that cover all records, results in order; an error or Ctrl-C stops it at once."""
     count = len(records)
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    pool = ThreadPoolExecutor(min(cores(), MAX_THREADS))
-    try:
-        # No bar where standard error is no terminal, or where all is done in a moment.
-        with quiet(), tqdm(total=count, desc=doing, unit="image", leave=False, disable=None, delay=0.5) as bar:
-            results = []
-            for chunk, result in zip(chunks, pool.map(task, itertools.repeat(records), chunks), strict=False):
-                results.append(result)
-                bar.update(len(chunk))
-        return results
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = in_order(lambda rows: task(records, rows), chunks, threads=min(cores(), MAX_THREADS), ahead=len(chunks))
+    # No bar where standard error is no terminal, or where all is done in a moment.
+    with (
+        quiet(),
+        contextlib.closing(done),
+        tqdm(total=count, desc=doing, unit="image", leave=False, disable=None, delay=0.5) as bar,
+    ):
+        results = []
+        for chunk, result in zip(chunks, done, strict=True):
+            results.append(result)
+            bar.update(len(chunk))
+    return results
 
 
 def cores() -> int:

@@ -1,12 +1,11 @@
 """The order in which a run visits its training images, and the batches, prepared ahead."""
 
 import math
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from train.data.ahead import in_order
 from train.data.split import Split
 
 # Batches prepared ahead, by one thread: more would only contend for the interpreter.
@@ -37,7 +36,8 @@ def train_batches(
     """
     own = batch_size // process_count
     rows = _rows(len(split), batch_size, seed, start_step, stop_step)
-    return _ahead(split, (batch[process_index * own : (process_index + 1) * own] for batch in rows))
+    parts = (batch[process_index * own : (process_index + 1) * own] for batch in rows)
+    return in_order(lambda part: (split.images[part], split.labels[part]), parts, threads=1, ahead=PREFETCH)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -54,20 +54,6 @@ def _rows(count: int, batch_size: int, seed: int, start_step: int, stop_step: in
             order = np.random.default_rng((seed, epoch + 1)).permutation(count)
             order = np.resize(order, per_epoch * batch_size)  # repeats it from its beginning
         yield order[place * batch_size : (place + 1) * batch_size]
-
-
-def _ahead(split: Split, chosen: Iterator[np.ndarray]) -> Generator[Batch]:
-    pool = ThreadPoolExecutor(1, "batches")
-    waiting: deque[Future[Batch]] = deque()
-    try:
-        for rows in chosen:
-            waiting.append(pool.submit(lambda rows: (split.images[rows], split.labels[rows]), rows))
-            if len(waiting) > PREFETCH:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def padded_batches(array: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

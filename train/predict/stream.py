@@ -1,16 +1,17 @@
 """Files of images to what a model says of them, while later images are being read and decoded."""
 
 import contextlib
+import itertools
 import math
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from train.data.ahead import in_order
 from train.data.decode import MAX_THREADS, cores
 from train.data.images import ImageError, quiet, read_image
 from train.predict.predictor import Predictor, records
@@ -88,7 +89,7 @@ def read_ahead(
     """All images in the order named, ``size`` at a time, the last time fewer: their names, and of each what ``read``
     gives, or in a line why it could not be read.
 
-    At most ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
+    About ``AHEAD + 1`` batches exist here, besides those that the caller keeps. Closing the generator ends the
     threads, which call ``read``. Another error of it than :class:`ImageError` is raised here.
     """
 
@@ -98,16 +99,12 @@ def read_ahead(
         except ImageError as error:
             return " ".join(str(error).split())
 
-    pool, chunk = ThreadPoolExecutor(threads), max(1, min(CHUNK, size // threads))
-    some = lambda part: list(map(one, part))  # noqa: E731
-    waiting: deque[tuple[Sequence[str], list[Future]]] = deque()
-    try:
-        for start in range(0, len(names) + AHEAD * size, size):
-            if chosen := names[start : start + size]:
-                parts = [chosen[i : i + chunk] for i in range(0, len(chosen), chunk)]
-                waiting.append((chosen, [pool.submit(some, part) for part in parts]))
-            if start >= AHEAD * size:
-                chosen, read_parts = waiting.popleft()
-                yield chosen, [image for part in read_parts for image in part.result()]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    chunk = max(1, min(CHUNK, size // threads))
+    chunks = (names[start : start + chunk] for start in range(0, len(names), chunk))
+    ahead = AHEAD * -(-size // chunk)
+    done = in_order(lambda some: list(map(one, some)), chunks, threads=threads, ahead=ahead)
+    with contextlib.closing(done):
+        images = itertools.chain.from_iterable(done)
+        for start in range(0, len(names), size):
+            chosen = names[start : start + size]
+            yield chosen, list(itertools.islice(images, len(chosen)))

@@ -157,7 +157,7 @@ class Checkpoints:
             raise UserError(
                 f"--resume: {self._folder}: no checkpoint can be read ({why}). Put them back; or begin with "
                 "params.safetensors, which has the last parameters if it is there, by --start-from and another --out; "
-                "or train anew in the run's place with --out and --overwrite"
+                "or train anew"
             )
         return None
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ import jax
 import msgspec
 
 from train import atomic_file
-from train.config import Config, ResolvedConfig, from_json, to_json
+from train.config import Config, ResolvedConfig, from_json, resolve, to_json
 from train.data import Dataset
 from train.errors import UserError
 from train.revision import revision
@@ -33,29 +31,22 @@ LOCK = "lock"
 def check(config: Config) -> None:
     """Refuse a folder that holds something, before anything is computed or written."""
     if config.out is not None and config.out.exists():
-        _replaced(config.out, config.overwrite)
+        _check_empty(config.out)
 
 
 @contextlib.contextmanager
 def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Path]:
-    """A context in which there is a folder of the run, with its ``config.json``, in which no other process trains; with
-    ``--overwrite``, an earlier run's files are removed from it, and only those.
+    """A context in which there is a folder of the run, with its ``config.json``, in which no other process trains.
 
     Raises:
         UserError: the folder holds something, another process trains in it, or it cannot be made.
     """
-    folder = config.out or Path("runs")
+    folder = config.out or _new_folder(config)
     with contextlib.ExitStack() as stack:
         try:
-            if config.out is None:
-                folder = _new_folder(config)
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))  # and then look at it, so that of two processes one is refused
-            for file in sorted(_replaced(folder, config.overwrite)):
-                if (folder / file).is_dir():
-                    shutil.rmtree(folder / file)
-                else:
-                    (folder / file).unlink()
+            _check_empty(folder)
             write_json(folder / "config.json", description)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -66,34 +57,20 @@ def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Pat
 
 
 def _new_folder(config: ResolvedConfig) -> Path:
-    """Make a folder under ``runs`` whose name no other run has or gets."""
+    """A folder under ``runs`` that no other run has."""
     net, puppeteer = (name.rpartition(":")[2] for name in (config.net, config.puppeteer))
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{Path(config.data).name}-{net}-{puppeteer}-seed{config.seed}-{stamp}"
-    Path("runs").mkdir(exist_ok=True)
-    for number in itertools.count(1):
-        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise AssertionError
+    now = time.time()
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 1e6):06}"
+    return Path("runs") / f"{Path(config.data).name}-{net}-{puppeteer}-seed{config.seed}-{stamp}"
 
 
-def _replaced(folder: Path, overwrite: bool) -> set[str]:
-    """The files of an earlier run that a new one in this folder replaces."""
-    held = {path.name for path in folder.iterdir()} - {LOCK}
+def _check_empty(folder: Path) -> None:
     # Ignored: what a process leaves that was killed before it had written the configuration.
-    begun = held - {name + atomic_file.SUFFIX for name in FINAL}
-    if begun and not overwrite:
+    if {path.name for path in folder.iterdir()} - {LOCK, "config.json" + atomic_file.SUFFIX}:
         raise UserError(
-            f"--out: {folder} is not empty, expected a new or empty folder; choose another, go on with the run in "
-            f"it with --resume {folder}, or replace it with --overwrite"
+            f"--out: {folder} is not empty, expected a new or empty folder; choose another, or go on with the run in "
+            f"it with --resume {folder}"
         )
-    # --overwrite is for runs: a folder that holds anything else is probably not the one that was meant.
-    foreign = sorted(begun - {*FINAL, "checkpoints"})
-    if foreign:
-        raise UserError(f"--out: {folder} holds {foreign[0]!r}, no file of a run; choose another folder")
-    return held
 
 
 @contextlib.contextmanager
@@ -109,18 +86,12 @@ def locked(folder: Path) -> Iterator[None]:
 def described(folder: Path) -> Description:
     """What the run in a folder began with, its ``config`` a :class:`ResolvedConfig`; refused if there is none, or not
     one that this version knows."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(
-            f"--resume: {path}: no such file, expected the folder of a run. If the run was cut before it wrote its "
-            "configuration nothing is lost: start it again with its own flags and --out"
-        )
     try:
-        about = read_json(path, Description)
-        return msgspec.structs.replace(about, config=from_json(about.config))
-    except (TypeError, ValueError) as error:
+        about = read_json(folder / "config.json", Description)
+        return msgspec.structs.replace(about, config=resolve(Config(**from_json(about.config))))
+    except ValueError as error:
         raise UserError(
-            f"--resume: {path} is not a configuration that this version knows ({error}); resume with the version that "
+            f"--resume: {folder}/config.json is no configuration that this version knows ({error}); resume with the version that "
             "wrote it"
         ) from error
 

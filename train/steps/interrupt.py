@@ -8,8 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from train.host import is_own
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,17 +38,13 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted() -> Iterator[Requests]:
-    """A context in which the first of the signals is only noted; a Ctrl-C after it ends the process at once, with
-    code 130, or raises ``KeyboardInterrupt`` where the process is somebody else's. The previous handlers are restored
-    at the end.
-    """
+    """A context in which the first of the signals is only noted; a Ctrl-C after it raises :class:`Interrupted`. The
+    previous handlers are restored at the end."""
     requests = Requests()
 
     def note(signum, _frame):
         if requests.signum:
             if signum == signal.SIGINT:
-                if is_own():
-                    os._exit(128 + signum)
                 raise Interrupted(signum)
             return
         requests.signum = signum
