@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,11 @@ def test_the_program_is_started_over_under_its_process_number(tmp_path):
 @pytest.mark.parametrize(
     ("started", "given", "left"),
     [
-        ("python -m train --epochs 3", "", "glibc.malloc.hugetlb=1"),
-        ("python -X dev -u -W error -m train", "a=1", "a=1:glibc.malloc.hugetlb=1"),
-        ("python -m train", "glibc.malloc.hugetlb=0", None),
-        ("python -m ipykernel_launcher -f kernel.json", "", None),  # whatever a notebook runs
-        ("python script.py -m train", "", None),
+        ("train.__main__", "", "glibc.malloc.hugetlb=1"),
+        ("train.__main__", "a=1", "a=1:glibc.malloc.hugetlb=1"),
+        ("train.__main__", "glibc.malloc.hugetlb=0", None),
+        ("ipykernel_launcher", "", None),  # whatever a notebook runs
+        (None, "", None),  # a script
     ],
 )
 def test_only_a_process_started_as_this_program_is_its_own(monkeypatch, started, given, left):
@@ -44,7 +45,7 @@ def test_only_a_process_started_as_this_program_is_its_own(monkeypatch, started,
         raise PermissionError  # which is no error: it goes on without huge pages
 
     called = []
-    monkeypatch.setattr(sys, "orig_argv", started.split())
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", started and ModuleSpec(started, None))
     monkeypatch.setenv("GLIBC_TUNABLES", given)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "execv", refuse)

@@ -20,7 +20,7 @@ from train.__main__ import main
 from train.data.images import ImageError, read_image
 from train.data.walk import walk_images
 from train.errors import UserError
-from train.predict import jsonl_file, predictor, stream
+from train.predict import predictor, stream
 from train.predict.predictor import Predictor
 from train.predict.stream import AHEAD, read_ahead
 from train.runs.model_file import open_run
@@ -345,16 +345,3 @@ def test_two_devices_say_what_one_says(run, folder):
         assert (a["class"], a["depth"]) == (b["class"], b["depth"])
         assert a["probability"] == pytest.approx(b["probability"], rel=1e-5)
         assert a["complexity_bits"] == pytest.approx(b["complexity_bits"], rel=1e-6)
-
-
-def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch, jsonl_file.opened(tmp_path / "out.jsonl", "0ab", 1) as file:
-        file.write([("a", {})])
-        patch.setattr(os, "write", full)
-        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); what is in it is whole"):
-            file.write([("b", {})])
-        assert (tmp_path / "out.jsonl").read_text() == '{"image": "a"}\n'
-        assert file.known == {"a"}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +141,6 @@ def test_damaged_json_is_refused_and_numbers_are_read_as_numbers_alone(tmp_path)
         path.write_text(content)
         with pytest.raises(UserError, match=message):
             read_json(path)
-    with open(path, "wb") as file:
-        file.truncate(2**40)  # a hole: nothing on the disk
-    with pytest.raises(UserError, match="of at most 64 MiB"):
-        read_json(path)
-    path.unlink()
-    os.mkfifo(path)
-    for place, message in [(path, "a regular file"), (tmp_path, "a regular file"), (Path("a\0b"), "cannot be")]:
-        with pytest.raises(UserError, match=message):
+    for place in (tmp_path, Path("a\0b")):
+        with pytest.raises(UserError, match="damaged"):
             read_json(place)

@@ -11,25 +11,15 @@ from pathlib import Path
 KEPT_BYTES = 2**30
 """How much of compiled programs is kept, when a run starts."""
 
-# Options of the interpreter whose value is an argument of its own.
-_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 
+def is_own() -> bool:
+    """Whether the process was started as ``python -m train``.
 
-def is_own(package: str = "train") -> bool:
-    """Whether the process was started as ``python -m package``.
-
-    Only such a process may be started over, ended on the spot or have its standard streams replaced: in any other these
-    belong to the caller. ``%run -m train`` in a notebook, ``runpy`` and debuggers have another command line.
+    Only such a process may be started over, ended on the spot or have its standard streams replaced: in any other, as
+    with ``%run -m train`` in a notebook, these belong to the caller.
     """
-    options = iter(sys.orig_argv[1:])
-    for option in options:
-        if option == "-m":
-            return next(options, None) == package
-        if option in _WITH_VALUE:
-            next(options, None)
-        elif not option.startswith("-"):
-            return False
-    return False
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    return started is not None and started.name == "train.__main__"
 
 
 def ask_for_huge_pages() -> None:

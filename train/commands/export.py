@@ -67,8 +67,6 @@ def run(options: Export) -> int:
                 preprocessing=f"{kind}; scaled so that it just covers {height}x{width} pixels (height x width), the "
                 "middle cut out; uint8 levels, nothing subtracted or divided",
             )
-    except OSError as error:
-        raise UserError(f"FILE: {name} cannot be written ({error.strerror or error})") from error
     except (ImportError, ValueError) as error:
         raise UserError(f"RUN: {error}") from error
     print(f"written: {name} ({options.file.stat().st_size:,} bytes)", file=sys.stderr)

@@ -79,16 +79,13 @@ def run(options: Release) -> int:
     if options.weights != "float32":
         about.weights, about.float32_accuracy = options.weights, accuracy
         about.accuracy = _accuracy(folder, unpack(arrays), summary.test_images)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        of_package = options.out.resolve() == weights_folder().resolve()
-        with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
-            size = model_file.save(first, arrays, about)
-            opened = options.name if of_package else weights.name
-            costs = ";\n  ".join(pj.summary(trained.model).costs)
-            second.write_text(_card(options.name, opened, about, summary, size, costs), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out: {printable(weights)} cannot be written ({error.strerror})") from error
+    options.out.mkdir(parents=True, exist_ok=True)
+    of_package = options.out.resolve() == weights_folder().resolve()
+    with atomic_file.replacing(weights) as first, atomic_file.replacing(card) as second:
+        size = model_file.save(first, arrays, about)
+        opened = options.name if of_package else weights.name
+        costs = ";\n  ".join(pj.summary(trained.model).costs)
+        second.write_text(_card(options.name, opened, about, summary, size, costs), encoding="utf-8")
     print(f"written: {printable(weights)} ({size:,} bytes), {printable(card)}", file=sys.stderr)
     opened = options.name if of_package else str(weights)
     print(f"puppet_jax.load_pretrained({json.dumps(opened)}) opens it", file=sys.stderr)

@@ -33,7 +33,7 @@ class PredictionsFile:
     """
 
     def __init__(self, path: Path, file: BinaryIO):
-        self._path, self._file = path, file
+        self._file = file
         self.known: set[str] = set()
         self.failed = end = 0
         with open(path, "rb") as lines:
@@ -62,14 +62,9 @@ class PredictionsFile:
         try:
             while left:
                 left = left[os.write(self._file.fileno(), left) :]
-        except BaseException as error:
+        except BaseException:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
-            if isinstance(error, OSError):
-                raise UserError(
-                    f"--output: {printable(self._path)} cannot be written ({error.strerror}); what is in it is whole: "
-                    "put that right, and the same command goes on from there"
-                ) from error
             raise
         for each in told:
             self._note(*each)

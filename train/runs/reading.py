@@ -1,11 +1,10 @@
 """Reading what a run wrote: ``config.json``, ``summary.json``, trusted in nothing.
 
-The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so sizes
-are bounded and types checked, and whatever is wrong is a :class:`UserError` that names the file.
+The counterpart of :mod:`train.runs.run_folder`. A run folder may be unfinished, damaged or somebody else's, so types
+are checked, and whatever is wrong is a :class:`UserError` that names the file.
 """
 
 import json
-import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +12,6 @@ import msgspec
 
 from train.errors import UserError
 from train.terminal import printable
-
-# A run's own files stay far below: a summary is a few kilobytes.
-LARGEST = 64 * 2**20
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -66,27 +62,13 @@ class Summary(msgspec.Struct):
 
 
 def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
-    """The content of a JSON file, of a ``kind`` that msgspec knows; refused if it is another, too large or no
-    regular file."""
+    """The content of a JSON file, of a ``kind`` that msgspec knows; refused if it is another."""
     try:
         # Not by msgspec alone, which refuses a file's name that is not UTF-8.
-        return msgspec.convert(json.loads(_read(path)), kind)
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{printable(path)}: damaged or of another version ({printable(error)})") from error
-
-
-def _read(path: Path) -> str:
-    """A regular file's text."""
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST:
-            return path.read_text("utf-8")
+        return msgspec.convert(json.loads(path.read_text("utf-8")), kind)
     except FileNotFoundError as error:
         raise UserError(
             f"{printable(path)}: no such file, expected one that python -m train leaves; give the folder of a run"
         ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{printable(path)}: cannot be read ({error})") from error
-    raise UserError(f"{printable(path)}: expected a regular file of at most {LARGEST // 2**20} MiB, as a run's are")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)}: damaged or of another version ({printable(error)})") from error

@@ -91,8 +91,8 @@ def described(folder: Path) -> Description:
         return msgspec.structs.replace(about, config=resolve(Config(**from_json(about.config))))
     except ValueError as error:
         raise UserError(
-            f"--resume: {folder}/config.json is no configuration that this version knows ({error}); resume with the version that "
-            "wrote it"
+            f"--resume: {folder}/config.json is no configuration that this version knows ({error}); resume with the "
+            "version that wrote it"
         ) from error
 
 
