@@ -49,8 +49,8 @@ def small(saved, monkeypatch):
         def __init__(self, *_):
             self.__dict__ |= saved[2].__dict__
 
-        def start(self, images, size=None):
-            return super().start(images, 4)
+        def __call__(self, images, size=None):
+            return super().__call__(images, 4)
 
     monkeypatch.setattr(stream, "BATCH", 4)
     monkeypatch.setattr(predictor, "Predictor", Compiled)
@@ -164,8 +164,10 @@ def test_what_to_put_right_is_said_and_answers_that_are_no_numbers_are_refused(r
     ]:
         assert main(["predict", *arguments]) == 2
         assert message in capsys.readouterr().err
+    nothing = Predictor(pj.compile_predict(open_run(run).model))
+    nothing._run = lambda *_: (np.full((1, 2), np.nan), np.zeros(1), np.zeros(1, int))
     with pytest.raises(UserError, match="are no numbers"):
-        Predictor.finish(None, (1, (np.full((1, 2), np.nan), np.zeros(1), np.zeros(1, int))))
+        nothing(np.zeros((1, 8, 10, 3), np.uint8))
 
 
 def test_images_are_read_ahead_in_order_and_boundedly():
@@ -322,12 +324,11 @@ import sys
 import jax
 from train.predict import predictor
 from train.__main__ import main
-start, devices = predictor.Predictor.start, []
+call, devices = predictor.Predictor.__call__, []
 def spied(self, images, size=None):
-    started = start(self, images, size)
-    devices.append(len(started[1][0].sharding.device_set))
-    return started
-predictor.Predictor.start = spied
+    devices.append(len(jax.tree.leaves(self._arrays)[0].sharding.device_set))
+    return call(self, images, size)
+predictor.Predictor.__call__ = spied
 for output, *flags in (["one.jsonl", "--devices", "1"], ["two.jsonl"]):
     assert main([*sys.argv[1:], "--output", output, *flags]) == 0
 print(devices)

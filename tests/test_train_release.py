@@ -142,7 +142,7 @@ def test_what_cannot_be_written_leaves_nothing_and_unknown_models_are_refused(
         (["release", tmp_path, "--name=a", "--out", weights], "has no summary.json"),
         (["release", run, "--name=../a", "--out", weights], "--name: got '../a'"),
         (["release", run, "--name=of_digits", "--out", weights], "--overwrite"),
-        (["export", run, tmp_path / "none" / "a"], "is no folder"),
+        (["export", run, tmp_path / "none" / "a"], "a file in a folder that exists"),
         (["export", run, tmp_path, "--overwrite"], "is there already"),
         (["export", run, tmp_path / "a", "--platforms"], "--platforms: got none"),
     ]:

@@ -41,8 +41,6 @@ def run(options: Export) -> int:
     name = printable(options.file)
     if options.file.exists() and not (options.overwrite and options.file.is_file()):
         raise UserError(f"FILE: {name} is there already; choose another name, or replace a file with --overwrite")
-    if not options.file.parent.is_dir():
-        raise UserError(f"FILE: {printable(options.file.parent)} is no folder; make it first")
     if not options.platforms:
         raise UserError("--platforms: got none, expected one or more of cpu, cuda, rocm, tpu")
 

@@ -22,7 +22,6 @@ MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112
 # Where an orientation may be stored, besides the tags of a TIFF.
 _TELLING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
-_SMALL = 2**16
 A_FOLDER = "a folder that cannot be listed, or is called as an image"  # see train.data.walk
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -127,9 +126,8 @@ def _opened(source: str | Path | bytes) -> Iterator:
                 raise ImageError("empty")
             file = io.BytesIO(source)
         else:
-            # Small files are read at once, which is faster than to let Pillow ask for their parts.
-            small = _check_regular(source) <= _SMALL
-            file = io.BytesIO(Path(source).read_bytes()) if small else open(source, "rb")  # noqa: SIM115, closed below
+            _check_regular(source)
+            file = open(source, "rb")  # noqa: SIM115, closed below
         with file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -146,14 +144,13 @@ def _opened(source: str | Path | bytes) -> Iterator:
         raise ImageError(_reason(error)) from error
 
 
-def _check_regular(path: str | Path) -> int:
-    """A file's size, if it is a regular file that is not empty: opening a named pipe would wait for ever."""
+def _check_regular(path: str | Path) -> None:
+    """Refuse what is no regular file, or empty: opening a named pipe would wait for ever."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(A_FOLDER if stat.S_ISDIR(status.st_mode) else "not a regular file")
     if status.st_size == 0:
         raise ImageError("empty")
-    return status.st_size
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A trained model's answers, batch after batch, computed while the caller does something else, on all devices."""
+"""A trained model's answers, batch after batch, on all devices."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -39,21 +39,15 @@ class Predictor:
         self._run = jax.jit(on_each_device(one_part, self._mesh, (SHARED, ROWS)))
         self._compiled = False
 
-    def start(self, images: np.ndarray, size: int | None = None) -> Any:
-        """Dispatch a batch, padded to ``size`` as each is compiled separately, and return, before it is computed, what
-        :meth:`finish` takes. ``images`` must not be changed afterwards."""
+    def __call__(self, images: np.ndarray, size: int | None = None) -> pj.Prediction:
+        """Predict a batch, padded to ``size``, as each is compiled separately."""
         count = len(images)
         size = max(size or count, count)
         filled = next(padded_batches(images, size + -size % self._mesh.size))
         with contextlib.nullcontext() if self._compiled else compiling("the prediction", log=False):
             answer = self._run(self._arrays, rows(self._mesh, filled))
         self._compiled = True
-        return count, answer
-
-    def finish(self, started: Any) -> pj.Prediction:
-        """Wait for a batch; refused if its answers are no numbers."""
-        count, columns = started
-        logits, complexity, depth = (np.asarray(column)[:count] for column in columns)
+        logits, complexity, depth = (np.asarray(column)[:count] for column in answer)
         if not np.isfinite(logits).all():
             raise UserError("RUN: the model's answers are no numbers, its parameters are of no use; train again")
         return pj.Prediction(logits, complexity, depth, self.classes)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import sys
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -21,8 +20,6 @@ from train.terminal import printable
 BATCH, BATCH_BYTES = 256, 64 * 2**20
 # Batches that are decoded while another one is with the model.
 AHEAD = 2
-# Images that a thread takes at a time: passing them singly would cost as much as decoding small ones.
-CHUNK = 64
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
 
@@ -32,15 +29,14 @@ def predict_images(
     """Names and records of images in the order named, a batch at a time; the record of an image that could not be read
     holds the reason as ``error``, which is told on standard error too.
 
-    While the caller handles a batch, the devices compute the next one and those after it are decoded. A record names
-    the ``top`` most probable classes; ``done`` is how many were predicted earlier, for the ``bar``.
+    While the devices compute a batch and the caller handles it, those after it are decoded. A record names the ``top``
+    most probable classes; ``done`` is how many were predicted earlier, for the ``bar``.
     """
     count = len(names)
     height, width, channels = shape = predictor.image_shape
     size = batch_size(count, shape, predictor.device_count)
     read = lambda name: read_image(name, (height, width), channels)  # noqa: E731
     reading = read_ahead(names, read, size, threads=min(cores(), MAX_THREADS))
-    started: deque = deque()
     with (
         quiet(),
         contextlib.closing(reading),
@@ -54,27 +50,17 @@ def predict_images(
             disable=None if bar else True,  # None: where standard error is no terminal
         ) as shown,
     ):
-
-        def finished() -> list[tuple[str, dict[str, Any]]]:
-            chosen, errors, answer = started.popleft()
-            found = iter(() if answer is None else records(predictor.finish(answer), top))
+        for chosen, images in reading:
+            pixels = [each for each in images if not isinstance(each, str)]
+            found = iter(records(predictor(np.stack(pixels), size), top) if pixels else ())
             told = []
-            for name, error in zip(chosen, errors, strict=True):
-                told.append((name, {"error": error} if error else next(found)))
-                if error:
-                    tqdm.write(f"{printable(name)}: {printable(error)}", file=sys.stderr)
+            for name, image in zip(chosen, images, strict=True):
+                told.append((name, {"error": image} if isinstance(image, str) else next(found)))
+                if isinstance(image, str):
+                    tqdm.write(f"{printable(name)}: {printable(image)}", file=sys.stderr)
             sys.stderr.flush()
             shown.update(len(told))
-            return told
-
-        for chosen, images in reading:
-            errors = [each if isinstance(each, str) else "" for each in images]
-            pixels = [each for each in images if not isinstance(each, str)]
-            started.append((chosen, errors, predictor.start(np.stack(pixels), size) if pixels else None))
-            if len(started) > 1:
-                yield finished()
-        while started:
-            yield finished()
+            yield told
 
 
 def batch_size(count: int, shape: tuple[int, int, int], devices: int) -> int:
@@ -99,12 +85,8 @@ def read_ahead(
         except ImageError as error:
             return " ".join(str(error).split())
 
-    chunk = max(1, min(CHUNK, size // threads))
-    chunks = (names[start : start + chunk] for start in range(0, len(names), chunk))
-    ahead = AHEAD * -(-size // chunk)
-    done = in_order(lambda some: list(map(one, some)), chunks, threads=threads, ahead=ahead)
+    done = in_order(one, names, threads=threads, ahead=AHEAD * size)
     with contextlib.closing(done):
-        images = itertools.chain.from_iterable(done)
         for start in range(0, len(names), size):
             chosen = names[start : start + size]
-            yield chosen, list(itertools.islice(images, len(chosen)))
+            yield chosen, list(itertools.islice(done, len(chosen)))

@@ -41,10 +41,6 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
             f"{flag}: a model of images of {channels} channels, the data have {needed}; convert the images, or train "
             "anew"
         )
-    runs = [{"digest": trained.digest(), "recipe": recipe_of(trained.config)}, *trained.earlier()]
-    recorded = run_folder.described(config.resume).earlier if config.resume is not None else []
-    if recorded and runs[0]["digest"] != recorded[0]["digest"]:
-        raise UserError(f"{flag}: not the model that the run began with; put that back, or train anew")
     arrays = flat(nnx.state(trained.model, nnx.Param))
     if trained.about.class_names != about.class_names:
         print(f"note: {flag}: its classes are others, so the head is drawn anew", file=sys.stderr)
@@ -55,7 +51,7 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
         assign(model, arrays)
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from error
-    return runs
+    return [{"digest": trained.digest(), "recipe": recipe_of(trained.config)}, *trained.earlier()]
 
 
 def teacher_of(config: ResolvedConfig, about: About) -> Trained | None:

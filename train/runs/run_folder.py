@@ -39,20 +39,13 @@ def created(config: ResolvedConfig, description: dict[str, Any]) -> Iterator[Pat
     """A context in which there is a folder of the run, with its ``config.json``, in which no other process trains.
 
     Raises:
-        UserError: the folder holds something, another process trains in it, or it cannot be made.
+        UserError: the folder holds something, or another process trains in it.
     """
     folder = config.out or _new_folder(config)
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder))  # and then look at it, so that of two processes one is refused
-            _check_empty(folder)
-            write_json(folder / "config.json", description)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()
-                folder.rmdir()  # if there is nothing else in it
-            raise UserError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # and then look at it, so that of two processes one is refused
+        _check_empty(folder)
+        write_json(folder / "config.json", description)
         yield folder
 
 

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from train.telling import PLAIN, say
 
 # Seconds between two updates of the bar.
 REFRESH = 0.3
-# Updates that images per second are averaged over.
-WINDOW = 20
 
 # Of at most 80 columns; where there are fewer, its end is cut off.
 FORMAT = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
@@ -35,7 +32,8 @@ class Progress:
         hidden = None if self._tells else True
         self._bar = tqdm(total=total, initial=self._step, bar_format=FORMAT, leave=False, disable=hidden)
         self._pause = PLAIN if self._bar.disable else REFRESH
-        self._looks = deque([(time.perf_counter(), self._step)], maxlen=WINDOW)
+        self._start, self._began = self._step, time.perf_counter()
+        self._looked = self._began
 
     def look(self, tally: Tally) -> None:
         """Show how far the run is, if it is time to, and further than before. ``tally`` should be computed already:
@@ -45,11 +43,10 @@ class Progress:
             return
         self._step = step
         now = time.perf_counter()
-        if now - self._looks[-1][0] < self._pause:
+        if now - self._looked < self._pause:
             return
-        since, at = self._looks[0]
-        self._looks.append((now, step))
-        pace = (step - at) / (now - since)
+        self._looked = now
+        pace = (step - self._start) / (now - self._began)
         epoch = f"epoch {math.ceil(step / self._steps_per_epoch)}/{self._epochs}"
         left = f"{tqdm.format_interval((self._total - step) / pace)} left"
         mean = means(tally.sums)
