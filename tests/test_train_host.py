@@ -102,3 +102,13 @@ def test_closed_streams_and_notes_that_nobody_can_read_stop_nothing(tmp_path, st
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == "True False"
     assert done.stdout == (b"" if ">&-" in streams.replace("2>&-", "") else b"an answer\n")
+
+
+def test_a_platform_that_is_not_there_is_told():
+    done = python("-m", "train", "eval", "puppet_s_cifar10", JAX_PLATFORMS="nonsense")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: JAX_PLATFORMS=nonsense: no such device here (")
+    assert last.endswith("unset it, or set JAX_PLATFORMS=cpu")
+    assert "Traceback" not in done.stderr
+    assert host.no_backend() is None

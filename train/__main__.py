@@ -78,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _end(error, f"error: {where}{error.strerror or error}", 2)
     except KeyboardInterrupt as error:
         return _end(error, "\ninterrupted", 128 + getattr(error, "signum", signal.SIGINT))
+    except Exception as error:
+        if (why := host.no_backend()) is None:
+            raise
+        return _end(error, f"error: {why}", 2)
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,4 +1,5 @@
-"""The process that the program runs in: whose it is, its memory, its compiled programs, its standard streams."""
+"""The process that the program runs in: whose it is, its memory, its compiled programs, its standard streams, its
+devices."""
 
 import io
 import os
@@ -107,3 +108,16 @@ def keep_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def no_backend() -> str | None:
+    """Why JAX has no device to compute on; ``None`` if it has, or is not in use."""
+    if "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:  # for a platform that is not installed it may be a bare AssertionError
+        named = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        return f"JAX_PLATFORMS={named}: no such device here{reason}; unset it, or set JAX_PLATFORMS=cpu"
+    return None

@@ -23,7 +23,7 @@ import puppet_jax as pj
 from puppet_jax import _pretrained
 from puppet_jax._named_function import is_function_name
 from puppet_jax._pretrained import FORMAT, KEY, flat, parameters_file
-from train import atomic_file
+from train import atomic_file, host
 from train.build import measurement
 from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of, resolve
 from train.errors import UserError
@@ -201,6 +201,8 @@ def open_run(source: Path) -> Trained:
         config = resolve(msgspec.convert(about.recipe | of_model, Config))  # without what this version does not know
         model = _pretrained.model_of(msgspec.structs.asdict(about) | {"create": create}, arrays)
     except Exception as error:  # the values can be anything, and so can the error that they cause
+        if host.no_backend():
+            raise
         raise UserError(f"{printable(path)}: cannot be opened here: {printable(str(error))[:400]}") from error
     return Trained(source, model, config, about)
 
