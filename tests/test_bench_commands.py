@@ -1,7 +1,5 @@
 """``python -m bench``: its parts run in a tiny configuration, and what they find is what was measured."""
 
-import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +8,7 @@ import psutil
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, plan, timing
+from bench import first_answer, machine, timing
 from bench.crew import Crew
 
 
@@ -24,38 +22,6 @@ def bench(tmp_path, monkeypatch):
         return json.loads((tmp_path / file).read_text(encoding="utf-8")) if (tmp_path / file).exists() else None
 
     return run
-
-
-def test_speed_keeps_what_it_is_not_asked_for(bench, tmp_path, monkeypatch, capsys):
-    earlier = {"measurements": {"predict 3, 12, 16×16, 2": {"date": "earlier"}, "train 1": {"date": "earlier"}}}
-    (tmp_path / "speed.json").write_text(json.dumps(earlier))
-    engines = {"torch_static": "torch", "train_torch_static": "torch", "onnxruntime": "onnxruntime"}
-    engines |= {"openvino": "openvino"}  # of the bench extra
-    engines = {name: importlib.util.find_spec(package) is not None for name, package in engines.items()}
-    few = {
-        "predict": ("static_jax", "train_static_jax", *engines),
-        "train": (),
-        "generate": ("generate_exact", "generate_continuous"),
-    }
-    wanted = [name for names in few.values() for name in names]
-    few = [dataclasses.replace(one, contenders=few[one.kind]) for one in plan.read(quick=True)]
-    monkeypatch.setattr(plan, "read", lambda _: few)
-    result = bench("speed predict generate", "speed.json")
-    assert {"command", "date", "machine", "versions", "revision", "rounds", "measurements", "rows"} <= set(result)
-    measurements = result["measurements"]
-    dates = {name.split()[0]: one["date"] for name, one in measurements.items()}
-    assert dates == {"predict": result["date"], "generate": result["date"], "train": "earlier"}
-    found = {label: c for one in measurements.values() for label, c in one.get("contenders", {}).items()}
-    assert set(found) == {name for name in wanted if engines.get(name, True)}
-    for name, one in found.items():
-        assert name not in engines or len(one["notes"]["seconds"]) == 2  # the worse of two ways is held to the answer
-        assert len(one["calls_s"]) == 2
-        assert min(one["first_call_s"], *(min(calls) for calls in one["calls_s"])) > 0
-        assert one["error"] is None or one["error"] < 1e-4
-    (row,) = result["rows"]
-    assert row["number"] == 11
-    assert row["low"] <= row["median"] <= row["high"]
-    assert "| generate 3, 12, 16×16, 2 |" in capsys.readouterr().out
 
 
 def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():

@@ -64,18 +64,9 @@ class Puppet(nnx.Module):
             f"{type(self).__name__} must define batch(images, indices, bank, depths, samples, lowering)"
         )
 
-    def at_exits(
-        self,
-        images: Float[Array, "b h w c"],
-        indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
-        depths: Int[Array, " b"],
-        samples: Int[Array, " b"],
-        lowering: str | None = None,
-        *,
-        draw: Int[Array, ""] | None = None,
-    ) -> Float[Array, "b exits num_classes"]:
-        """Return the logits of :meth:`batch` at each of ``self.depths``, as far as an image's own.
+    def at_exits(self, *batch: Any, draw: Int[Array, ""] | None = None) -> Float[Array, "b exits num_classes"]:
+        """Return the logits of :meth:`batch`, whose arguments these are, at each of ``self.depths``, as far as an
+        image's own.
 
         The default is a pass for each; with ``draw`` for the least, the greatest and one between that it chooses (the
         sandwich rule; Yu and Huang 2019, arXiv:1903.05134).
@@ -83,19 +74,12 @@ class Puppet(nnx.Module):
         ends: tuple[Any, ...] = self.depths
         if draw is not None and len(ends) > 3:
             ends = ends[0], jnp.asarray(ends)[1 + draw % (len(ends) - 2)], ends[-1]
-        each = (self.batch(images, indices, bank, jnp.minimum(depths, end), samples, lowering) for end in ends)
+        images, indices, bank, depths, *rest = batch
+        each = (self.batch(images, indices, bank, jnp.minimum(depths, end), *rest) for end in ends)
         return jnp.stack(list(each), axis=1)
 
     def leaving(
-        self,
-        images: Float[Array, "b h w c"],
-        indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
-        depths: Int[Array, " b"],
-        samples: Int[Array, " b"],
-        lowering: str | None = None,
-        *,
-        confidence: Float[Array, ""],
+        self, *batch: Any, confidence: Float[Array, ""]
     ) -> tuple[Float[Array, "b num_classes"], Int[Array, " b"]]:
         """Return the logits of :meth:`batch`, each image leaving at the first exit whose largest probability reaches
         ``confidence``, at its own depth at the latest; and the depth that it left at.

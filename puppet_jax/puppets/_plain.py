@@ -160,42 +160,23 @@ class PlainPuppet(Puppet):
         samples: Int[Array, " b"],
         lowering: str | None = None,
     ) -> Float[Array, "b num_classes"]:
-        del samples
-        return self._through(images, indices, bank, depths, lowering)[0][:, 0]
+        return self._through(images, indices, bank, depths, samples, lowering)[0][:, 0]
 
-    def at_exits(
-        self,
-        images: Float[Array, "b h w c"],
-        indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
-        depths: Int[Array, " b"],
-        samples: Int[Array, " b"],
-        lowering: str | None = None,
-        *,
-        draw: Int[Array, ""] | None = None,
-    ) -> Float[Array, "b exits num_classes"]:
-        del samples, draw
-        return self._through(images, indices, bank, depths, lowering, every=True)[0]
+    def at_exits(self, *batch: Any, draw: Int[Array, ""] | None = None) -> Float[Array, "b exits num_classes"]:
+        del draw
+        return self._through(*batch, every=True)[0]
 
     def leaving(
-        self,
-        images: Float[Array, "b h w c"],
-        indices: tuple[Int[Array, " b"], ...],
-        bank: tuple[Float[Array, "_ _ _ _ _"] | FactoredBank, ...],
-        depths: Int[Array, " b"],
-        samples: Int[Array, " b"],
-        lowering: str | None = None,
-        *,
-        confidence: Float[Array, ""],
+        self, *batch: Any, confidence: Float[Array, ""]
     ) -> tuple[Float[Array, "b num_classes"], Int[Array, " b"]]:
-        del samples
+        images, indices, bank, depths, _, lowering = batch
         if lowering is None and default_lowering(jax.default_backend()) != "native":
             return self._shrinking(images, indices, bank, depths, confidence)
-        logits, left = self._through(images, indices, bank, depths, lowering, confidence=confidence)
+        logits, left = self._through(*batch, confidence=confidence)
         return logits[:, 0], left
 
     def _through(
-        self, images, indices, bank, depths, lowering, *, every: bool = False, confidence: Array | None = None
+        self, images, indices, bank, depths, _, lowering, *, every: bool = False, confidence: Array | None = None
     ) -> tuple[Float[Array, "b exits num_classes"], Int[Array, " b"]]:
         """A batch's logits, of ``every`` exit or of the one that each image leaves at, and the depth of that."""
         x, left = self._pixels(images), jnp.zeros(images.shape[0], jnp.int32)
