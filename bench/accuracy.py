@@ -4,15 +4,12 @@ Each run is one ``python -m train`` with a folder of its own, saved as it goes; 
 it was stopped (Ctrl-C; ``timeout 1h python -m bench accuracy``) and leaves out what the output file already holds.
 """
 
-import collections
 import dataclasses
 import json
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from bench import dial, machine, pareto, results_file
@@ -20,8 +17,6 @@ from bench import study as studies
 from bench.study import Row, Study
 from bench.target import markdown
 from train.errors import UserError
-
-PATIENCE = 60  # seconds that a run is given to save and end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +27,6 @@ class Accuracy:
     """Which one, by the name of its file in bench/studies."""
     rows: tuple[str, ...] = ()
     """Names of rows or of parts to run; none: all."""
-    jobs: int = 1
-    """Runs at a time, each on its share of the cores."""
     folder: Path = Path("runs/accuracy")
     """Where the runs are kept."""
     output: Path = results_file.FOLDER
@@ -52,7 +45,7 @@ def run(options: Accuracy) -> int:
     # Seeds outermost: a study that is stopped has one run of each row before it has three of one.
     seeds = sorted({seed for row in study.rows for seed in row.seeds})
     wanted = [(row, seed) for seed in seeds for row in study.rows if seed in row.seeds]
-    missing = collections.deque((row, seed) for row, seed in wanted if _key(row, seed) not in done)
+    missing = [(row, seed) for row, seed in wanted if _key(row, seed) not in done]
     print(f"{len(missing)} of {len(wanted)} runs are missing", file=sys.stderr, flush=True)
     failed = _train(options, study, missing, done, output)
     _write(output, study, done)
@@ -75,44 +68,31 @@ def _chosen(options: Accuracy) -> Study:
     known = {row.name for row in study.rows} | {row.part for row in study.rows}
     if unknown := set(options.rows) - known:
         raise UserError(f"--rows: got {', '.join(unknown)}, expected some of {', '.join(sorted(known))}")
-    if options.jobs < 1:
-        raise UserError(f"--jobs: got {options.jobs}, expected at least 1")
     rows = [row for row in study.rows if not options.rows or {row.name, row.part} & set(options.rows)]
     return dataclasses.replace(study, rows=tuple(rows))
 
 
-def _train(options: Accuracy, study: Study, missing: collections.deque, done: dict[str, dict], output: Path) -> bool:
-    """Run what is missing, moving it to ``done``; whether runs failed. An interruption lets those under way save."""
-    cores, failed = machine.cores(), False
-    under_way: dict[int, tuple[Row, int, subprocess.Popen]] = {}
-    try:
-        while missing or under_way:
-            for place in range(options.jobs):
-                if place not in under_way and missing:
-                    row, seed = missing.popleft()
-                    process = _start(options, row, seed, cores[place :: options.jobs] or cores)
-                    under_way[place] = row, seed, process
-                elif place in under_way and under_way[place][2].poll() is not None:
-                    row, seed, process = under_way.pop(place)
-                    told = f"ended with code {process.returncode}; see {_folder(options, row, seed)}.log"
-                    if process.returncode == 0:
-                        told = _finish(options, row, seed, done)
-                        _write(output, study, done)
-                    failed |= _key(row, seed) not in done
-                    print(f"{row.name}, seed {seed}: {told}", file=sys.stderr, flush=True)
-            time.sleep(0.5)
-    finally:
-        for _, _, process in under_way.values():
-            process.send_signal(signal.SIGTERM)
-        for _, _, process in under_way.values():
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def _train(options: Accuracy, study: Study, missing: list, done: dict[str, dict], output: Path) -> bool:
+    """Run what is missing into ``done``; whether runs failed. An interruption lets the one under way save."""
+    failed = False
+    for row, seed in missing:
+        process = _start(options, row, seed)
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        told = f"ended with code {process.returncode}; see {_folder(options, row, seed)}.log"
+        if process.returncode == 0:
+            told = _finish(options, row, seed, done)
+            _write(output, study, done)
+        failed |= _key(row, seed) not in done
+        print(f"{row.name}, seed {seed}: {told}", file=sys.stderr, flush=True)
     return failed
 
 
-def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subprocess.Popen:
+def _start(options: Accuracy, row: Row, seed: int) -> subprocess.Popen:
     folder = _folder(options, row, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "train", *row.arguments, "--seed", str(seed), "--out", str(folder)]
@@ -124,7 +104,6 @@ def _start(options: Accuracy, row: Row, seed: int, cores: list[int]) -> subproce
     begun.write_text(_key(row, seed))
     # A session of its own: Ctrl-C is for this process, which hands it on.
     where = {"cwd": Path(__file__).parent.parent, "start_new_session": True}
-    where["preexec_fn"] = machine.keep_to(cores)
     with open(f"{folder}.log", "a") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
 

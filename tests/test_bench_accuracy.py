@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import sys
-import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -20,30 +18,22 @@ from puppet_jax.puppeteers._kernels import standardise
 from train.commands.train import parse
 
 QUICK = study.read(study.FOLDER / "quick.toml")
-# Stands for python -m train: learns at once, unless it is asked for many steps; those it does until it is told to save.
+# Stands for python -m train: learns at once.
 TRAINER = """
-import json, pathlib, signal, sys, time
+import json, pathlib, sys
 if "bench.evaluated" in sys.argv:
     print("{}")
     sys.exit("refused" in sys.argv[3])
 if "--data=no-such-set" in sys.argv:
     sys.exit("no-such-set: unknown")
-if "--resume" in sys.argv:
-    folder = pathlib.Path(sys.argv[-1])
-    print("resumed", flush=True)
-else:
-    folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
-    folder.mkdir(exist_ok=True)
-    seed = int(sys.argv[sys.argv.index("--seed") + 1])
-    (folder / "config.json").write_text(json.dumps({"config": {"width": 8}, "git_revision": "1"}))
-    counts = {"generator": 50, "normalisation": 10, "head": 20, "total": 80, "static_twin": 130}
-    names = ("evaluated_on", "test_images", "epochs", "steps", "train_seconds")
-    summary = {"test_accuracy": 0.5 + seed / 10, "parameters": counts, **dict.fromkeys(names, 1)}
-    (folder / "summary.json").write_text(json.dumps(summary))
-if "--max-steps=40000" in pathlib.Path(f"{folder}.command").read_text():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("saved"))
-    print("under way", flush=True)
-    time.sleep(60)
+folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(exist_ok=True)
+seed = int(sys.argv[sys.argv.index("--seed") + 1])
+(folder / "config.json").write_text(json.dumps({"config": {"width": 8}, "git_revision": "1"}))
+counts = {"generator": 50, "normalisation": 10, "head": 20, "total": 80, "static_twin": 130}
+names = ("evaluated_on", "test_images", "epochs", "steps", "train_seconds")
+summary = {"test_accuracy": 0.5 + seed / 10, "parameters": counts, **dict.fromkeys(names, 1)}
+(folder / "summary.json").write_text(json.dumps(summary))
 """
 
 
@@ -94,9 +84,9 @@ def test_a_study_is_trained_and_measured(options, capsys):
 
 def test_trains_what_is_missing(options, train_at_once, capsys):
     train_at_once(a=((0, 1),), b=((0,), "--width=9"))
-    assert accuracy.run(dataclasses.replace(options, rows=("a",), jobs=2)) == 0
+    assert accuracy.run(dataclasses.replace(options, rows=("a",))) == 0
     (line,) = result(options)["tables"]["main"]
-    assert sorted(line["seeds"]) == [0, 1]  # two at a time end in any order
+    assert sorted(line["seeds"]) == [0, 1]
     assert [line[key] for key in ("accuracy", "least", "greatest")] == pytest.approx([0.55, 0.5, 0.6])
     assert (line["kernel_compression"], line["compression"]) == (100 / 50, 130 / 80)
     # A row whose flags change is another measurement, in place of the old one.
@@ -110,23 +100,6 @@ def test_trains_what_is_missing(options, train_at_once, capsys):
     train_at_once(a=((1,), "--learning-rate=0.02"))
     assert accuracy.run(options) == 0
     assert [run["seed"] for run in result(options)["runs"] if run["row"] == "a"] == [1]
-
-
-def test_stops_when_interrupted_and_goes_on(options, train_at_once, monkeypatch):
-    train_at_once(long=((0,), "--max-steps=40000"))
-    log = options.folder / "long-seed0.log"
-    for word in ("under way", "resumed\nunder way"):
-
-        def interrupt_later(seconds, word=word):
-            if log.exists() and word in log.read_text():
-                raise KeyboardInterrupt
-            time.sleep(seconds / 10)
-
-        monkeypatch.setattr(accuracy, "time", types.SimpleNamespace(sleep=interrupt_later))
-        with pytest.raises(KeyboardInterrupt):
-            accuracy.run(options)
-        assert log.read_text().count(word) == 1
-    assert log.read_text().count("saved") == 2
 
 
 def test_a_run_that_fails_or_cannot_be_measured_further_is_told(options, train_at_once, capsys):

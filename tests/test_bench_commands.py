@@ -2,14 +2,11 @@
 
 import json
 import subprocess
-import sys
 
-import psutil
 import pytest
 
 from bench import __main__ as main
 from bench import first_answer, machine, timing
-from bench.crew import Crew
 
 
 @pytest.fixture
@@ -22,15 +19,6 @@ def bench(tmp_path, monkeypatch):
         return json.loads((tmp_path / file).read_text(encoding="utf-8")) if (tmp_path / file).exists() else None
 
     return run
-
-
-def test_a_worker_gets_the_cores_it_is_limited_to_and_its_end_is_told():
-    with Crew(quick=True) as crew:
-        assert crew.ask("one", "turn", name="absent")["unavailable"].startswith("TypeError")
-        if sys.platform == "linux":
-            assert psutil.Process(crew._workers["one"].pid).cpu_affinity() == machine.cores()[:1]
-        crew._workers["one"].kill()
-        assert "its process ended" in crew.ask("one", "turn", name="absent")["unavailable"]
 
 
 def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
@@ -63,7 +51,6 @@ def test_first_answers_are_told_by_the_state_of_the_cache(monkeypatch):
         ("speed --rounds 0", "--rounds: got 0"),
         ("accuracy --study nothing", "--study: got nothing"),
         ("accuracy --rows nothing", "--rows: got nothing"),
-        ("accuracy --jobs 0", "--jobs: got 0"),
     ],
 )
 def test_bad_options_end_with_code_2(line, told, capsys):
