@@ -215,14 +215,6 @@ def _gather(graph, out, value, indices, *, dimension_numbers, slice_sizes, **_):
     return Value(out.shape, out.dtype, name, tuple(order))
 
 
-@_rule("scatter")
-def _scatter(graph, out, value, indices, updates, **_):
-    """Other numbers in the place of all there are."""
-    if math.prod(updates.shape) != math.prod(value.shape):
-        raise NotImplementedError("a part")
-    return graph.reshaped(updates, value.shape)
-
-
 def _reduction(op: str, logical: bool, graph: Graph, out: Any, value: Value, *, axes: Sequence[Any], **_: Any) -> Value:
     kept = [axis for axis in range(len(value.shape)) if axis not in axes]
     times = math.prod(value.shape[axis] for axis in axes if axis not in value.order) if op == "ReduceSum" else 1

@@ -1,48 +1,30 @@
 """``python -m bench``: its parts run in a tiny configuration, and what they find is what was measured."""
 
+import dataclasses
 import json
-import subprocess
 
 import pytest
 
 from bench import __main__ as main
-from bench import first_answer, machine, timing
+from bench import machine, plan, timing
 
 
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    """A function that runs a quick part in this process and returns the result that it wrote."""
+def test_speed_measures_in_turns_and_keeps_what_it_is_not_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "speed.json").write_text(json.dumps({"measurements": {"train 1": {"date": "earlier"}}}))
+    few = [one for one in plan.read(quick=True) if one.kind == "generate"]
+    few = [dataclasses.replace(one, contenders=("generate_exact", "generate_continuous")) for one in few]
+    monkeypatch.setattr(plan, "read", lambda _: few)
     monkeypatch.setattr(timing, "PAUSE_S", 0.0)
-
-    def run(command, file, code=0):
-        assert main.main([*command.split(), "--quick", "--output", str(tmp_path)]) == code
-        return json.loads((tmp_path / file).read_text(encoding="utf-8")) if (tmp_path / file).exists() else None
-
-    return run
-
-
-def test_a_run_that_fails_is_shown(bench, monkeypatch, capsys):
-    def failing(*_):
-        raise subprocess.CalledProcessError(2, "worker", "", "its own words")
-
-    monkeypatch.setattr(first_answer, "measure", failing)
-    bench("speed first_answer", "speed.json", code=1)
-    assert "its own words" in capsys.readouterr().err
-
-
-def test_first_answers_are_told_by_the_state_of_the_cache(monkeypatch):
-    seen = []
-
-    def ask(script, model, **environment):
-        compile(script, "script", "exec")
-        cache = environment["JAX_COMPILATION_CACHE_DIR"]
-        seen.append(cache)
-        return 1.0 if seen.count(cache) > 1 else 6.0
-
-    monkeypatch.setattr(first_answer, "ask", ask)
-    found = first_answer.measure(2)
-    assert (found["cold"]["median_s"], found["warm"]["median_s"]) == (6.0, 1.0)
-    assert len(set(seen)) == 2  # a new cache each round
+    assert main.main(["speed", "generate", "--quick", "--output", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert result["measurements"].pop("train 1") == {"date": "earlier"}
+    (measured,) = result["measurements"].values()
+    for one in measured["contenders"].values():
+        assert len(one["calls_s"]) == 2
+        assert one["error"] is None or one["error"] < 1e-4
+    (row,) = result["rows"]
+    assert row["number"] == 11
+    assert row["low"] <= row["median"] <= row["high"]
 
 
 @pytest.mark.parametrize(

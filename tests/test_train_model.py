@@ -140,24 +140,14 @@ def test_a_run_learns_from_a_teacher_that_has_ended_and_resumes_to_the_bit_thoug
     assert [line["step"] for line in metrics(tmp_path / "cut")] == [12, 15]
 
 
-def test_a_run_tells_the_runs_whose_parameters_it_goes_on_from(run, tmp_path, monkeypatch, capsys):
+def test_a_card_tells_the_model_that_its_run_began_with(run, tmp_path, monkeypatch, capsys):
     set_up(monkeypatch)
-    second, third, card = (tmp_path / name for name in ("second", "third", "of_third.md"))
-    flags = [*OWN, "--batch-size=12", "--max-steps=2"]
-    assert main([*flags, "--start-from", str(run), "--out", str(second)]) == 0
-    assert main(["release", str(second), "--name=of_second", "--out", str(tmp_path)]) == 0
-    released = tmp_path / "of_second.safetensors"
-    assert main([*flags, "--epochs=7", "--start-from", str(released), "--out", str(third)]) == 0
-    assert main(["release", str(third), "--name=of_third", "--out", str(tmp_path)]) == 0
-    for source in (third, card.with_suffix(".safetensors")):
-        before = open_run(source).earlier()
-        assert [each["digest"] for each in before] == [open_run(made).digest() for made in (released, run)]
-        recipes = [[each["recipe"].get(name) for name in ("epochs", "max_steps", "start_from")] for each in before]
-        assert recipes == [[30, 2, "run"], [30, 15, None]]
-    assert described(third).earlier == open_run(third).earlier()
-    told = card.read_text()
-    assert "the last of 3 runs" in told
-    assert told.index("but for epochs 30, start from run.") < told.index("max steps 15, start from none.")
+    tuned = tmp_path / "tuned"
+    assert main([*OWN, "--batch-size=12", "--max-steps=2", "--start-from", str(run), "--out", str(tuned)]) == 0
+    assert main(["release", str(tuned), "--name=of_tuned", "--out", str(tmp_path)]) == 0
+    digest = open_run(run).digest()
+    assert described(tuned).began == open_run(tmp_path / "of_tuned.safetensors").about.began == digest
+    assert f"begun with the parameters of `run`, SHA-256 `{digest[:16]}`" in (tmp_path / "of_tuned.md").read_text()
 
 
 def test_a_run_begins_with_the_parameters_of_another_and_draws_a_head_for_other_classes(run, tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_what_is_released_or_exported_answers_as_the_run(run, weights, tmp_path,
     assert (info["accuracy"], info["class_names"]) == (0.75, NAMES)
     assert info["bytes"] == (weights / "of_digits.safetensors").stat().st_size
     stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    learned = ("distilled from `teacher`", "that `start` then had", "cosine decay after a warm-up of 10%")
+    learned = ("distilled from `teacher`", "with the parameters of `start`", "cosine decay after a warm-up of 10%")
     assert pj.summary(model).costs[1] in card
     for words in (f"{stored:,} parameters", "75.00%", "Eight by eight pixels.", "Limits", *learned):
         assert words in card

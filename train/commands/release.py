@@ -104,13 +104,6 @@ def _accuracy(folder: Path, arrays: dict[str, Any], images: int) -> float:
     return measured(trained.model, split, trained.config.batch_size, trained.config.devices)["accuracy"]
 
 
-def _before(but: dict[str, Any], digest: str) -> str:
-    """What one of the runs before the last had of its own."""
-    own = [f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in but.items()]
-    same = f"the same recipe but for {', '.join(map(printable, own))}" if own else "the same recipe"
-    return f"\n- **The run before**: {same}. It left the model of SHA-256 `{digest[:16]}`."
-
-
 def _card(name: str, opened: str, about: "About", summary: Summary, size: int, costs: str) -> str:
     """The model card, by ``card.md``; ``opened`` is what ``load_pretrained`` takes where the card lies."""
     from train.steps.optimiser import CLIP_NORM, WARMUP
@@ -127,11 +120,9 @@ def _card(name: str, opened: str, about: "About", summary: Summary, size: int, c
     of_width = f", {create.width} channels a layer" if create.width else ""
     net = f"preset `{create.name}`" if create.name else f"the CNN of `{create.model}`, which must be importable"
     every = ", all layers for every image" if create.measurement.get("depth") == "full" else ""
-    # "then": a model may have been released again, by the same name, since.
-    begun = f"; begun with the parameters that `{recipe['start_from']}` then had" if recipe.get("start_from") else ""
+    begun = f"; begun with the parameters of `{recipe['start_from']}`" if recipe.get("start_from") else ""
+    begun += f", SHA-256 `{about.began[:16]}`" if about.began else ""
     taught = f"; distilled from `{recipe['teacher']}`" if recipe.get("teacher") else ""
-    of_runs = f"the last of {len(about.earlier) + 1} runs" if about.earlier else "one run"
-    before = "".join(_before(run.but, run.digest) for run in about.earlier)
     weighted = ", classes weighted alike" if recipe.get("class_weights") == "balanced" else ""
     at_most = f", at most {recipe['max_steps']:,} steps," if "max_steps" in recipe else ""
     note = f" {about.data_note}" if about.data_note else ""

@@ -117,7 +117,7 @@ def _folder(config: ResolvedConfig, dataset: data.Dataset, planned: Plan) -> Ite
             yield config.resume
     else:
         teacher = planned.teacher.digest() if planned.teacher else None
-        described = run_folder.describe(config, dataset, planned.data, teacher, planned.earlier)
+        described = run_folder.describe(config, dataset, planned.data, teacher, planned.about.began)
         with run_folder.created(config, described) as folder:
             yield folder
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,14 +62,6 @@ class Create(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
                 raise ValueError(f"the puppeteer's {key} is {value}, expected at most {LARGEST_OPTION}")
 
 
-class Earlier(msgspec.Struct):
-    """A run before the last: the digest of the model that it left, and what in its recipe was other than in the last
-    one's, ``None`` for what it did not have."""
-
-    digest: str
-    but: dict[str, Any]
-
-
 class About(msgspec.Struct, omit_defaults=True):
     """What a file says about its model.
 
@@ -77,7 +69,7 @@ class About(msgspec.Struct, omit_defaults=True):
         image_size: (height, width) in pixels of the images that it was trained on.
         class_names: one for each logit.
         recipe: of its run, but for what ``create`` has (:func:`train.config.recipe_of`).
-        earlier: the runs that made the parameters that its run began with, the latest first.
+        began: the digest of the model whose parameters its run began with.
         data: what identifies the images that it was trained and evaluated on (:func:`train.data.fingerprint`).
         epoch, step: how many were done; of a run's file.
         data_note, evaluated_on, evaluated_images, accuracy, parameters, weights, float32_accuracy: of a released file.
@@ -88,7 +80,7 @@ class About(msgspec.Struct, omit_defaults=True):
     image_size: tuple[Count, Count]
     class_names: list[str]
     recipe: dict[str, Any]
-    earlier: list[Earlier] = []
+    began: str | None = None
     data: dict[str, Any] = {}
     epoch: int | None = None
     step: int | None = None
@@ -123,21 +115,10 @@ class Trained:
         described = {key: msgspec.to_builtins(getattr(self.about, key)) for key in keys}
         return digest(json.dumps(described, sort_keys=True), flat(nnx.state(self.model, nnx.Param)))
 
-    def earlier(self) -> list[dict[str, Any]]:
-        """The runs that made the parameters that its run began with: of each the ``digest`` of its model and its
-        ``recipe``."""
-        recipe = recipe_of(self.config)
-        return [
-            {"digest": run.digest, "recipe": {k: v for k, v in (recipe | run.but).items() if v is not None}}
-            for run in self.about.earlier
-        ]
 
-
-def describe(
-    config: ResolvedConfig, fingerprint: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
-) -> About:
-    """What the file of a run will say about its model, refused if it could not be opened again; ``earlier`` is as
-    :meth:`Trained.earlier` gives it."""
+def describe(config: ResolvedConfig, fingerprint: Mapping[str, Any], began: str | None = None) -> About:
+    """What the file of a run will say about its model, refused if it could not be opened again; ``began`` is as in
+    :class:`About`."""
     recipe, data = recipe_of(config), dict(fingerprint)
     class_names, (height, width, channels) = data.pop("class_names"), data.pop("image_shape")
     create = {
@@ -163,7 +144,7 @@ def describe(
         "image_size": [height, width],
         "class_names": class_names,
         "recipe": {name: value for name, value in recipe.items() if name not in OF_MODEL},
-        "earlier": [{"digest": run["digest"], "but": _changes(recipe, run["recipe"])} for run in earlier],
+        "began": began,
         "data": data,
     }
     return _checked(about, "the model could not be opened again")
@@ -228,9 +209,3 @@ def _checked(about: Mapping[str, Any], what: str) -> About:
         return msgspec.convert(about, About)
     except msgspec.ValidationError as error:
         raise UserError(f"{what}: {printable(str(error))}") from error
-
-
-def _changes(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What to update a recipe with to have the other; ``None`` where that has nothing."""
-    both = sorted(recipe.keys() | other.keys())
-    return {name: other.get(name) for name in both if recipe.get(name) != other.get(name)}

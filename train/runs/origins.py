@@ -9,7 +9,7 @@ from flax import nnx
 
 import puppet_jax as pj
 from puppet_jax._pretrained import PARAMETERS, assign, flat, leaf_name
-from train.config import OF_MODEL, Config, ResolvedConfig, recipe_of
+from train.config import OF_MODEL, Config, ResolvedConfig
 from train.errors import UserError
 from train.runs import run_folder
 from train.runs.model_file import About, Trained, open_run, outline
@@ -23,15 +23,14 @@ def defaults(source: Path, asked: Config) -> dict[str, Any]:
     return {field: getattr(config, field) for field in OF_MODEL if field not in named}
 
 
-def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> list[dict[str, Any]]:
+def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> str:
     """Put the parameters of the model that ``config.start_from`` names into a new one, in place.
 
     With other classes, or another order of them, the parameters whose shape depends on their number (the head) stay as
     they were drawn. ``about`` describes the new model.
 
     Returns:
-        the runs that made those parameters, each begun with what the next in the list left: of each the ``digest`` of
-        its model and its ``recipe``.
+        the digest of that model.
     """
     flag = f"--start-from {config.start_from}"
     trained = _open(flag, config.start_from or "", config)
@@ -51,7 +50,7 @@ def begin_with(model: pj.PuppetCNN, config: ResolvedConfig, about: About) -> lis
         assign(model, arrays)
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from error
-    return [{"digest": trained.digest(), "recipe": recipe_of(trained.config)}, *trained.earlier()]
+    return trained.digest()
 
 
 def teacher_of(config: ResolvedConfig, about: About) -> Trained | None:

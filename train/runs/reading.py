@@ -19,13 +19,13 @@ Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Description(msgspec.Struct):
-    """What a run's ``config.json`` says of what it began with: its configuration, what identifies its data, the digest
-    of the model that it learns from, and the runs that made its first parameters."""
+    """What a run's ``config.json`` says of what it began with: its configuration, what identifies its data, the digests
+    of the model that it learns from, and of that whose parameters it began with."""
 
     config: Any
     data: dict[str, Any] = {}
     teacher: str | None = None
-    earlier: list[dict[str, Any]] = []
+    began: str | None = None
 
 
 class Summary(msgspec.Struct):

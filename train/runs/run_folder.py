@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,16 @@ def describe(
     dataset: Dataset,
     data: dict[str, Any],
     teacher: str | None = None,
-    earlier: Sequence[dict[str, Any]] = (),
+    began: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides a run's numbers: configuration, the fingerprint of its data, the digest of a teacher, the
-    runs before it, versions, machine, revision."""
+    """Everything that decides a run's numbers: configuration, the fingerprint of its data, the digests of a teacher
+    and of the model that it began with, versions, machine, revision."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "safetensors")
     return {
         "config": to_json(config),
         "data": data,
         "teacher": teacher,
-        "earlier": list(earlier),
+        "began": began,
         "skipped_images": len(dataset.skipped),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},

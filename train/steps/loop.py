@@ -53,15 +53,14 @@ class Diverged(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All of a training that can be refused, put together before anything is written: ``earlier`` are the runs that
-    made the parameters that it begins with, ``began`` is when, by ``time.perf_counter``."""
+    """All of a training that can be refused, put together before anything is written; ``began`` is when, by
+    ``time.perf_counter``."""
 
     mesh: jax.sharding.Mesh
     model: pj.PuppetCNN
     teacher: Trained | None
     data: dict[str, Any]
     about: About
-    earlier: list[dict[str, Any]]
     steps_per_epoch: int
     total_steps: int
     began: float
@@ -82,12 +81,12 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     model.image_shape = *size, channels
     about = model_file.describe(config, fingerprint)
     if config.resume is not None and Checkpoints.there(config.resume):
-        earlier = run_folder.described(config.resume).earlier
+        digest = run_folder.described(config.resume).began
     else:
-        earlier = [] if config.start_from is None else begin_with(model, config, about)
+        digest = None if config.start_from is None else begin_with(model, config, about)
     teacher = teacher_of(config, about)
-    about = model_file.describe(config, fingerprint, earlier)
-    return Plan(mesh, model, teacher, fingerprint, about, earlier, steps_per_epoch, total_steps, began)
+    about = model_file.describe(config, fingerprint, digest)
+    return Plan(mesh, model, teacher, fingerprint, about, steps_per_epoch, total_steps, began)
 
 
 def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan) -> dict[str, Any]:
