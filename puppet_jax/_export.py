@@ -196,7 +196,9 @@ def _check(predict, path, shape, dtype, platforms, weights, classes, preprocessi
     if weights not in get_args(StoredDtype):
         raise ValueError(f"export: weights must be one of {get_args(StoredDtype)}, got {weights!r}")
     if classes is not None and len(classes) != puppet.num_classes:
-        raise ValueError(f"export: classes must name {puppet.num_classes} logits, got {len(classes)}; leave them out")
+        if puppet.num_classes is None:
+            raise ValueError("export: classes name logits, and the model returns something else; leave them out")
+        raise ValueError(f"export: classes must name {puppet.num_classes} logits, got {len(classes)}")
     if not all(isinstance(text, str) for text in (*(classes or ()), preprocessing or "")):
         raise TypeError("export: classes and preprocessing must be text")
     if path.is_dir() or not path.parent.is_dir():

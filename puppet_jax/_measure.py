@@ -1,6 +1,7 @@
 """How a model reads an image: which complexity (eq. 4), how finely, and whether depth follows it (eq. 6)."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -94,11 +95,13 @@ class Measure:
 
     def depth_of(self, h: Float[ArrayLike, "*batch"], depths: tuple[int, ...]) -> Int[Array, "*batch"]:
         """Return the depth that goes with each complexity: the least of ``depths`` that reaches it, or the last."""
-        if self.depth == "complexity":
-            passed = depth(h)[..., None] > np.asarray(depths[:-1], np.int32)
-            return depths[0] + jnp.sum(jnp.where(passed, np.diff(depths).astype(np.int32), 0), axis=-1, dtype=jnp.int32)
-        asked = depths[-1] if self.depth == "full" else self.depth
-        return jnp.full(jnp.shape(h), next((each for each in depths if each >= asked), depths[-1]), jnp.int32)
+        if self.depth != "complexity":
+            asked = depths[-1] if self.depth == "full" else self.depth
+            return jnp.full(jnp.shape(h), next((each for each in depths if each >= asked), depths[-1]), jnp.int32)
+        of_image, found = depth(h), jnp.full(jnp.shape(h), depths[0], jnp.int32)
+        for passed, following in itertools.pairwise(depths):
+            found = jnp.where(of_image > passed, following, found)
+        return found
 
     def measured(self, images: Num[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
         """Return what the user's function measures; NaN for what is not in [0, 8]."""

@@ -115,7 +115,7 @@ class Own(pj.Puppet):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_bad_arguments_of_create_are_refused():
-    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_m, puppet_resnet_s, puppet_s"):
+    with pytest.raises(ValueError, match="unknown preset 'puppet_xxl'; there are puppet_e, puppet_m, puppet_resnet_s"):
         pj.create("puppet_xxl", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="unknown puppeteer 'static'; there are continuous"):
         pj.create("puppet_s", puppeteer="static", rngs=nnx.Rngs(0))

@@ -95,7 +95,7 @@ def test_floats_near_one_and_foreign_bytes(tmp_path):
 def test_integers_of_numpy_are_integers():
     two, four = np.int64(2), np.int64(4)
     spec = pj.LayerSpec(four, stride=two, pool=two)
-    assert repr((spec, pj.Measure(depth=-two))) == repr((pj.LayerSpec(4, stride=2, pool=2), pj.Measure(depth=-2)))
+    assert repr((spec, pj.Measure(depth=two))) == repr((pj.LayerSpec(4, stride=2, pool=2), pj.Measure(depth=2)))
     made = pj.PlainPuppet((spec,), in_channels=two, num_classes=four, rngs=nnx.Rngs(0))
     shapes = np.array(made.kernel_shapes)
     kernels = pj.ContinuousPuppeteer(shapes, basis=four, hidden=four, rngs=nnx.Rngs(0))(3.0)

@@ -1,6 +1,7 @@
 """Parameters in 16 and 8 bits: what is lost, in an export and in a released model."""
 
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_an_export_of_8_bits_is_small_and_nearly_as_right(tmp_path, no_type_chec
         off = float(np.abs(found - expected).max() / np.abs(expected).max())
         low, high = {"float32": (0, 1e-5), "float16": (1e-6, 5e-3), "int8": (1e-4, 0.2)}[weights]
         assert low <= off <= high
-        sizes[weights] = sum(array.nbytes for name, array in np.load(tmp_path / weights).items() if "/" in name)
+        sizes[weights] = zipfile.ZipFile(tmp_path / weights).getinfo("arrays.safetensors").file_size
     assert sizes["float16"] == pytest.approx(sizes["float32"] / 2, rel=0.05)
     assert sizes["int8"] < 0.45 * sizes["float32"]
     with pytest.raises(ValueError, match="weights must be one of"):

@@ -97,5 +97,5 @@ def averages(state: Float[Array, "*axes n"], lengths: Sequence[int]) -> list[Flo
 def _averaging_matrix(n: int, m: int) -> Float[Array, "m n"]:
     # In JAX, not as a constant, which would be most of a small exported graph.
     i, j = jnp.arange(m)[:, None], jnp.arange(n)[None]
-    inside = (j >= lax.div(i * n, m)) & (j < lax.div((i + 1) * n + m - 1, m))
-    return inside / jnp.sum(inside, axis=1, keepdims=True, dtype=jnp.float32)
+    inside = ((j >= lax.div(i * n, m)) & (j < lax.div((i + 1) * n + m - 1, m))).astype(jnp.float32)
+    return inside / jnp.sum(inside, axis=1, keepdims=True)

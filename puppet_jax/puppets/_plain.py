@@ -195,7 +195,7 @@ class PlainPuppet(Puppet):
                     leaves = _leaves(here, depths, depth, confidence) & (own >= 0)
                     told = leaves[:, None]
                     if every:
-                        told = (own >= 0)[:, None] & (np.array(self.depths) == depth)
+                        told = (own >= 0)[:, None] & (np.array(self.depths) == depth)[None]
                     found = jnp.where(told[:, :, None], here[:, None], found)
                     left = jnp.where(leaves, depth, left)
                 return y, found, left
@@ -248,10 +248,11 @@ class PlainPuppet(Puppet):
 
     def classify(self, features: Float[Array, "*images features"], depth: int) -> Float[Array, "*images num_classes"]:
         """The head of this depth: logits of images' features."""
-        if self.exits is None or depth == self.max_depth:
-            return features @ self.head[...] + self.head_bias[...]
-        early = self.exits.index(depth)
-        return features @ self.early_heads[early] + self.early_biases[early]
+        head, bias = self.head[...], self.head_bias[...]
+        if self.exits is not None and depth < self.max_depth:
+            early = self.exits.index(depth)
+            head, bias = self.early_heads[early], self.early_biases[early]
+        return features @ head + jnp.expand_dims(bias, tuple(range(features.ndim - 1)))
 
     def cut(self, depth: int) -> None:
         """Leave out the layers beyond ``depth``, one of ``depths``, and with them the heads."""

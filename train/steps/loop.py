@@ -89,9 +89,11 @@ def plan(config: ResolvedConfig, dataset: data.Dataset) -> Plan:
     return Plan(mesh, model, teacher, fingerprint, about, steps_per_epoch, total_steps, began)
 
 
-def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan) -> dict[str, Any]:
+def train(
+    config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, planned: Plan | None = None
+) -> dict[str, Any]:
     """Train a model and fill the run's folder (``None`` for a process that writes nothing), or go on with a run that is
-    there. ``planned`` is of :func:`plan`.
+    there. ``planned`` is of :func:`plan`, where it was called before.
 
     Returns:
         what ``summary.json`` holds. Its accuracy is the last epoch's: no epoch is chosen by the test images.
@@ -101,6 +103,7 @@ def train(config: ResolvedConfig, dataset: data.Dataset, folder: Path | None, pl
         Diverged: the loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: SIGTERM or Ctrl-C; all steps so far are saved.
     """
+    planned = planned or plan(config, dataset)
     mesh, model, began = planned.mesh, planned.model, planned.began
     steps_per_epoch, total_steps = planned.steps_per_epoch, planned.total_steps
     epochs = math.ceil(total_steps / steps_per_epoch)
