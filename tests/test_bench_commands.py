@@ -32,7 +32,6 @@ def test_speed_measures_in_turns_and_keeps_what_it_is_not_asked_for(tmp_path, mo
     [
         ("speed --rounds 0", "--rounds: got 0"),
         ("accuracy --study nothing", "--study: got nothing"),
-        ("accuracy --rows nothing", "--rows: got nothing"),
     ],
 )
 def test_bad_options_end_with_code_2(line, told, capsys):

@@ -103,16 +103,12 @@ def header(run) -> dict:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": [12]}, r"length 2, got 1 - at `\$.image_size`"),
         ({"image_size": [10**6, 10**6]}, r"expected at most 4,194,304 pixels"),
-        ({"class_names": ["a"]}, "got 1 class_names, expected 4"),
         ({"recipe__seed": "x"}, "cannot be opened here: Expected `int`, got `str` - at `$.seed`"),
         ({"create__momentum": 0.9}, "unknown field `momentum`"),
         ({"create__model": "a:b"}, "expected the name of a preset or the function of a CNN"),
         ({"create__puppeteer_options__hidden": 10**12}, "hidden is 1000000000000, expected at most"),
-        ({"create__puppeteer_options__solver": "x"}, "solver"),
         ({"create__num_classes": 5, "class_names": list("abcde")}, "puppet.head is float32[8, 4], expected float32[8,"),
-        ({"create__in_channels": 0}, "Expected `int` >= 1 - at `$.create.in_channels`"),
     ],
 )
 def test_a_header_that_does_not_fit_the_arrays_is_refused_before_anything_is_built(run, tmp_path, changes, message):
@@ -180,9 +176,7 @@ def test_foreign_files_are_refused(run, tmp_path):
     [
         ("puppet.head_bias", lambda old: old * np.nan, r"puppet\.head_bias holds values that are no numbers"),
         ("puppet.head", lambda _: np.zeros((3, 4), np.float32), r"puppet\.head is float32\[3, 4\], expected float32"),
-        ("puppet.head", lambda old: old.astype(np.float64), "puppet.head is float64"),
         ("puppet.head_bias", None, "puppet.head_bias is missing"),
-        ("extra", lambda _: np.zeros(1, np.float32), "extra is not a parameter"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(run, tmp_path, name, change, message):

@@ -244,9 +244,9 @@ class ResolvedConfig(Config):
     @property
     def exit_depths(self) -> list[int] | None:
         """The depths of ``exits``, ``[]`` for none; ``None``: as the preset says."""
-        if self.exits in (None, "none"):
-            return None if self.exits is None else []
-        return [int(each) for each in str(self.exits).split(",")]
+        if self.exits is None:
+            return None
+        return [] if self.exits == "none" else [int(each) for each in self.exits.split(",")]
 
     @property
     def net(self) -> str:
